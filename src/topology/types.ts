@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { formatCidr, formatIp, formatMac, parseCidr, parseIp, parseMac } from '../packet/address.js';
+import { formatMac, parseMac } from '../packet/address.js';
+import { formatCidr, formatIp, parseCidr, parseIp } from '../packet/ip.js';
 
 /**
  * The virtual devices as data. One schema a type gives the TypeScript type, the validation and the stored JSON form.

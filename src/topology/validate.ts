@@ -22,7 +22,10 @@ export function validate<S extends z.ZodType>(schema: S, value: unknown, what: s
 }
 
 function fieldName(what: string, path: readonly PropertyKey[]): string {
-  return path.reduce<string>((text, key) => (typeof key === 'number' ? `${text}[${key}]` : `${text}.${String(key)}`), what);
+  return path.reduce<string>(
+    (text, key) => (typeof key === 'number' ? `${text}[${key}]` : `${text}.${String(key)}`),
+    what,
+  );
 }
 
 function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
