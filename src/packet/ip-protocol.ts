@@ -1,0 +1,16 @@
+/** IP protocol and next header numbers (IANA, Assigned Internet Protocol Numbers). */
+export const IpProtocol = {
+  HOP_BY_HOP: 0,
+  ICMP: 1,
+  TCP: 6,
+  UDP: 17,
+  IPV6_ROUTING: 43,
+  IPV6_FRAGMENT: 44,
+  GRE: 47,
+  ESP: 50,
+  AH: 51,
+  ICMPV6: 58,
+  NO_NEXT_HEADER: 59,
+  DESTINATION_OPTIONS: 60,
+  SCTP: 132,
+} as const;
