@@ -1,0 +1,98 @@
+import type { Kind } from '../topology/types.js';
+
+/**
+ * Where things are in the NSDB. Folders that grow with the number of ports are split in 256 shards by a hash of the name,
+ * so that 100,000 ports put about 400 nodes in each.
+ *
+ *     /bridges/ID                        bridge
+ *     /bridges/ID/ports/SHARD/PORT       (empty) its ports
+ *     /bridges/ID/pools/POOL             (empty) its address pools
+ *     /bridges/ID/hosts/HOST             {floodKey}: a host with exterior ports on the bridge
+ *     /bridges/ID/macs/SHARD/MAC         {portId}: persistent when seeded, ephemeral when learned
+ *     /bridges/ID/ips/SHARD/ADDRESS      {mac}
+ *     /ports/SHARD/ID                    port
+ *     /hosts/ID                          host
+ *     /hosts/ID/ports/PORT               (empty) the ports bound to it
+ *     /hosts/ID/blocks/POOL/INDEX        (empty) the address blocks it owns
+ *     /hosts/ID/alive                    ephemeral: its agent runs
+ *     /tunnel-zones/ID                   tunnel zone
+ *     /tunnel-zones/ID/hosts/HOST        {address}
+ *     /pools/ID                          address pool
+ *     /pools/ID/blocks/SHARD/INDEX       {hostId}: who owns the block
+ */
+export const ROOT_FOLDERS = ['/bridges', '/ports', '/hosts', '/tunnel-zones', '/pools'] as const;
+
+/** Folders made together with an object of a kind. */
+export const OBJECT_FOLDERS: Readonly<Record<Kind, readonly string[]>> = {
+  bridge: ['ports', 'pools', 'hosts', 'macs', 'ips'],
+  port: [],
+  host: ['ports', 'blocks'],
+  'tunnel-zone': ['hosts'],
+  pool: ['blocks'],
+};
+
+export function objectPath(kind: Kind, id: string): string {
+  switch (kind) {
+    case 'bridge':
+      return `/bridges/${id}`;
+    case 'port':
+      return `/ports/${shard(id)}/${id}`;
+    case 'host':
+      return `/hosts/${id}`;
+    case 'tunnel-zone':
+      return `/tunnel-zones/${id}`;
+    case 'pool':
+      return `/pools/${id}`;
+  }
+}
+
+export function bridgePortPath(bridgeId: string, portId: string): string {
+  return `/bridges/${bridgeId}/ports/${shard(portId)}/${portId}`;
+}
+
+export function bridgePoolPath(bridgeId: string, poolId: string): string {
+  return `/bridges/${bridgeId}/pools/${poolId}`;
+}
+
+export function bridgeHostsPath(bridgeId: string): string {
+  return `/bridges/${bridgeId}/hosts`;
+}
+
+export function bridgeHostPath(bridgeId: string, hostId: string): string {
+  return `/bridges/${bridgeId}/hosts/${hostId}`;
+}
+
+/** `mac` in canonical text. */
+export function macPath(bridgeId: string, mac: string): string {
+  return `/bridges/${bridgeId}/macs/${shard(mac)}/${mac}`;
+}
+
+/** `address` in canonical text. */
+export function ipPath(bridgeId: string, address: string): string {
+  return `/bridges/${bridgeId}/ips/${shard(address)}/${address}`;
+}
+
+export function hostPortsPath(hostId: string): string {
+  return `/hosts/${hostId}/ports`;
+}
+
+export function hostPortPath(hostId: string, portId: string): string {
+  return `/hosts/${hostId}/ports/${portId}`;
+}
+
+export function hostAlivePath(hostId: string): string {
+  return `/hosts/${hostId}/alive`;
+}
+
+export function tunnelZoneMemberPath(zoneId: string, hostId: string): string {
+  return `/tunnel-zones/${zoneId}/hosts/${hostId}`;
+}
+
+/** Two hexadecimal digits that follow from `name`: FNV-1a, folded to 8 bits. */
+export function shard(name: string): string {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193);
+  hash ^= hash >>> 16;
+  hash ^= hash >>> 8;
+  return (hash & 0xff).toString(16).padStart(2, '0');
+}

@@ -1,0 +1,468 @@
+import { z } from 'zod';
+import { InvalidInputError, MidonetError } from '../errors.js';
+import { type Kind, type Port, SCHEMAS, type TopologyTypes, tunnelZoneMemberSchema } from '../topology/types.js';
+import { validate } from '../topology/validate.js';
+import {
+  bridgeHostPath,
+  bridgePoolPath,
+  bridgePortPath,
+  hostPortPath,
+  hostPortsPath,
+  ipPath,
+  macPath,
+  OBJECT_FOLDERS,
+  objectPath,
+  ROOT_FOLDERS,
+  tunnelZoneMemberPath,
+} from './layout.js';
+import { joinPath, parentPath } from './path.js';
+import {
+  NodeExistsError,
+  NodeNotFoundError,
+  type Store,
+  type StoreNode,
+  type StoreOperation,
+  VersionConflictError,
+  type Watch,
+} from './store.js';
+
+const EMPTY = new Uint8Array();
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** Which port a MAC address of a bridge is behind. */
+export const macEntrySchema = z.strictObject({ portId: z.uuid() });
+export type MacEntry = z.output<typeof macEntrySchema>;
+
+/** The MAC address of an IP address of a bridge. */
+export const ipEntrySchema = z.strictObject({ mac: z.string() });
+export type IpEntry = z.output<typeof ipEntrySchema>;
+
+/** A host that has exterior ports on a bridge, and the tunnel key under which it takes a flooded packet. */
+export const bridgeHostSchema = z.strictObject({ floodKey: z.int().positive() });
+export type BridgeHost = z.output<typeof bridgeHostSchema>;
+
+/** An object as read, with the version that {@link TopologyRepository.update} takes. */
+export interface Versioned<T> {
+  readonly object: T;
+  readonly version: number;
+}
+
+/** An object that is referred to, or asked for, does not exist. */
+export class ObjectNotFoundError extends MidonetError {
+  constructor(
+    readonly kind: Kind,
+    readonly id: string,
+    readonly field?: string,
+  ) {
+    super('MN_NOT_FOUND', field === undefined ? `no ${kind} ${id}` : `${field}: no ${kind} ${id}`);
+  }
+}
+
+/** The object, or a value that must be unique, exists already. */
+export class ObjectExistsError extends MidonetError {
+  constructor(field: string, value: string) {
+    super('MN_ALREADY_EXISTS', `${field}: ${value} exists already`);
+  }
+}
+
+/** A node's JSON. */
+export function encodeJson(value: unknown): Uint8Array {
+  return encoder.encode(JSON.stringify(value));
+}
+
+/**
+ * The value in a node's JSON.
+ * @throws InvalidInputError naming the path
+ */
+export function decodeJson<S extends z.ZodType>(schema: S, data: Uint8Array, path: string): z.output<S> {
+  let value: unknown;
+  try {
+    value = JSON.parse(decoder.decode(data));
+  } catch (cause) {
+    throw new MidonetError('MN_INVALID_INPUT', `${path}: not JSON`, { cause });
+  }
+  return validate(schema, value, path);
+}
+
+/**
+ * Typed topology objects in the NSDB. An object and the index entries that follow from it (a bridge's ports, its MAC and
+ * IP tables, a host's bindings) change in one multi, so no reader ever sees one without the other.
+ */
+export class TopologyRepository {
+  constructor(readonly store: Store) {}
+
+  /** Make the top folders of an empty NSDB. Any number of processes may do so at once. */
+  async initialize(signal?: AbortSignal): Promise<void> {
+    for (const folder of ROOT_FOLDERS) await this.store.ensure(folder, { signal });
+  }
+
+  async get<K extends Kind>(
+    kind: K,
+    id: string,
+    signal?: AbortSignal,
+  ): Promise<Versioned<TopologyTypes[K]> | undefined> {
+    const path = objectPath(kind, id);
+    const node = await this.store.get(path, { signal });
+    return node && { object: decodeObject(kind, node, path), version: node.stat.version };
+  }
+
+  /** Identifiers of all objects of a kind that is not sharded. */
+  async list(kind: Exclude<Kind, 'port'>, signal?: AbortSignal): Promise<string[]> {
+    return (await this.store.children(parentPath(objectPath(kind, 'x'))!, { signal })) ?? [];
+  }
+
+  /** Identifiers of the ports bound to a host. */
+  async portsOfHost(hostId: string, signal?: AbortSignal): Promise<string[]> {
+    return (await this.store.children(hostPortsPath(hostId), { signal })) ?? [];
+  }
+
+  /**
+   * @throws InvalidInputError, ObjectExistsError, ObjectNotFoundError naming the field of a reference that leads nowhere
+   */
+  async create<K extends Kind>(
+    kind: K,
+    input: z.input<(typeof SCHEMAS)[K]>,
+    signal?: AbortSignal,
+  ): Promise<TopologyTypes[K]> {
+    const object = validateObject(kind, input);
+    const path = objectPath(kind, object.id);
+    const operations: StoreOperation[] = [{ type: 'create', path, data: encodeJson(object) }];
+    for (const folder of OBJECT_FOLDERS[kind]) {
+      operations.push({ type: 'create', path: joinPath(path, folder), data: EMPTY });
+    }
+    for (const entry of indexEntries(kind, object))
+      operations.push({ type: 'create', path: entry.path, data: entry.data });
+    await this.commit(kind, object, operations, signal);
+    return object;
+  }
+
+  /**
+   * Replace an object that was read at `version`.
+   * @throws VersionConflictError if it was changed since
+   */
+  async update<K extends Kind>(
+    kind: K,
+    input: z.input<(typeof SCHEMAS)[K]>,
+    version: number,
+    signal?: AbortSignal,
+  ): Promise<TopologyTypes[K]> {
+    const object = validateObject(kind, input);
+    const before = await this.get(kind, object.id, signal);
+    if (before === undefined) throw new ObjectNotFoundError(kind, object.id);
+    const path = objectPath(kind, object.id);
+    if (before.version !== version) throw new VersionConflictError(path);
+    const operations: StoreOperation[] = [{ type: 'set', path, data: encodeJson(object), version }];
+    const old = new Map(indexEntries(kind, before.object).map((entry) => [entry.path, entry]));
+    for (const entry of indexEntries(kind, object)) {
+      const existing = old.get(entry.path);
+      old.delete(entry.path);
+      if (existing === undefined) operations.push({ type: 'create', path: entry.path, data: entry.data });
+      else if (Buffer.compare(existing.data, entry.data) !== 0) {
+        operations.push({ type: 'set', path: entry.path, data: entry.data });
+      }
+    }
+    for (const gone of old.values()) operations.push({ type: 'delete', path: gone.path });
+    await this.commit(kind, object, operations, signal);
+    return object;
+  }
+
+  /** Read, change, write; again while others change the object in between. `change` returns undefined to leave it. */
+  async modify<K extends Kind>(
+    kind: K,
+    id: string,
+    change: (object: TopologyTypes[K]) => TopologyTypes[K] | undefined,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    for (;;) {
+      signal?.throwIfAborted();
+      const current = await this.get(kind, id, signal);
+      if (current === undefined) throw new ObjectNotFoundError(kind, id);
+      const next = change(current.object);
+      if (next === undefined) return;
+      try {
+        await this.update(kind, next as z.input<(typeof SCHEMAS)[K]>, current.version, signal);
+        return;
+      } catch (error) {
+        if (!(error instanceof VersionConflictError)) throw error;
+      }
+    }
+  }
+
+  /**
+   * Delete an object and what belongs to it: a bridge takes its ports and pools along, a host its bindings and
+   * memberships. Succeeds when there is no such object.
+   */
+  async delete(kind: Kind, id: string, signal?: AbortSignal): Promise<void> {
+    for (;;) {
+      signal?.throwIfAborted();
+      const current = await this.get(kind, id, signal);
+      if (current === undefined) return;
+      await this.deleteDependents(kind, current.object, signal);
+      const operations: StoreOperation[] = [];
+      for (const entry of indexEntries(kind, current.object)) operations.push({ type: 'delete', path: entry.path });
+      for (const folder of OBJECT_FOLDERS[kind]) {
+        operations.push({ type: 'delete', path: joinPath(objectPath(kind, id), folder) });
+      }
+      operations.push({ type: 'delete', path: objectPath(kind, id), version: current.version });
+      try {
+        await this.store.multi(operations, { signal });
+        return;
+      } catch (error) {
+        // Somebody changed it or added to it meanwhile: look again.
+        if (!(error instanceof MidonetError) || !RETRIED.has(error.code)) throw error;
+      }
+    }
+  }
+
+  /** Calls the listener with the object now and after every change; see Store.watchData. A value that is not valid is reported to `onInvalid` and otherwise ignored. */
+  watch<K extends Kind>(
+    kind: K,
+    id: string,
+    listener: (object: TopologyTypes[K] | undefined) => void,
+    onInvalid: (error: Error) => void,
+  ): Watch {
+    return this.watchEntry(objectPath(kind, id), SCHEMAS[kind], listener as (value: unknown) => void, onInvalid);
+  }
+
+  /** The same for a table entry or other node of which the path and the schema are known. */
+  watchEntry<S extends z.ZodType>(
+    path: string,
+    schema: S,
+    listener: (value: z.output<S> | undefined) => void,
+    onInvalid: (error: Error) => void,
+  ): Watch {
+    return this.store.watchData(path, (node) => {
+      let value: z.output<S> | undefined;
+      try {
+        value = node && decodeJson(schema, node.data, path);
+      } catch (error) {
+        onInvalid(error as Error);
+        return;
+      }
+      listener(value);
+    });
+  }
+
+  /** Make the host a member of the zone at `address`, or change its address there. */
+  async joinTunnelZone(zoneId: string, hostId: string, address: string, signal?: AbortSignal): Promise<void> {
+    const member = validate(tunnelZoneMemberSchema, { address }, 'tunnelZoneMember');
+    await this.modify(
+      'host',
+      hostId,
+      (host) =>
+        host.tunnelZoneIds.includes(zoneId) ? undefined : { ...host, tunnelZoneIds: [...host.tunnelZoneIds, zoneId] },
+      signal,
+    );
+    const path = tunnelZoneMemberPath(zoneId, hostId);
+    try {
+      await this.store.create(path, encodeJson(member), { signal });
+    } catch (error) {
+      if (error instanceof NodeNotFoundError) throw new ObjectNotFoundError('tunnel-zone', zoneId);
+      if (!(error instanceof NodeExistsError)) throw error;
+      await this.store.set(path, encodeJson(member), undefined, { signal });
+    }
+  }
+
+  /** Succeeds when the host is no member. */
+  async leaveTunnelZone(zoneId: string, hostId: string, signal?: AbortSignal): Promise<void> {
+    await this.modify(
+      'host',
+      hostId,
+      (host) =>
+        host.tunnelZoneIds.includes(zoneId)
+          ? { ...host, tunnelZoneIds: host.tunnelZoneIds.filter((id) => id !== zoneId) }
+          : undefined,
+      signal,
+    );
+    await this.deleteIfThere(tunnelZoneMemberPath(zoneId, hostId), signal);
+  }
+
+  /** Tell others that a host has exterior ports on a bridge (undefined: no longer). */
+  async setBridgeHost(
+    bridgeId: string,
+    hostId: string,
+    entry: BridgeHost | undefined,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const path = bridgeHostPath(bridgeId, hostId);
+    if (entry === undefined) return this.deleteIfThere(path, signal);
+    try {
+      await this.store.create(path, encodeJson(entry), { signal });
+    } catch (error) {
+      if (error instanceof NodeNotFoundError) throw new ObjectNotFoundError('bridge', bridgeId);
+      if (!(error instanceof NodeExistsError)) throw error;
+      await this.store.set(path, encodeJson(entry), undefined, { signal });
+    }
+  }
+
+  private async deleteIfThere(path: string, signal: AbortSignal | undefined): Promise<void> {
+    try {
+      await this.store.delete(path, undefined, { signal });
+    } catch (error) {
+      if (!(error instanceof NodeNotFoundError)) throw error;
+    }
+  }
+
+  /**
+   * Carry out the operations on `object`: make the shard folders that are missing, replace learned table entries by
+   * seeded ones, and say which field is at fault when it fails.
+   */
+  private async commit(kind: Kind, object: TopologyTypes[Kind], operations: StoreOperation[], signal?: AbortSignal) {
+    for (;;) {
+      try {
+        await this.store.multi(operations, { signal });
+        return;
+      } catch (error) {
+        if (error instanceof NodeNotFoundError) {
+          if (error.path === objectPath(kind, object.id)) throw new ObjectNotFoundError(kind, object.id);
+          const gone = operations.findIndex(
+            (operation) => operation.type === 'delete' && operation.path === error.path,
+          );
+          if (gone >= 0) operations.splice(gone, 1);
+          else await this.makeFolder(kind, object, error.path, signal);
+        } else if (error instanceof NodeExistsError) {
+          if (!(await this.removeLearned(error.path, signal))) throw existsError(kind, object, error.path);
+        } else {
+          throw error;
+        }
+      }
+    }
+  }
+
+  /** Make the missing shard folder `path`, or say which reference of the object leads nowhere. */
+  private async makeFolder(kind: Kind, object: TopologyTypes[Kind], path: string, signal?: AbortSignal): Promise<void> {
+    const owner = path.split('/').slice(0, 3).join('/');
+    for (const reference of references(kind, object)) {
+      if (objectPath(reference.kind, reference.id) !== owner) continue;
+      if ((await this.store.exists(owner, { signal })) === undefined) {
+        throw new ObjectNotFoundError(reference.kind, reference.id, `${kind}.${reference.field}`);
+      }
+    }
+    await this.store.ensure(path, { signal });
+  }
+
+  /** Delete the table entry at `path` if it was learned: what the topology says takes its place. */
+  private async removeLearned(path: string, signal?: AbortSignal): Promise<boolean> {
+    const stat = await this.store.exists(path, { signal });
+    if (stat === undefined) return true;
+    if (stat.ephemeralOwner === undefined) return false;
+    await this.deleteIfThere(path, signal);
+    return true;
+  }
+
+  private async deleteDependents(kind: Kind, object: TopologyTypes[Kind], signal?: AbortSignal): Promise<void> {
+    const path = objectPath(kind, object.id);
+    if (kind === 'bridge') {
+      for await (const portId of this.sharded(`${path}/ports`, signal)) await this.delete('port', portId, signal);
+      for (const poolId of (await this.store.children(`${path}/pools`, { signal })) ?? []) {
+        await this.delete('pool', poolId, signal);
+      }
+    } else if (kind === 'host') {
+      for (const portId of await this.portsOfHost(object.id, signal)) {
+        await this.modify('port', portId, (port) => ({ ...port, binding: undefined }), signal);
+      }
+      for (const zoneId of (object as TopologyTypes['host']).tunnelZoneIds) {
+        await this.deleteIfThere(tunnelZoneMemberPath(zoneId, object.id), signal);
+      }
+    } else if (kind === 'tunnel-zone') {
+      for (const hostId of (await this.store.children(`${path}/hosts`, { signal })) ?? []) {
+        await this.leaveTunnelZone(object.id, hostId, signal);
+      }
+    }
+    for (const folder of OBJECT_FOLDERS[kind]) await this.empty(`${path}/${folder}`, signal);
+  }
+
+  /** Names in a sharded folder. */
+  private async *sharded(path: string, signal?: AbortSignal): AsyncGenerator<string> {
+    for (const shardName of (await this.store.children(path, { signal })) ?? []) {
+      yield* (await this.store.children(`${path}/${shardName}`, { signal })) ?? [];
+    }
+  }
+
+  /** Delete everything below `path`. */
+  private async empty(path: string, signal?: AbortSignal): Promise<void> {
+    for (const name of (await this.store.children(path, { signal })) ?? []) {
+      await this.empty(`${path}/${name}`, signal);
+      await this.deleteIfThere(`${path}/${name}`, signal);
+    }
+  }
+}
+
+const RETRIED: ReadonlySet<string> = new Set(['MN_NOT_FOUND', 'MN_CONFLICT', 'MN_REFERENCED']);
+
+interface IndexEntry {
+  readonly path: string;
+  readonly data: Uint8Array;
+  /** The field it follows from. */
+  readonly field: string;
+  readonly value: string;
+}
+
+/** The index entries that follow from an object. */
+function indexEntries(kind: Kind, object: TopologyTypes[Kind]): IndexEntry[] {
+  if (kind === 'pool') {
+    const pool = object as TopologyTypes['pool'];
+    return [{ path: bridgePoolPath(pool.bridgeId, pool.id), data: EMPTY, field: 'id', value: pool.id }];
+  }
+  return kind === 'port' ? portIndexEntries(object as Port) : [];
+}
+
+function portIndexEntries(port: Port): IndexEntry[] {
+  const entries: IndexEntry[] = [
+    { path: bridgePortPath(port.bridgeId, port.id), data: EMPTY, field: 'id', value: port.id },
+  ];
+  if (port.binding !== undefined) {
+    entries.push({ path: hostPortPath(port.binding.hostId, port.id), data: EMPTY, field: 'id', value: port.id });
+  }
+  if (port.mac === undefined) return entries;
+  const macEntry: MacEntry = { portId: port.id };
+  entries.push({
+    path: macPath(port.bridgeId, port.mac),
+    data: encodeJson(macEntry),
+    field: 'mac',
+    value: port.mac,
+  });
+  const ipEntry: IpEntry = { mac: port.mac };
+  for (const address of port.addresses) {
+    entries.push({
+      path: ipPath(port.bridgeId, address),
+      data: encodeJson(ipEntry),
+      field: 'addresses',
+      value: address,
+    });
+  }
+  return entries;
+}
+
+/** The references of an object to others that must exist. */
+function references(kind: Kind, object: TopologyTypes[Kind]): { kind: Kind; id: string; field: string }[] {
+  if (kind === 'pool') return [{ kind: 'bridge', id: (object as TopologyTypes['pool']).bridgeId, field: 'bridgeId' }];
+  if (kind !== 'port') return [];
+  const port = object as Port;
+  const found: { kind: Kind; id: string; field: string }[] = [{ kind: 'bridge', id: port.bridgeId, field: 'bridgeId' }];
+  if (port.binding) found.push({ kind: 'host', id: port.binding.hostId, field: 'binding.hostId' });
+  return found;
+}
+
+function existsError(kind: Kind, object: TopologyTypes[Kind], path: string): ObjectExistsError {
+  const entry = indexEntries(kind, object).find((candidate) => candidate.path === path);
+  return entry === undefined
+    ? new ObjectExistsError(`${kind}.id`, object.id)
+    : new ObjectExistsError(`${kind}.${entry.field}`, entry.value);
+}
+
+function validateObject<K extends Kind>(kind: K, input: unknown): TopologyTypes[K] {
+  const object = validate(SCHEMAS[kind], input, kind) as TopologyTypes[K];
+  if (kind === 'port') {
+    const port = object as Port;
+    if (port.addresses.length > 0 && port.mac === undefined) {
+      throw new InvalidInputError('port.mac', undefined, 'expected a MAC address, as the port has IP addresses');
+    }
+  }
+  return object;
+}
+
+function decodeObject<K extends Kind>(kind: K, node: StoreNode, path: string): TopologyTypes[K] {
+  return decodeJson(SCHEMAS[kind], node.data, path) as TopologyTypes[K];
+}
