@@ -1,0 +1,25 @@
+import { ArpOp, buildArpReply } from '../packet/arp.js';
+import type { SimulationContext } from './context.js';
+import type { BridgeFact } from './fact.js';
+
+/**
+ * Answer a broadcast ARP request for an address that the bridge knows (RFC 826). Requests that announce or probe the
+ * sender's own address (RFC 5227) go on to the others.
+ * @returns whether the packet needs no forwarding: it was answered, or the facts for that are not in hand
+ */
+export function answerArp(context: SimulationContext, bridge: BridgeFact): boolean {
+  const { key, mask } = context;
+  mask.seeNwProto();
+  // A tagged request would need a tagged answer from a table of that VLAN.
+  if (key.nwProto !== ArpOp.REQUEST || key.vlanTci !== 0) return false;
+  mask.seeIpv4Src();
+  mask.seeIpv4Dst();
+  if (key.ipv4Src === key.ipv4Dst) return false;
+  const neighbor = context.read(bridge.ipv4(key.ipv4Dst));
+  if (neighbor === undefined) return true;
+  if (neighbor === null) return false;
+  mask.seeArpSha();
+  if (neighbor.mac === key.arpSha) return false;
+  context.answer(buildArpReply(neighbor.mac, key.ipv4Dst, key.arpSha, key.ipv4Src));
+  return true;
+}

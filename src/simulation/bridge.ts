@@ -1,0 +1,53 @@
+import { isMulticastMac, MAC_BROADCAST } from '../packet/address.js';
+import { EtherType } from '../packet/ethernet.js';
+import { answerArp } from './arp.js';
+import type { SimulationContext } from './context.js';
+import type { BridgeFact, PortFact } from './fact.js';
+import { answerNeighborSolicitation } from './nd.js';
+import { egressPort, flood } from './port.js';
+
+/** 01:80:c2:00:00:00 to …:0f never cross a bridge (IEEE 802.1Q table 8-1). */
+const LINK_LOCAL_FIRST = 0x0180_c200_0000;
+const LINK_LOCAL_LAST = 0x0180_c200_000f;
+
+/** 33:33:ff:… carries neighbour solicitations (RFC 4291 section 2.7.1, RFC 2464 section 7). */
+const SOLICITED_NODE_FIRST = 0x3333_ff00_0000;
+const SOLICITED_NODE_LAST = 0x3333_ffff_ffff;
+
+/** A packet arrives at a bridge from one of its ports. */
+export function bridgeInput(context: SimulationContext, port: PortFact): void {
+  const bridge = context.read(port.bridge);
+  if (bridge === undefined) return;
+  if (bridge === null) return context.drop('no-bridge');
+  if (!bridge.adminStateUp) return context.drop('bridge-down');
+
+  const { key, mask } = context;
+  mask.seeEthSrc();
+  mask.seeEthDst();
+  if (isMulticastMac(key.ethSrc)) return context.drop('multicast-source');
+  if (port.mac !== key.ethSrc) context.learn({ type: 'learn', bridge, mac: key.ethSrc, port });
+
+  if (!isMulticastMac(key.ethDst)) return forward(context, bridge);
+  if (key.ethDst >= LINK_LOCAL_FIRST && key.ethDst <= LINK_LOCAL_LAST) return context.drop('link-local');
+  if (key.ethDst === MAC_BROADCAST) {
+    mask.seeEthType();
+    if (key.ethType === EtherType.ARP && answerArp(context, bridge)) return;
+  } else if (key.ethDst >= SOLICITED_NODE_FIRST && key.ethDst <= SOLICITED_NODE_LAST) {
+    mask.seeEthType();
+    if (key.ethType === EtherType.IPV6 && answerNeighborSolicitation(context, bridge)) return;
+  }
+  floodBridge(context, bridge);
+}
+
+function forward(context: SimulationContext, bridge: BridgeFact): void {
+  const entry = context.read(bridge.mac(context.key.ethDst));
+  if (entry === null) floodBridge(context, bridge);
+  else if (entry !== undefined) egressPort(context, entry.port);
+}
+
+function floodBridge(context: SimulationContext, bridge: BridgeFact): void {
+  const outputs = context.read(bridge.localOutputs);
+  const hosts = context.read(bridge.remoteHosts);
+  if (outputs === undefined || hosts === undefined) return;
+  flood(context, outputs ?? [], hosts ?? []);
+}

@@ -1,0 +1,43 @@
+import type { Action } from '../flow/action.js';
+import type { FlowMask } from '../flow/mask.js';
+import type { BridgeFact, Fact, PortFact } from './fact.js';
+
+/** Why a packet goes nowhere. Counted by the agent under these names. */
+export type DropReason =
+  | 'no-port'
+  | 'port-down'
+  | 'bridge-down'
+  | 'no-bridge'
+  | 'multicast-source'
+  | 'link-local'
+  | 'same-port'
+  | 'unbound-port'
+  | 'no-tunnel'
+  | 'unknown-tunnel-key';
+
+/** What shall happen besides forwarding. */
+export type Effect =
+  /** The source address was seen behind the port. */
+  | { readonly type: 'learn'; readonly bridge: BridgeFact; readonly mac: number; readonly port: PortFact }
+  /** Send this packet out of a datapath port. */
+  | { readonly type: 'emit'; readonly output: number; readonly packet: Uint8Array };
+
+/** What came of a simulation. */
+export type Decision =
+  /** Some facts are not in hand: get these, then simulate from scratch. */
+  | { readonly type: 'wait'; readonly missing: readonly Fact<unknown>[] }
+  | {
+      readonly type: 'done';
+      /** Empty: drop. */
+      readonly actions: readonly Action[];
+      /** The bits of the key that this depended on. */
+      readonly mask: FlowMask;
+      /** The facts that this depended on: a change of any may change the decision. */
+      readonly tags: readonly Fact<unknown>[];
+      readonly effects: readonly Effect[];
+      /** False when every such packet must be seen by the agent (it is answered here), so no flow may take it. */
+      readonly install: boolean;
+      readonly drop: DropReason | undefined;
+      /** Copies of a flooded packet that were left out because the datapath takes no longer action list. */
+      readonly cut: number;
+    };

@@ -1,0 +1,40 @@
+import { Frag, Word } from '../flow/key.js';
+import { IPV6_UNSPECIFIED, ipv6Equal } from '../packet/address.js';
+import { IpProtocol } from '../packet/ip-protocol.js';
+import { buildNeighborAdvertisement, ND_HOP_LIMIT, NdType } from '../packet/nd.js';
+import type { SimulationContext } from './context.js';
+import type { BridgeFact } from './fact.js';
+
+/**
+ * Answer a multicast neighbour solicitation for an address that the bridge knows (RFC 4861 section 7.2.4). A probe for
+ * the sender's own address (RFC 4862 section 5.4.3) goes on to the others.
+ * @returns whether the packet needs no forwarding: it was answered, or the facts for that are not in hand
+ */
+export function answerNeighborSolicitation(context: SimulationContext, bridge: BridgeFact): boolean {
+  const { key, mask } = context;
+  mask.seeNwProto();
+  if (key.nwProto !== IpProtocol.ICMPV6 || key.vlanTci !== 0) return false;
+  mask.seeNwFrag();
+  if (key.nwFrag !== Frag.NONE) return false;
+  mask.seeTpSrc();
+  mask.seeTpDst();
+  mask.seeNwTtl();
+  // A hop limit below 255 means that a router forwarded it: RFC 4861 section 7.1.1 says to ignore those.
+  if (key.tpSrc !== NdType.NEIGHBOR_SOLICITATION || key.tpDst !== 0 || key.nwTtl !== ND_HOP_LIMIT) return false;
+  mask.seeNdTarget();
+  const neighbor = context.read(bridge.ipv6(key.words, Word.ND_TARGET));
+  if (neighbor === undefined) return true;
+  if (neighbor === null || neighbor.mac === key.ethSrc) return false;
+  const src = key.words.subarray(Word.NW_SRC, Word.NW_SRC + 4);
+  context.answer(
+    buildNeighborAdvertisement({
+      target: key.words.subarray(Word.ND_TARGET, Word.ND_TARGET + 4),
+      targetMac: neighbor.mac,
+      dst: src,
+      dstMac: key.ethSrc,
+      // The address is in use, but what a duplicate prober has cached is not ours to replace.
+      override: !ipv6Equal(src, IPV6_UNSPECIFIED),
+    }),
+  );
+  return true;
+}
