@@ -52,7 +52,9 @@ function compile(compiler, compilerArguments, output, inputs) {
       throw result.error;
     }
     if (result.status !== 0) {
-      throw new Error(`${compiler} could not compile ${relative(root, output)} (${result.signal ?? `exit code ${result.status}`})`);
+      throw new Error(
+        `${compiler} could not compile ${relative(root, output)} (${result.signal ?? `exit code ${result.status}`})`,
+      );
     }
     renameSync(unfinished, output);
   } finally {
@@ -82,7 +84,12 @@ function buildCni() {
   if (units.length > 0) {
     const inputs = [...units, ...sources('cni', ['.h']), fileURLToPath(import.meta.url)];
     const output = join(root, 'build/cni/midonet');
-    compile(process.env.CC || 'cc', ['-Os', '-std=gnu11', '-static', '-s', '-Wall', '-Wextra', ...units], output, inputs);
+    compile(
+      process.env.CC || 'cc',
+      ['-Os', '-std=gnu11', '-static', '-s', '-Wall', '-Wextra', ...units],
+      output,
+      inputs,
+    );
   }
 }
 
