@@ -1,6 +1,11 @@
-import type { FlowKey } from './key.js';
+import { type FlowKey, TunnelFlag } from './key.js';
 
-/** Where an encapsulated packet goes. Addresses are IPv4, unsigned 32-bit. `flags` are bits of TunnelFlag. */
+const ALL = 0xffff_ffff;
+
+/**
+ * Where an encapsulated packet goes. Addresses are IPv4, unsigned 32-bit. `flags` are bits of TunnelFlag; an `id` other
+ * than zero implies TunnelFlag.KEY.
+ */
 export interface TunnelKey {
   readonly id: number;
   readonly src: number;
@@ -13,7 +18,7 @@ export interface TunnelKey {
 /** How conntrack translates addresses. Without `kind` set to src or dst, what the connection was committed with applies. */
 export interface NatSpec {
   readonly kind: 'src' | 'dst' | 'restore';
-  /** IPv4: [address]; IPv6: four words. */
+  /** IPv4: [address]; IPv6: four words. Without a maximum the range is this one address; the same for ports. */
   readonly ipMin?: readonly number[];
   readonly ipMax?: readonly number[];
   readonly portMin?: number;
@@ -30,7 +35,11 @@ export type Action =
   | { readonly type: 'output'; readonly port: number }
   /** Hand the packet to the agent as an upcall with reason 'action'. */
   | { readonly type: 'userspace'; readonly userdata?: Uint8Array }
-  /** Overwrite the header bits in `mask` with those of `key`. Tunnel, port, recirculation and ct words are not settable. */
+  /**
+   * Overwrite the header bits in `mask` with those of `key`: MAC addresses, IP addresses, TOS, TTL and flow label, ports of
+   * TCP, UDP and SCTP, mark and priority; nothing else is settable. `key.ethType` and `key.nwProto` say which headers the
+   * IP and port words belong to, in the mask or not.
+   */
   | { readonly type: 'set'; readonly key: FlowKey; readonly mask: FlowKey }
   | { readonly type: 'set-tunnel'; readonly tunnel: TunnelKey }
   /** `tci` holds VLAN_PRESENT. */
@@ -80,10 +89,10 @@ function actionEqual(a: Action, b: Action): boolean {
       return (
         b.type === 'ct' &&
         a.zone === b.zone &&
-        (a.commit ?? false) === (b.commit ?? false) &&
+        (a.commit ?? a.forceCommit ?? false) === (b.commit ?? b.forceCommit ?? false) &&
         (a.forceCommit ?? false) === (b.forceCommit ?? false) &&
         a.mark === b.mark &&
-        a.markMask === b.markMask &&
+        (a.markMask ?? ALL) === (b.markMask ?? ALL) &&
         natEqual(a.nat, b.nat)
       );
     case 'recirc':
@@ -100,9 +109,8 @@ function actionEqual(a: Action, b: Action): boolean {
 }
 
 function tunnelEqual(a: TunnelKey, b: TunnelKey): boolean {
-  return (
-    a.id === b.id && a.src === b.src && a.dst === b.dst && a.tos === b.tos && a.ttl === b.ttl && a.flags === b.flags
-  );
+  const flags = a.id === 0 ? a.flags ^ b.flags : (a.flags ^ b.flags) & ~TunnelFlag.KEY;
+  return a.id === b.id && a.src === b.src && a.dst === b.dst && a.tos === b.tos && a.ttl === b.ttl && flags === 0;
 }
 
 function natEqual(a: NatSpec | undefined, b: NatSpec | undefined): boolean {
@@ -110,9 +118,9 @@ function natEqual(a: NatSpec | undefined, b: NatSpec | undefined): boolean {
   return (
     a.kind === b.kind &&
     wordsEqual(a.ipMin, b.ipMin) &&
-    wordsEqual(a.ipMax, b.ipMax) &&
+    wordsEqual(a.ipMax ?? a.ipMin, b.ipMax ?? b.ipMin) &&
     a.portMin === b.portMin &&
-    a.portMax === b.portMax &&
+    (a.portMax ?? a.portMin) === (b.portMax ?? b.portMin) &&
     (a.persistent ?? false) === (b.persistent ?? false) &&
     (a.random ?? false) === (b.random ?? false)
   );
