@@ -13,12 +13,12 @@ import type { Kind } from '../topology/types.js';
  *     /ports/SHARD/ID                    port
  *     /hosts/ID                          host
  *     /hosts/ID/ports/PORT               (empty) the ports bound to it
- *     /hosts/ID/blocks/POOL/INDEX        (empty) the address blocks it owns
+ *     /hosts/ID/blocks/POOL/BLOCK        (empty) the address blocks it owns
  *     /hosts/ID/alive                    ephemeral: its agent runs
  *     /tunnel-zones/ID                   tunnel zone
  *     /tunnel-zones/ID/hosts/HOST        {address}
  *     /pools/ID                          address pool
- *     /pools/ID/blocks/SHARD/INDEX       {hostId}: who owns the block
+ *     /pools/ID/blocks/SHARD/BLOCK       {hostId}: who owns the block; 4096 consecutive blocks share a shard
  */
 export const ROOT_FOLDERS = ['/bridges', '/ports', '/hosts', '/tunnel-zones', '/pools'] as const;
 
@@ -82,6 +82,16 @@ export function hostPortPath(hostId: string, portId: string): string {
 
 export function hostAlivePath(hostId: string): string {
   return `/hosts/${hostId}/alive`;
+}
+
+/** Blocks of a pool that belong to a host. */
+export function hostBlocksPath(hostId: string, poolId: string): string {
+  return `/hosts/${hostId}/blocks/${poolId}`;
+}
+
+/** Owners of the blocks of one shard of a pool, see PoolLayout. */
+export function poolBlocksPath(poolId: string, shardName: string): string {
+  return `/pools/${poolId}/blocks/${shardName}`;
 }
 
 export function tunnelZoneMemberPath(zoneId: string, hostId: string): string {

@@ -93,7 +93,7 @@ export const poolSchema = z
     id: z.uuid(),
     bridgeId: z.uuid(),
     cidr,
-    /** Prefix length of a block. */
+    /** Prefix length of a block, which holds at most 2^16 addresses. */
     blockSize: z.int(),
     /** Never handed out; the default route of containers when given. */
     gateway: ipAddress.optional(),
@@ -102,11 +102,12 @@ export const poolSchema = z
     const range = parseCidr(pool.cidr);
     if (range === undefined) return;
     const width = range.family === 4 ? 32 : 128;
-    if (pool.blockSize < range.prefix || pool.blockSize > width || pool.blockSize - range.prefix > 24) {
+    const least = Math.max(range.prefix, width - 16);
+    if (pool.blockSize < least || pool.blockSize > width) {
       context.addIssue({
         code: 'custom',
         path: ['blockSize'],
-        message: `expected a prefix length from ${range.prefix} to ${Math.min(width, range.prefix + 24)}`,
+        message: `expected a prefix length from ${least} to ${width}`,
       });
     }
   });

@@ -1,0 +1,214 @@
+import { z } from 'zod';
+import { MidonetError } from '../errors.js';
+import { hostBlocksPath, poolBlocksPath } from '../nsdb/layout.js';
+import { joinPath, nodeName } from '../nsdb/path.js';
+import { NodeExistsError, NodeNotFoundError, type Store, VersionConflictError } from '../nsdb/store.js';
+import { decodeJson, encodeJson, ObjectNotFoundError } from '../nsdb/topology-repository.js';
+import { type PoolLayout, SHARD_BLOCKS, shardName } from './pool-layout.js';
+
+const EMPTY = new Uint8Array();
+const ownerSchema = z.object({ hostId: z.string() });
+
+/** What the registry needs of the store. */
+export type BlockStore = Pick<Store, 'get' | 'children' | 'create' | 'set' | 'delete' | 'multi' | 'sync'>;
+
+/** A block of this host, and the version of its node: a give-back that is late must not take it away again. */
+export interface OwnedBlock {
+  readonly name: string;
+  readonly version: number;
+}
+
+/**
+ * Who owns the blocks of one pool, in the NSDB. A block is a node under the pool, so creating it is the claim: of two hosts
+ * that want the same block one gets NodeExistsError. An entry under the host, made and deleted in the same multi, lets the
+ * host find its blocks again.
+ */
+export class BlockRegistry {
+  readonly #ownFolder: string;
+
+  constructor(
+    readonly store: BlockStore,
+    readonly hostId: string,
+    readonly poolId: string,
+    readonly layout: PoolLayout,
+  ) {
+    this.#ownFolder = hostBlocksPath(hostId, poolId);
+  }
+
+  /**
+   * Claim a free block. Where the search starts follows from the host, so that hosts seldom want the same.
+   * @returns undefined when every block is taken
+   * @throws StoreUnavailableError, ObjectNotFoundError if the pool or the host is not in the NSDB
+   */
+  async takeAny(signal?: AbortSignal): Promise<OwnedBlock | undefined> {
+    const start = hash(`${this.hostId} ${this.poolId}`);
+    const { blockCount, shardCount } = this.layout;
+    for (let i = 0; i < shardCount; i++) {
+      const shard = (start + i) % shardCount;
+      const first = shard * SHARD_BLOCKS;
+      const size = Math.min(SHARD_BLOCKS, blockCount - first);
+      for (;;) {
+        signal?.throwIfAborted();
+        const folder = poolBlocksPath(this.poolId, shardName(shard));
+        const taken = new Set(await this.store.children(folder, { signal }));
+        const name = this.#firstFree(taken, first, size, hash(`${start} ${taken.size}`) % size);
+        if (name === undefined) break;
+        const block = await this.take(name, signal);
+        if (block !== undefined) return block;
+      }
+    }
+    return undefined;
+  }
+
+  #firstFree(taken: ReadonlySet<string>, first: number, size: number, start: number): string | undefined {
+    for (let i = 0; i < size; i++) {
+      const name = this.layout.nth(first + ((start + i) % size));
+      if (!taken.has(name) && (this.layout.blockCapacity > 4 || this.layout.addresses(name).length > 0)) return name;
+    }
+    return undefined;
+  }
+
+  /**
+   * Claim one block.
+   * @returns undefined when somebody has it
+   */
+  async take(name: string, signal?: AbortSignal): Promise<OwnedBlock | undefined> {
+    const path = this.#blockPath(name);
+    const own = joinPath(this.#ownFolder, name);
+    for (;;) {
+      signal?.throwIfAborted();
+      try {
+        await this.store.multi(
+          [
+            { type: 'create', path, data: encodeJson({ hostId: this.hostId }) },
+            { type: 'create', path: own, data: EMPTY },
+          ],
+          { signal },
+        );
+        return { name, version: 0 };
+      } catch (error) {
+        if (error instanceof NodeNotFoundError) await this.#makeFolder(error.path, signal);
+        // An entry for a block that is nobody's: the block was deleted by somebody who did not know of the entry.
+        else if (error instanceof NodeExistsError && error.path === own) await this.#deleteIfThere(own, signal);
+        else if (error instanceof NodeExistsError) return undefined;
+        else throw error;
+      }
+    }
+  }
+
+  /** The host a block belongs to, or undefined. */
+  async owner(name: string, signal?: AbortSignal): Promise<string | undefined> {
+    const path = this.#blockPath(name);
+    const node = await this.store.get(path, { signal });
+    return node && decodeJson(ownerSchema, node.data, path).hostId;
+  }
+
+  /**
+   * The blocks of this host. Each is written once more, so that a {@link giveBack} with an older version that is still on
+   * its way can do no harm.
+   */
+  async own(signal?: AbortSignal): Promise<OwnedBlock[]> {
+    await this.store.sync(this.#ownFolder, { signal });
+    const blocks: OwnedBlock[] = [];
+    for (const name of (await this.store.children(this.#ownFolder, { signal })) ?? []) {
+      const block = this.layout.isBlock(name) ? await this.confirm(name, signal) : undefined;
+      if (block === undefined) await this.#deleteIfThere(joinPath(this.#ownFolder, name), signal);
+      else blocks.push(block);
+    }
+    return blocks;
+  }
+
+  /** Take hold of a block that should be this host's; undefined if it is not. */
+  async confirm(name: string, signal?: AbortSignal): Promise<OwnedBlock | undefined> {
+    const path = this.#blockPath(name);
+    for (;;) {
+      signal?.throwIfAborted();
+      const node = await this.store.get(path, { signal });
+      if (node === undefined || decodeJson(ownerSchema, node.data, path).hostId !== this.hostId) return undefined;
+      try {
+        const stat = await this.store.set(path, node.data, node.stat.version, { signal });
+        return { name, version: stat.version };
+      } catch (error) {
+        if (!(error instanceof NodeNotFoundError || error instanceof VersionConflictError)) throw error;
+      }
+    }
+  }
+
+  /** Give a block back. Succeeds when it is not this host's any more. */
+  async giveBack(block: OwnedBlock, signal?: AbortSignal): Promise<void> {
+    const path = this.#blockPath(block.name);
+    try {
+      await this.store.multi(
+        [
+          { type: 'delete', path, version: block.version },
+          { type: 'delete', path: joinPath(this.#ownFolder, block.name) },
+        ],
+        { signal },
+      );
+    } catch (error) {
+      if (!(error instanceof NodeNotFoundError || error instanceof VersionConflictError)) throw error;
+    }
+  }
+
+  #blockPath(name: string): string {
+    return joinPath(poolBlocksPath(this.poolId, this.layout.shardOf(name)), name);
+  }
+
+  /** Make the folder of a shard or of this host's blocks. Their parents are made with the pool and the host. */
+  async #makeFolder(path: string, signal?: AbortSignal): Promise<void> {
+    try {
+      await this.store.create(path, EMPTY, { signal });
+    } catch (error) {
+      if (error instanceof NodeNotFoundError) {
+        throw path === this.#ownFolder
+          ? new ObjectNotFoundError('host', this.hostId)
+          : new ObjectNotFoundError('pool', this.poolId);
+      }
+      if (!(error instanceof NodeExistsError)) throw error;
+    }
+  }
+
+  async #deleteIfThere(path: string, signal?: AbortSignal): Promise<void> {
+    try {
+      await this.store.delete(path, undefined, { signal });
+    } catch (error) {
+      if (!(error instanceof NodeNotFoundError)) throw error;
+    }
+  }
+}
+
+/**
+ * Give back every block of a host that has left for good. To be called before its host object is deleted, when its agent
+ * does not run.
+ * @param layoutOf the layout of a pool, or undefined if there is no such pool
+ */
+export async function releaseHostBlocks(
+  store: BlockStore,
+  hostId: string,
+  layoutOf: (poolId: string) => Promise<PoolLayout | undefined>,
+  signal?: AbortSignal,
+): Promise<void> {
+  const folder = hostBlocksPath(hostId, 'x').slice(0, -'/x'.length);
+  for (const poolId of (await store.children(folder, { signal })) ?? []) {
+    const layout = await layoutOf(poolId);
+    if (layout !== undefined) {
+      const registry = new BlockRegistry(store, hostId, poolId, layout);
+      for (const block of await registry.own(signal)) await registry.giveBack(block, signal);
+    }
+    const ownFolder = hostBlocksPath(hostId, poolId);
+    const left = (await store.children(ownFolder, { signal })) ?? [];
+    if (layout !== undefined && left.length > 0) {
+      throw new MidonetError('MN_CONFLICT', `host ${hostId} took blocks of pool ${poolId} while it was removed`);
+    }
+    for (const name of left) await store.delete(joinPath(ownFolder, nodeName(name)), undefined, { signal });
+    await store.delete(ownFolder, undefined, { signal });
+  }
+}
+
+/** FNV-1a, 32 bits. */
+function hash(text: string): number {
+  let value = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) value = Math.imul(value ^ text.charCodeAt(i), 0x01000193);
+  value ^= value >>> 15;
+  return value >>> 0;
+}
