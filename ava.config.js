@@ -1,5 +1,9 @@
+// What is in test/kernel needs a kernel with openvswitch: npm test runs it in the VM (docs/development.md). Naming such a file to
+// ava elsewhere is an error, not a skip.
+const inVm = process.env.MIDONET_IN_VM === '1';
+
 export default {
-  files: ['build/test/**/*.test.js'],
+  files: ['build/test/**/*.test.js', ...(inVm ? [] : ['!build/test/kernel/**'])],
   environmentVariables: { NODE_ENV: 'test' },
-  timeout: '60s',
+  timeout: inVm ? '180s' : '60s',
 };

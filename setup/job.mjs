@@ -1,4 +1,5 @@
-// The shell scripts by which the VM learns what to run.
+// The shell scripts by which the VM learns what to run, and where.
+import { relative } from 'node:path';
 
 /** Set by npm for its own scripts, or naming things of the host that the VM has not. */
 const HOST_ONLY = /^(npm_.*|INIT_CWD|SSH_.*|DBUS_.*|XDG_RUNTIME_DIR|TMPDIR|PWD|OLDPWD|SHLVL|_)$/;
@@ -16,7 +17,7 @@ export function quote(/** @type {string} */ word) {
  */
 export function commandScript(command, place, environment) {
   const lines = [];
-  for (const [name, value] of Object.entries(environment)) {
+  for (const [name, value] of Object.entries({ TERM: 'dumb', ...environment })) {
     if (value === undefined || HOST_ONLY.test(name) || !/^[A-Za-z_]\w*$/.test(name)) continue;
     lines.push(`export ${name}=${quote(value)}`);
   }
@@ -31,4 +32,10 @@ export function commandScript(command, place, environment) {
  */
 export function terminalScript(mark, size) {
   return `end=${mark}\nrows=${size.rows}\ncolumns=${size.columns}\n`;
+}
+
+/** The folder for a command: the caller's, as npm remembers it, or the checkout's root. */
+export function callersFolder(/** @type {string} */ checkout) {
+  const folder = process.env.npm_lifecycle_event && process.cwd() === checkout ? process.env.INIT_CWD : process.cwd();
+  return folder && !relative(checkout, folder).startsWith('..') ? folder : checkout;
 }

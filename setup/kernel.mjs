@@ -1,11 +1,21 @@
 // Debian's kernel for the VM: fetched as a package, unpacked in the cache (never installed), with an initramfs.
 import { execFileSync } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { cpioArchive } from './cpio.mjs';
-import { SetupError, say } from './progress.mjs';
+import { SetupError, say, stderrOf } from './progress.mjs';
 
 /** What the initramfs must be able to do before it sees the host's files, and the VM's serial ports. */
 const EARLY_MODULES = ['virtio_pci', 'virtio_console', '9pnet_virtio', '9p', 'overlay'];
@@ -51,7 +61,10 @@ function fetchKernel(/** @type {string} */ folder) {
   say(`fetching ${name} (about 70 MB)`);
   try {
     // Where apt runs as root it downloads as _apt, which must be able to write here.
-    execFileSync('apt-get', ['-q', '-o', 'APT::Sandbox::User=root', 'download', name], { cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] });
+    execFileSync('apt-get', ['-q', '-o', 'APT::Sandbox::User=root', 'download', name], {
+      cwd: folder,
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
   } catch (error) {
     throw new SetupError(`cannot fetch ${name}: ${stderrOf(error)}`);
   }
@@ -67,7 +80,10 @@ function kernelPackage() {
   if (process.arch !== 'x64') throw new SetupError(`the VM needs an x86-64 machine, this one is ${process.arch}`);
   const depends = () => {
     try {
-      return execFileSync('apt-cache', ['depends', 'linux-image-amd64'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
+      return execFileSync('apt-cache', ['depends', 'linux-image-amd64'], {
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'ignore'],
+      });
     } catch {
       return '';
     }
@@ -155,12 +171,18 @@ function prepareInitramfs(/** @type {Kernel} */ kernel) {
 export function modulesInOrder(dep, wanted) {
   /** @type {Map<string, {file: string, needs: string[]}>} */
   const byName = new Map();
-  const nameOf = (/** @type {string} */ file) => basename(file).replace(/\.ko(\.\w+)?$/, '').replaceAll('-', '_');
+  const nameOf = (/** @type {string} */ file) =>
+    basename(file)
+      .replace(/\.ko(\.\w+)?$/, '')
+      .replaceAll('-', '_');
   for (const line of dep.split('\n')) {
     const colon = line.indexOf(':');
     if (colon < 0) continue;
     const file = line.slice(0, colon);
-    const needs = line.slice(colon + 1).split(' ').filter(Boolean);
+    const needs = line
+      .slice(colon + 1)
+      .split(' ')
+      .filter(Boolean);
     byName.set(nameOf(file), { file, needs });
   }
   /** @type {Set<string>} */
@@ -185,10 +207,4 @@ export function writeAtomically(/** @type {string} */ path, /** @type {Buffer | 
     closeSync(file);
   }
   renameSync(part, path);
-}
-
-/** What a failed child process said last, or else the error itself. */
-export function stderrOf(/** @type {unknown} */ error) {
-  const text = error && typeof error === 'object' && 'stderr' in error ? String(error.stderr ?? '').trim() : '';
-  return text.split('\n').slice(-5).join('; ') || (error instanceof Error ? error.message : String(error));
 }

@@ -6,6 +6,10 @@ export function say(/** @type {string} */ line) {
 }
 
 /** An end of the set-up that the user can do something about: shown without a stack. */
-export class SetupError extends Error {
-  name = 'SetupError';
+export class SetupError extends Error {}
+
+/** What a failed child process said last, or else the error itself. */
+export function stderrOf(/** @type {unknown} */ error) {
+  const text = error && typeof error === 'object' && 'stderr' in error ? String(error.stderr ?? '').trim() : '';
+  return text.split('\n').slice(-5).join('; ') || (error instanceof Error ? error.message : String(error));
 }

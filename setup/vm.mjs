@@ -1,15 +1,24 @@
 // Runs one command in a virtual machine with Debian's kernel and the host's file tree. See docs/development.md.
 import { spawn } from 'node:child_process';
-import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import { cpus, release, tmpdir } from 'node:os';
-import { join, relative } from 'node:path';
 import { randomBytes } from 'node:crypto';
-import { constants as system } from 'node:os';
-import { cacheFolder, prepareKernel, writeAtomically } from './kernel.mjs';
-import { SetupError, say } from './progress.mjs';
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { createServer } from 'node:net';
+import { cpus, release, constants as system, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { EndMark } from './end-mark.mjs';
 import { commandScript, terminalScript } from './job.mjs';
+import { cacheFolder, prepareKernel, writeAtomically } from './kernel.mjs';
+import { SetupError, say } from './progress.mjs';
 
 /** With KVM a guest that works says so within a second; one that does not (seen on nested hosts) hangs for ever. */
 const KVM_DEADLINE_MS = 8_000;
@@ -28,7 +37,8 @@ export const TIMED_OUT = 124;
  * @property {number} [cpus] 2 unless told
  * @property {number} [timeout] seconds until the VM is ended with TIMED_OUT; 0 for none
  * @property {boolean} [terminal] give the command a terminal; decided by this process' own streams unless told
- * @property {(chunk: Buffer) => void} [onOutput] takes stdout in place of this process' stdout
+ * @property {(chunk: Buffer) => void} [onOutput] takes stdout in place of this process' stdout; the command then has no input
+ * @property {Record<string, string | undefined>} [environment] the command's, this process' unless told
  * @property {AbortSignal} [signal] ends the VM at once
  */
 
@@ -156,12 +166,19 @@ class Machine {
     if (this.#timedOut) return TIMED_OUT;
     if (this.options.signal?.aborted || this.#interrupts > 1) return 128 + system.signals.SIGINT;
     if (this.probing && !this.#ready) return undefined;
-    throw new SetupError(`the VM ended without an exit status (qemu ${signal ?? `exit ${code}`}); the end of its serial line:\n${this.#tail()}`);
+    throw new SetupError(
+      `the VM ended without an exit status (qemu ${signal ?? `exit ${code}`}); the end of its serial line:\n${this.#tail()}`,
+    );
   }
 
   #writeJob() {
-    const size = this.terminal ? { rows: process.stdout.rows || 24, columns: process.stdout.columns || 80 } : { rows: 0, columns: 0 };
-    writeFileSync(join(this.#folder, 'command'), commandScript(this.command, this.options, process.env));
+    const size = this.terminal
+      ? { rows: process.stdout.rows || 24, columns: process.stdout.columns || 80 }
+      : { rows: 0, columns: 0 };
+    writeFileSync(
+      join(this.#folder, 'command'),
+      commandScript(this.command, this.options, this.options.environment ?? process.env),
+    );
     writeFileSync(join(this.#folder, 'terminal'), terminalScript(this.marks.out.mark, size));
   }
 
@@ -179,7 +196,8 @@ class Machine {
       });
     });
     await this.#listen('in', (socket) => {
-      if (!this.terminal) process.stdin.pipe(socket);
+      if (this.options.onOutput) socket.end();
+      else if (!this.terminal) process.stdin.pipe(socket);
     });
     await this.#listen('out', (socket) => {
       this.#relay(socket, this.marks.out, this.options.onOutput ?? ((chunk) => process.stdout.write(chunk)));
@@ -268,7 +286,9 @@ class Machine {
       timers.push(
         setTimeout(() => {
           this.#timedOut = true;
-          say(`the VM is ended after its time limit of ${this.options.timeout} s; the end of its serial line:\n${this.#tail()}`);
+          say(
+            `the VM is ended after its time limit of ${this.options.timeout} s; the end of its serial line:\n${this.#tail()}`,
+          );
           this.#kill();
         }, this.options.timeout * 1000),
       );
@@ -319,10 +339,12 @@ class Machine {
     if (out.length > 0) (this.options.onOutput ?? ((chunk) => process.stdout.write(chunk)))(out);
     const err = this.marks.err.rest();
     if (err.length > 0) process.stderr.write(err);
+    if (this.options.onOutput) return;
     if (this.terminal) process.stdin.setRawMode(false);
     process.stdin.unpipe();
+    process.stdin.removeAllListeners('data');
     process.stdin.pause();
-    process.stdin.unref?.();
+    if ('unref' in process.stdin) process.stdin.unref();
   }
 
   #tell(/** @type {string} */ line) {
@@ -336,10 +358,4 @@ class Machine {
   #tail() {
     return this.#serial.replaceAll('\r', '').split('\n').slice(-40).join('\n').trim();
   }
-}
-
-/** The folder for a command: the caller's, as npm remembers it, or the checkout's root. */
-export function callersFolder(/** @type {string} */ checkout) {
-  const folder = process.env.npm_lifecycle_event && process.cwd() === checkout ? process.env.INIT_CWD : process.cwd();
-  return folder && !relative(checkout, folder).startsWith('..') ? folder : checkout;
 }
