@@ -1,0 +1,694 @@
+/**
+ * The embedded store: one process that speaks ZooKeeper's wire protocol and keeps its data on disk (storage.ts). A single
+ * node by design; an ensemble is Apache ZooKeeper's business, with the same clients.
+ *
+ * A request is carried out in memory at once, in the order of arrival; nothing leaves the server, neither an answer nor a
+ * watch event, before everything it may tell of is on disk. When the disk fails the server stops.
+ */
+import { randomBytes, timingSafeEqual } from 'node:crypto';
+import { chmod, rm } from 'node:fs/promises';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { InvalidInputError } from '../../errors.js';
+import { pathFault } from '../path.js';
+import { JuteReader, JuteWriter, NO_SESSION, WireProtocolError } from '../protocol/jute.js';
+import {
+  type ConnectRequest,
+  DEFAULT_MAX_REQUEST,
+  Err,
+  EventType,
+  Op,
+  PASSWORD_LENGTH,
+  readAcls,
+  readConnectRequest,
+  readMultiHeader,
+  SYNC_CONNECTED,
+  writeConnectResponse,
+  writeMultiHeader,
+  writeOpenAcl,
+  writeReplyHeader,
+  writeStat,
+  Xid,
+} from '../protocol/records.js';
+import { ClientConnection } from './client-connection.js';
+import { type Database, type SessionRecord, statOf, type TreeNode } from './database.js';
+import { isOpen, prepare, readWriteRequest, type WriteRequest } from './prepare.js';
+import { SessionClock } from './session-clock.js';
+import { Storage } from './storage.js';
+import type { Change } from './transaction.js';
+import { WatchTable } from './watch-table.js';
+
+export interface EmbeddedServerOptions {
+  /** TCP (port 0: any free one) or a Unix socket, which only root and the socket's owner may use. */
+  readonly listen: { readonly host?: string; readonly port: number } | { readonly path: string };
+  readonly dataDir: string;
+  /** Bounds of what clients may ask for, milliseconds. Apache ZooKeeper's with its usual tick of 2 s: 4 to 40 s. */
+  readonly minSessionTimeout?: number;
+  readonly maxSessionTimeout?: number;
+  /** Largest request in bytes, as jute.maxbuffer. */
+  readonly maxRequest?: number;
+  readonly maxConnections?: number;
+  /** Default true. False may lose acknowledged writes when the machine (not when the process) stops. */
+  readonly fsync?: boolean;
+  /** Bytes of log between snapshots. */
+  readonly snapshotAfter?: number;
+  /** Told what an operator should see. */
+  readonly onNotice?: (level: 'info' | 'warn' | 'error', message: string, fields: object) => void;
+  /** The disk failed: the server has stopped serving, and what it acknowledged is on disk. */
+  readonly onFailure?: (error: Error) => void;
+  /** Closes the server. */
+  readonly signal?: AbortSignal;
+}
+
+/** Counters since the start, and current sizes. */
+export interface EmbeddedServerMetrics {
+  connections: number;
+  connectionsAccepted: number;
+  /** Connections closed for bytes that are not the protocol. */
+  protocolErrors: number;
+  sessions: number;
+  sessionsExpired: number;
+  nodes: number;
+  dataBytes: number;
+  watches: number;
+  requests: number;
+  transactions: number;
+  watchEvents: number;
+  logBatches: number;
+  logBytes: number;
+  lastFsyncMilliseconds: number;
+  snapshots: number;
+  zxid: number;
+}
+
+interface HeldFrame {
+  readonly zxid: number;
+  readonly connection: ClientConnection;
+  readonly frame: Buffer;
+  /** Ends the connection after it. */
+  readonly last: boolean;
+}
+
+const HANDSHAKE_TIMEOUT = 10_000;
+const FOUR_LETTER_WORDS = new Set(['ruok', 'srvr', 'stat', 'mntr', 'isro']);
+
+export class EmbeddedServer {
+  private readonly database: Database;
+  private readonly connections = new Set<ClientConnection>();
+  private readonly bySession = new Map<string, ClientConnection>();
+  private readonly watches = new WatchTable<ClientConnection>();
+  private readonly clock: SessionClock;
+  private readonly counters = {
+    connectionsAccepted: 0,
+    protocolErrors: 0,
+    sessionsExpired: 0,
+    requests: 0,
+    transactions: 0,
+    watchEvents: 0,
+  };
+  private held: HeldFrame[] = [];
+  private closed: Promise<void> | undefined;
+  private failed = false;
+
+  private constructor(
+    private readonly options: EmbeddedServerOptions,
+    private readonly storage: Storage,
+    private readonly listener: Server,
+  ) {
+    this.database = storage.database;
+    const minimum = options.minSessionTimeout ?? 4000;
+    this.clock = new SessionClock(Math.max(20, Math.min(500, minimum / 8)), (id) => this.expire(id));
+    for (const session of this.database.sessions.values()) this.clock.touch(session);
+  }
+
+  /** @throws StoreLockedError, StoreCorruptError, InvalidInputError, or what the system says of the address. */
+  static async start(options: EmbeddedServerOptions): Promise<EmbeddedServer> {
+    options.signal?.throwIfAborted();
+    const minimum = options.minSessionTimeout ?? 4000;
+    const maximum = options.maxSessionTimeout ?? 40_000;
+    if (minimum < 1 || maximum < minimum) {
+      throw new InvalidInputError('minSessionTimeout', minimum, `expected between 1 and ${maximum}`);
+    }
+    let server: EmbeddedServer | undefined;
+    const storage = await Storage.open(
+      {
+        directory: options.dataDir,
+        fsync: options.fsync ?? true,
+        snapshotAfter: options.snapshotAfter ?? 16 * 1024 * 1024,
+      },
+      {
+        onDurable: (zxid) => server?.releaseUpTo(zxid),
+        onFailure: (error) => server?.fail(error),
+        onNotice: (level, message, fields) => options.onNotice?.(level, message, fields),
+      },
+    );
+    try {
+      const listener = createServer({ allowHalfOpen: false });
+      server = new EmbeddedServer(options, storage, listener);
+      listener.maxConnections = options.maxConnections ?? 10_000;
+      listener.on('connection', (socket) => server!.accept(socket));
+      await server.listen();
+    } catch (error) {
+      server?.clock.stop();
+      await storage.close();
+      throw error;
+    }
+    const running = server;
+    options.signal?.addEventListener('abort', () => void running.close(), { once: true });
+    return running;
+  }
+
+  /** Where it listens: `host:port`, or `unix:/path`; what the client's connect string takes. */
+  get address(): string {
+    const address = this.listener.address() as AddressInfo | string | null;
+    if (address === null) return 'closed';
+    if (typeof address === 'string') return `unix:${address}`;
+    return address.family === 'IPv6' ? `[${address.address}]:${address.port}` : `${address.address}:${address.port}`;
+  }
+
+  get metrics(): EmbeddedServerMetrics {
+    return {
+      ...this.counters,
+      connections: this.connections.size,
+      sessions: this.database.sessions.size,
+      nodes: this.database.nodeCount,
+      dataBytes: this.database.dataBytes,
+      watches: this.watches.count,
+      logBatches: this.storage.metrics.batches,
+      logBytes: this.storage.metrics.bytes,
+      lastFsyncMilliseconds: this.storage.metrics.lastFsyncMilliseconds,
+      snapshots: this.storage.snapshots,
+      zxid: this.database.zxid,
+    };
+  }
+
+  /** Stops; sessions stay on disk and can be taken up again after the next start. */
+  close(): Promise<void> {
+    this.closed ??= this.stop();
+    return this.closed;
+  }
+
+  private async stop(): Promise<void> {
+    this.clock.stop();
+    const listening = new Promise<void>((resolve) => this.listener.close(() => resolve()));
+    for (const connection of this.connections) connection.socket.destroy();
+    await listening;
+    await this.storage.close();
+  }
+
+  private async listen(): Promise<void> {
+    const { listen } = this.options;
+    if ('path' in listen) await removeDeadSocket(listen.path);
+    await new Promise<void>((resolve, reject) => {
+      this.listener.once('error', reject);
+      this.listener.listen(
+        'path' in listen ? { path: listen.path } : { host: listen.host ?? '127.0.0.1', port: listen.port },
+        () => {
+          this.listener.removeListener('error', reject);
+          this.listener.on('error', (error) => this.notice('warn', 'listening failed', { error: error.message }));
+          resolve();
+        },
+      );
+    });
+    if ('path' in listen) await chmod(listen.path, 0o600);
+  }
+
+  private notice(level: 'info' | 'warn' | 'error', message: string, fields: object): void {
+    this.options.onNotice?.(level, message, fields);
+  }
+
+  private fail(error: Error): void {
+    this.failed = true;
+    this.held = [];
+    this.notice('error', 'the disk failed, the server stops', { error: error.message });
+    void this.close().finally(() => this.options.onFailure?.(error));
+  }
+
+  // Connections
+
+  private accept(socket: Socket): void {
+    if (this.closed !== undefined) {
+      socket.destroy();
+      return;
+    }
+    this.counters.connectionsAccepted++;
+    const name = socket.remoteAddress === undefined ? 'unix' : `${socket.remoteAddress}:${socket.remotePort}`;
+    const connection = new ClientConnection(
+      socket,
+      name,
+      this.options.maxRequest ?? DEFAULT_MAX_REQUEST,
+      (c, frame) => this.onFrame(c, frame),
+      (c, error) => this.onProtocolError(c, error),
+    );
+    this.connections.add(connection);
+    const handshake = setTimeout(() => {
+      this.onProtocolError(connection, new WireProtocolError(`no connect request within ${HANDSHAKE_TIMEOUT} ms`));
+    }, HANDSHAKE_TIMEOUT);
+    let first = true;
+    socket.on('data', (chunk) => {
+      if (first) {
+        first = false;
+        if (this.answerFourLetterWord(connection, chunk)) {
+          clearTimeout(handshake);
+          return;
+        }
+      }
+      connection.push(chunk);
+      if (connection.session !== undefined) clearTimeout(handshake);
+    });
+    // A reset is an ordinary end of a connection; `close` follows.
+    socket.on('error', () => socket.destroy());
+    socket.on('close', () => {
+      clearTimeout(handshake);
+      this.forget(connection);
+    });
+  }
+
+  private forget(connection: ClientConnection): void {
+    this.connections.delete(connection);
+    this.watches.removeWatcher(connection);
+    const { session } = connection;
+    if (session !== undefined && this.bySession.get(session.id) === connection) this.bySession.delete(session.id);
+  }
+
+  private onProtocolError(connection: ClientConnection, error: Error): void {
+    this.counters.protocolErrors++;
+    this.notice('warn', 'closed a connection that does not follow the protocol', {
+      client: connection.name,
+      session: connection.session?.id,
+      error: error.message,
+    });
+    connection.socket.destroy();
+  }
+
+  private onFrame(connection: ClientConnection, frame: Buffer): void {
+    const r = new JuteReader(frame);
+    if (connection.session === undefined) {
+      this.connect(connection, readConnectRequest(r));
+      return;
+    }
+    this.clock.touch(connection.session);
+    const xid = r.int();
+    const op = r.int();
+    if (op !== Op.ping) this.counters.requests++;
+    this.handle(connection, connection.session, xid, op, r);
+  }
+
+  /**
+   * Sends, once all that happened so far is on disk: what a client sees may tell of anything before it. Frames leave in
+   * the order in which they were sent, so an event comes before every answer from after the change it tells of.
+   */
+  private send(connection: ClientConnection, w: JuteWriter, last = false): void {
+    const frame = w.frame();
+    if (this.storage.isDurable && this.held.length === 0) {
+      connection.write(frame);
+      if (last) connection.socket.end();
+      return;
+    }
+    connection.hold();
+    this.held.push({ zxid: this.database.zxid, connection, frame, last });
+  }
+
+  private releaseUpTo(zxid: number): void {
+    let count = 0;
+    while (count < this.held.length && this.held[count].zxid <= zxid) count++;
+    for (const { connection, frame, last } of this.held.splice(0, count)) {
+      connection.release(frame);
+      if (last) connection.socket.end();
+    }
+  }
+
+  // Sessions
+
+  private connect(connection: ClientConnection, request: ConnectRequest): void {
+    const { readOnly } = request;
+    if (request.lastZxidSeen > this.database.zxid) {
+      this.notice('warn', 'refused a client that has seen changes this server does not have', {
+        client: connection.name,
+        seen: request.lastZxidSeen,
+        zxid: this.database.zxid,
+      });
+      connection.socket.destroy();
+      return;
+    }
+    let session: SessionRecord | undefined;
+    if (request.sessionId === NO_SESSION) {
+      session = this.openSession(request.timeout);
+    } else {
+      session = this.database.sessions.get(request.sessionId);
+      if (
+        session === undefined ||
+        request.password.length !== PASSWORD_LENGTH ||
+        !timingSafeEqual(request.password, session.password)
+      ) {
+        const w = new JuteWriter();
+        const password = Buffer.alloc(PASSWORD_LENGTH);
+        writeConnectResponse(w, {
+          timeout: 0,
+          sessionId: NO_SESSION,
+          password,
+          readOnly: readOnly === undefined ? undefined : false,
+        });
+        this.send(connection, w, true);
+        return;
+      }
+      // The client has come back before this server saw that its old connection is gone.
+      this.bySession.get(session.id)?.socket.destroy();
+    }
+    connection.session = session;
+    this.bySession.set(session.id, connection);
+    this.clock.touch(session);
+    const w = new JuteWriter();
+    writeConnectResponse(w, {
+      timeout: session.timeout,
+      sessionId: session.id,
+      password: session.password,
+      readOnly: readOnly === undefined ? undefined : false,
+    });
+    this.send(connection, w);
+  }
+
+  private openSession(wanted: number): SessionRecord {
+    const timeout = Math.min(
+      Math.max(wanted, this.options.minSessionTimeout ?? 4000),
+      this.options.maxSessionTimeout ?? 40_000,
+    );
+    const bytes = randomBytes(8);
+    // Numbers that begin with 0x80 or 0xff mark other kinds of nodes as their owner.
+    bytes[0] = 1;
+    const id = bytes.toString('hex');
+    this.commit([{ type: 'open-session', id, timeout, password: randomBytes(PASSWORD_LENGTH) }]);
+    return this.database.sessions.get(id)!;
+  }
+
+  private expire(id: string): void {
+    const session = this.database.sessions.get(id);
+    if (session === undefined) return;
+    this.counters.sessionsExpired++;
+    this.notice('info', 'session expired', { session: id, ephemerals: session.ephemerals.size });
+    this.endSession(session);
+    this.bySession.get(id)?.socket.destroy();
+  }
+
+  private endSession(session: SessionRecord): void {
+    const changes: Change[] = [...session.ephemerals].map((path) => ({ type: 'delete', path }));
+    changes.push({ type: 'close-session', id: session.id });
+    this.clock.remove(session.id);
+    this.commit(changes);
+  }
+
+  // Changes
+
+  /** Makes changes that are known to fit, as one transaction. */
+  private commit(changes: readonly Change[]): void {
+    const zxid = this.database.zxid + 1;
+    const time = Date.now();
+    for (const change of changes) this.database.applyChange(change, zxid, time);
+    this.record(zxid, time, changes);
+  }
+
+  /** Logs changes that were made, and fires the watches. */
+  private record(zxid: number, time: number, changes: readonly Change[]): void {
+    this.database.zxid = zxid;
+    this.storage.append({ zxid, time, changes });
+    this.counters.transactions++;
+    for (const change of changes) {
+      this.watches.fire(change, (connection, event, path) => {
+        this.counters.watchEvents++;
+        this.sendEvent(connection, event, path);
+      });
+    }
+  }
+
+  private sendEvent(connection: ClientConnection, event: number, path: string): void {
+    const w = new JuteWriter();
+    writeReplyHeader(w, Xid.notification, -1, Err.ok);
+    w.int(event).int(SYNC_CONNECTED).string(path);
+    this.send(connection, w);
+  }
+
+  // Requests
+
+  private reply(connection: ClientConnection, xid: number, err: number, body?: (w: JuteWriter) => void): void {
+    const w = new JuteWriter();
+    writeReplyHeader(w, xid, this.database.zxid, err);
+    if (err === Err.ok) body?.(w);
+    this.send(connection, w);
+  }
+
+  private handle(connection: ClientConnection, session: SessionRecord, xid: number, op: number, r: JuteReader): void {
+    switch (op) {
+      case Op.ping:
+        this.reply(connection, Xid.ping, Err.ok);
+        return;
+      case Op.getData:
+        this.read(connection, xid, r, 'data', (w, node) => {
+          w.bytes(node.data);
+          writeStat(w, statOf(node));
+        });
+        return;
+      case Op.getChildren:
+        this.read(connection, xid, r, 'children', (w, node) => w.strings(namesOf(node)));
+        return;
+      case Op.getChildren2:
+        this.read(connection, xid, r, 'children', (w, node) => {
+          w.strings(namesOf(node));
+          writeStat(w, statOf(node));
+        });
+        return;
+      case Op.exists: {
+        const path = r.string();
+        const watch = r.bool();
+        if (pathFault(path) !== undefined) return this.reply(connection, xid, Err.badArguments);
+        if (watch) this.watches.add('data', path, connection);
+        const node = this.database.find(path);
+        return this.reply(connection, xid, node === undefined ? Err.noNode : Err.ok, (w) =>
+          writeStat(w, statOf(node!)),
+        );
+      }
+      case Op.getAcl:
+        return this.withNode(connection, xid, r.string(), (w, node) => {
+          writeOpenAcl(w);
+          writeStat(w, statOf(node));
+        });
+      case Op.setAcl: {
+        const path = r.string();
+        const open = isOpen(readAcls(r));
+        if (!open) return this.reply(connection, xid, Err.invalidAcl);
+        return this.withNode(connection, xid, path, (w, node) => writeStat(w, statOf(node)));
+      }
+      case Op.sync: {
+        // A single server is always up to date; what is left is the wait for the disk, as for every answer.
+        const path = r.string();
+        return this.reply(connection, xid, Err.ok, (w) => w.string(path));
+      }
+      case Op.multi:
+        return this.multi(connection, session, xid, r);
+      case Op.setWatches:
+        this.setWatches(connection, r);
+        return this.reply(connection, xid, Err.ok);
+      case Op.auth: {
+        r.int();
+        const scheme = r.string();
+        // No access list names a user yet, so who the client is makes no difference.
+        return this.reply(connection, xid, scheme === 'digest' ? Err.ok : Err.authFailed);
+      }
+      case Op.closeSession: {
+        this.endSession(session);
+        this.bySession.delete(session.id);
+        const w = new JuteWriter();
+        writeReplyHeader(w, xid, this.database.zxid, Err.ok);
+        this.send(connection, w, true);
+        return;
+      }
+      default: {
+        const request = readWriteRequest(op, r);
+        if (request === undefined) return this.reply(connection, xid, Err.unimplemented);
+        return this.write(connection, session, xid, request);
+      }
+    }
+  }
+
+  private withNode(
+    connection: ClientConnection,
+    xid: number,
+    path: string,
+    body: (w: JuteWriter, node: TreeNode) => void,
+  ): void {
+    if (pathFault(path) !== undefined) return this.reply(connection, xid, Err.badArguments);
+    const node = this.database.find(path);
+    if (node === undefined) return this.reply(connection, xid, Err.noNode);
+    return this.reply(connection, xid, Err.ok, (w) => body(w, node));
+  }
+
+  private read(
+    connection: ClientConnection,
+    xid: number,
+    r: JuteReader,
+    kind: 'data' | 'children',
+    body: (w: JuteWriter, node: TreeNode) => void,
+  ): void {
+    const path = r.string();
+    const watch = r.bool();
+    this.withNode(connection, xid, path, (w, node) => {
+      if (watch) this.watches.add(kind, path, connection);
+      body(w, node);
+    });
+  }
+
+  private write(connection: ClientConnection, session: SessionRecord, xid: number, request: WriteRequest): void {
+    const change = this.sessionLives(session) ? prepare(this.database, session.id, request) : Err.sessionExpired;
+    if (typeof change === 'number') return this.reply(connection, xid, change);
+    if (change !== undefined) this.commit([change]);
+    return this.reply(connection, xid, Err.ok, (w) => this.writeResult(w, request, change));
+  }
+
+  private sessionLives(session: SessionRecord): boolean {
+    return this.database.sessions.get(session.id) === session;
+  }
+
+  private writeResult(w: JuteWriter, request: WriteRequest, change: Change | undefined): void {
+    if (change?.type === 'create') {
+      w.string(change.path);
+      if (request.op === Op.create2) writeStat(w, statOf(this.database.find(change.path)!));
+    } else if (change?.type === 'set') {
+      writeStat(w, statOf(this.database.find(change.path)!));
+    }
+  }
+
+  private multi(connection: ClientConnection, session: SessionRecord, xid: number, r: JuteReader): void {
+    const requests: WriteRequest[] = [];
+    for (;;) {
+      const { type, done } = readMultiHeader(r);
+      if (done) break;
+      const request = readWriteRequest(type, r);
+      if (request === undefined) return this.reply(connection, xid, Err.unimplemented);
+      requests.push(request);
+    }
+    if (!this.sessionLives(session)) return this.reply(connection, xid, Err.sessionExpired);
+    const zxid = this.database.zxid + 1;
+    const time = Date.now();
+    const changes: Change[] = [];
+    const undo: (() => void)[] = [];
+    const w = new JuteWriter();
+    writeReplyHeader(w, xid, zxid, Err.ok);
+    for (const [index, request] of requests.entries()) {
+      const change = prepare(this.database, session.id, request);
+      if (typeof change === 'number') {
+        for (const back of undo.reverse()) back();
+        this.replyFailedMulti(connection, xid, requests.length, index, change);
+        return;
+      }
+      if (change !== undefined) {
+        this.database.applyChange(change, zxid, time, undo);
+        changes.push(change);
+      }
+      writeMultiHeader(w, request.op, false, Err.ok);
+      this.writeResult(w, request, change);
+    }
+    writeMultiHeader(w, Op.error, true, -1);
+    this.record(zxid, time, changes);
+    this.send(connection, w);
+  }
+
+  private replyFailedMulti(
+    connection: ClientConnection,
+    xid: number,
+    count: number,
+    failed: number,
+    err: number,
+  ): void {
+    this.reply(connection, xid, Err.ok, (w) => {
+      for (let i = 0; i < count; i++) {
+        const code = i < failed ? Err.ok : i === failed ? err : Err.runtimeInconsistency;
+        writeMultiHeader(w, Op.error, false, code);
+        w.int(code);
+      }
+      writeMultiHeader(w, Op.error, true, -1);
+    });
+  }
+
+  /** A client that came back sets its watches again; what changed after the zxid it saw last fires at once. */
+  private setWatches(connection: ClientConnection, r: JuteReader): void {
+    const seen = r.long();
+    const [data, exist, child] = [r.strings(), r.strings(), r.strings()];
+    for (const path of data) {
+      const node = this.database.find(path);
+      if (node === undefined) this.sendEvent(connection, EventType.deleted, path);
+      else if (node.mzxid > seen) this.sendEvent(connection, EventType.dataChanged, path);
+      else this.watches.add('data', path, connection);
+    }
+    for (const path of exist) {
+      if (this.database.find(path) !== undefined) this.sendEvent(connection, EventType.created, path);
+      else this.watches.add('data', path, connection);
+    }
+    for (const path of child) {
+      const node = this.database.find(path);
+      if (node === undefined) this.sendEvent(connection, EventType.deleted, path);
+      else if (node.pzxid > seen) this.sendEvent(connection, EventType.childrenChanged, path);
+      else this.watches.add('children', path, connection);
+    }
+  }
+
+  // Administrative words
+
+  private answerFourLetterWord(connection: ClientConnection, chunk: Buffer): boolean {
+    const word = chunk.toString('latin1', 0, 4);
+    if (!FOUR_LETTER_WORDS.has(word)) return false;
+    connection.socket.end(this.fourLetterWord(word));
+    return true;
+  }
+
+  private fourLetterWord(word: string): string {
+    const { metrics } = this;
+    switch (word) {
+      case 'ruok':
+        return this.failed ? '' : 'imok';
+      case 'isro':
+        return 'rw';
+      case 'mntr':
+        return [
+          'zk_version\tmidonet-embedded',
+          'zk_server_state\tstandalone',
+          `zk_num_alive_connections\t${metrics.connections}`,
+          `zk_global_sessions\t${metrics.sessions}`,
+          `zk_znode_count\t${metrics.nodes}`,
+          `zk_watch_count\t${metrics.watches}`,
+          `zk_approximate_data_size\t${metrics.dataBytes}`,
+          '',
+        ].join('\n');
+      default: {
+        const lines = ['Zookeeper version: midonet-embedded'];
+        if (word === 'stat') {
+          lines.push('Clients:');
+          for (const c of this.connections) lines.push(` /${c.name}[1](queued=0,recved=${c.received},sent=${c.sent})`);
+          lines.push('');
+        }
+        lines.push(
+          `Connections: ${metrics.connections}`,
+          `Zxid: 0x${metrics.zxid.toString(16)}`,
+          'Mode: standalone',
+          `Node count: ${metrics.nodes}`,
+          '',
+        );
+        return lines.join('\n');
+      }
+    }
+  }
+}
+
+function namesOf(node: TreeNode): string[] {
+  return node.children === undefined ? [] : [...node.children.keys()];
+}
+
+/** Removes the socket a dead server left; one that answers is left alone, and listening then fails with EADDRINUSE. */
+async function removeDeadSocket(path: string): Promise<void> {
+  const dead = await new Promise<boolean>((resolve) => {
+    const probe = connect(path);
+    probe.on('connect', () => {
+      probe.destroy();
+      resolve(false);
+    });
+    probe.on('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'ECONNREFUSED'));
+  });
+  if (dead) await rm(path, { force: true });
+}

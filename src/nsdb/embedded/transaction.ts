@@ -1,0 +1,93 @@
+import { JuteReader, JuteWriter, NO_SESSION } from '../protocol/jute.js';
+
+/**
+ * One change of the database, with everything decided: names of sequential nodes are whole, versions were checked. What a
+ * session's end deletes is spelled out, so applying a change never looks at anything but the node it names.
+ */
+export type Change =
+  | { readonly type: 'create'; readonly path: string; readonly data: Buffer; readonly owner: string | undefined }
+  | { readonly type: 'set'; readonly path: string; readonly data: Buffer }
+  | { readonly type: 'delete'; readonly path: string }
+  | { readonly type: 'open-session'; readonly id: string; readonly timeout: number; readonly password: Buffer }
+  | { readonly type: 'close-session'; readonly id: string };
+
+/** Changes that happen together. Zxids have no gaps. */
+export interface Transaction {
+  readonly zxid: number;
+  /** Milliseconds since 1970. */
+  readonly time: number;
+  readonly changes: readonly Change[];
+}
+
+const CREATE = 1;
+const DELETE = 2;
+const SET = 3;
+const OPEN_SESSION = 4;
+const CLOSE_SESSION = 5;
+
+export function encodeTransaction(transaction: Transaction): Buffer {
+  const w = new JuteWriter();
+  w.long(transaction.zxid).long(transaction.time).int(transaction.changes.length);
+  for (const change of transaction.changes) {
+    switch (change.type) {
+      case 'create':
+        w.int(CREATE)
+          .string(change.path)
+          .bytes(change.data)
+          .sessionId(change.owner ?? NO_SESSION);
+        break;
+      case 'set':
+        w.int(SET).string(change.path).bytes(change.data);
+        break;
+      case 'delete':
+        w.int(DELETE).string(change.path);
+        break;
+      case 'open-session':
+        w.int(OPEN_SESSION).sessionId(change.id).int(change.timeout).bytes(change.password);
+        break;
+      case 'close-session':
+        w.int(CLOSE_SESSION).sessionId(change.id);
+        break;
+    }
+  }
+  return w.body();
+}
+
+/** @throws WireProtocolError when the bytes are not a transaction. */
+export function decodeTransaction(bytes: Buffer): Transaction {
+  const r = new JuteReader(bytes);
+  const zxid = r.long();
+  const time = r.long();
+  const changes: Change[] = [];
+  for (let left = r.count(8); left > 0; left--) changes.push(decodeChange(r));
+  return { zxid, time, changes };
+}
+
+function decodeChange(r: JuteReader): Change {
+  const type = r.int();
+  switch (type) {
+    case CREATE: {
+      const path = r.string();
+      const data = ownBytes(r.bytes());
+      const owner = r.sessionId();
+      return { type: 'create', path, data, owner: owner === NO_SESSION ? undefined : owner };
+    }
+    case SET:
+      return { type: 'set', path: r.string(), data: ownBytes(r.bytes()) };
+    case DELETE:
+      return { type: 'delete', path: r.string() };
+    case OPEN_SESSION:
+      return { type: 'open-session', id: r.sessionId(), timeout: r.int(), password: ownBytes(r.bytes()) };
+    case CLOSE_SESSION:
+      return { type: 'close-session', id: r.sessionId() };
+    default:
+      throw new RangeError(`change of unknown type ${type}`);
+  }
+}
+
+/** A copy outside every pool: what is kept for long must not keep a socket's or a file's whole buffer alive. */
+export function ownBytes(bytes: Uint8Array): Buffer {
+  const copy = Buffer.allocUnsafeSlow(bytes.length);
+  copy.set(bytes);
+  return copy;
+}

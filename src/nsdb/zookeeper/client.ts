@@ -1,0 +1,774 @@
+/**
+ * The store over ZooKeeper's wire protocol: one session, kept over as many connections as it takes, and a new one when it
+ * was lost. Requests are pipelined. When a connection breaks, reads that were not answered are asked again; writes that
+ * were sent are reported as of unknown outcome, since repeating them could make a change twice.
+ */
+import { ClosedError, InvalidInputError } from '../../errors.js';
+import { KeptEphemeralNode } from '../ephemeral-node.js';
+import { checkPath, parentPath } from '../path.js';
+import { JuteReader, JuteWriter, NO_SESSION, WireProtocolError } from '../protocol/jute.js';
+import {
+  CreateFlag,
+  DEFAULT_MAX_REQUEST,
+  Err,
+  EventType,
+  Op,
+  PASSWORD_LENGTH,
+  readStat,
+  writeMultiHeader,
+  writeOpenAcl,
+  Xid,
+} from '../protocol/records.js';
+import {
+  type CallOptions,
+  type CreateOptions,
+  type EphemeralNode,
+  type EphemeralOptions,
+  NodeExistsError,
+  RequestTooLargeError,
+  type Stat,
+  type Store,
+  type StoreEvent,
+  type StoreNode,
+  type StoreOperation,
+  type StoreOperationResult,
+  type StoreState,
+  StoreUnavailableError,
+  type Watch,
+} from '../store.js';
+import { type ConnectString, parseConnectString } from './connect-string.js';
+import { Fifo } from './fifo.js';
+import { errorOf, readMultiReply } from './replies.js';
+import { type TrackedValue, Tracker, type WatchKind } from './tracker.js';
+import { HandshakeRefusedError, nameOf, resolveTargets, WireConnection } from './wire-connection.js';
+
+export interface ZookeeperStoreOptions {
+  /** Servers and root, see {@link parseConnectString}: `zk1:2181,zk2:2181/midonet`, `unix:/run/midonet/nsdb.sock`. */
+  readonly connect: string;
+  /** Milliseconds after which the servers end a session they do not hear from. The server has the last word. */
+  readonly sessionTimeout?: number;
+  /** Milliseconds after which a call fails that found no server, or got no answer. */
+  readonly operationTimeout?: number;
+  /** Largest request in bytes; the servers' jute.maxbuffer. */
+  readonly maxRequest?: number;
+  /** Calls under way or waiting, beyond which further ones fail at once. */
+  readonly maxPending?: number;
+  /** Told what an operator should see: connections lost and made, sessions lost, watches that cannot be set. */
+  readonly onNotice?: (level: 'info' | 'warn', message: string, fields: object) => void;
+}
+
+export interface ZookeeperStoreMetrics {
+  connects: number;
+  failedConnects: number;
+  disconnects: number;
+  sessionsLost: number;
+  requests: number;
+  watchEvents: number;
+  /** Calls under way or waiting, and paths watched, now. */
+  pending: number;
+  tracked: number;
+}
+
+interface Request {
+  readonly operation: string;
+  /** As the caller named it. */
+  readonly path: string;
+  /** Whole frame; the transaction number is written into it when it is sent. */
+  readonly frame: Buffer;
+  readonly isWrite: boolean;
+  /** Of the client itself: no time limit, and not repeated after a reconnect. */
+  readonly internal: boolean;
+  settled: boolean;
+  sent: boolean;
+  xid: number;
+  onReply(err: number, r: JuteReader): void;
+  fail(error: Error): void;
+}
+
+/** An internal request's connection is gone. */
+class ConnectionLost extends Error {}
+
+const DEFAULT_SESSION_TIMEOUT = 30_000;
+const BACKOFF_MIN = 50;
+const BACKOFF_MAX = 3000;
+const CLOSE_TIMEOUT = 2000;
+/** Bytes of paths in one setWatches request. */
+const SET_WATCHES_BATCH = 128 * 1024;
+/** Offset of the transaction number in a frame, behind its length. */
+const XID_OFFSET = 4;
+
+export class ZookeeperStore implements Store {
+  private readonly target: ConnectString;
+  private readonly operationTimeout: number;
+  private readonly maxRequest: number;
+  private readonly maxPending: number;
+  private currentState: StoreState = 'connecting';
+  private connection: WireConnection | undefined;
+  private session: { id: string; password: Uint8Array; timeout: number } | undefined;
+  private lastZxid = 0;
+  private nextXid = 1;
+  private readonly queued = new Fifo<Request>();
+  private readonly unanswered = new Fifo<Request>();
+  private pending = 0;
+  private readonly trackers = { data: new Map<string, Tracker>(), children: new Map<string, Tracker>() };
+  private readonly ephemerals = new Set<KeptEphemeralNode>();
+  private readonly listeners = new Set<(event: StoreEvent) => void>();
+  private readonly closing = new AbortController();
+  private closed: Promise<void> | undefined;
+  private readonly running: Promise<void>;
+  private readonly counters = {
+    connects: 0,
+    failedConnects: 0,
+    disconnects: 0,
+    sessionsLost: 0,
+    requests: 0,
+    watchEvents: 0,
+  };
+
+  /** Begins to connect; calls made meanwhile wait. @throws InvalidInputError on options that make no sense. */
+  constructor(private readonly options: ZookeeperStoreOptions) {
+    this.target = parseConnectString(options.connect);
+    this.operationTimeout = positive('operationTimeout', options.operationTimeout ?? 5000);
+    positive('sessionTimeout', options.sessionTimeout ?? DEFAULT_SESSION_TIMEOUT);
+    this.maxRequest = positive('maxRequest', options.maxRequest ?? DEFAULT_MAX_REQUEST);
+    this.maxPending = positive('maxPending', options.maxPending ?? 100_000);
+    this.running = this.run();
+  }
+
+  get state(): StoreState {
+    return this.currentState;
+  }
+
+  get sessionId(): string | undefined {
+    return this.session?.id;
+  }
+
+  /** Milliseconds the server granted, once there is a session. */
+  get sessionTimeout(): number | undefined {
+    return this.session?.timeout;
+  }
+
+  get metrics(): ZookeeperStoreMetrics {
+    const tracked = this.trackers.data.size + this.trackers.children.size;
+    return { ...this.counters, pending: this.pending, tracked };
+  }
+
+  // Reading
+
+  async get(path: string, options?: CallOptions): Promise<StoreNode | undefined> {
+    return this.call('get', path, this.readFrame(Op.getData, path, false), false, options, (err, r) =>
+      err === Err.noNode ? undefined : readNode(r),
+    );
+  }
+
+  async exists(path: string, options?: CallOptions): Promise<Stat | undefined> {
+    return this.call('exists', path, this.readFrame(Op.exists, path, false), false, options, (err, r) =>
+      err === Err.noNode ? undefined : readStat(r),
+    );
+  }
+
+  async children(path: string, options?: CallOptions): Promise<string[] | undefined> {
+    return this.call('children', path, this.readFrame(Op.getChildren, path, false), false, options, (err, r) =>
+      err === Err.noNode ? undefined : r.strings().sort(),
+    );
+  }
+
+  async sync(path = '/', options?: CallOptions): Promise<void> {
+    const w = start(Op.sync).string(this.absolute(path));
+    await this.call('sync', path, w.frame(), false, options, () => undefined);
+  }
+
+  // Changing
+
+  async create(path: string, data: Uint8Array, options: CreateOptions = {}): Promise<string> {
+    const w = start(Op.create);
+    this.writeCreate(w, path, data, options);
+    return this.call('create', path, w.frame(), true, options, (_err, r) => this.strip(r.string()));
+  }
+
+  async set(path: string, data: Uint8Array, version?: number, options?: CallOptions): Promise<Stat> {
+    const w = start(Op.setData).string(this.absolute(path)).bytes(data).int(wireVersion(version));
+    return this.call('set', path, w.frame(), true, options, (_err, r) => readStat(r));
+  }
+
+  async delete(path: string, version?: number, options?: CallOptions): Promise<void> {
+    const w = start(Op.delete).string(this.absolute(path)).int(wireVersion(version));
+    await this.call('delete', path, w.frame(), true, options, () => undefined);
+  }
+
+  async multi(operations: readonly StoreOperation[], options?: CallOptions): Promise<StoreOperationResult[]> {
+    if (operations.length === 0) return [];
+    const w = start(Op.multi);
+    for (const operation of operations) {
+      switch (operation.type) {
+        case 'create':
+          writeMultiHeader(w, Op.create, false, -1);
+          this.writeCreate(w, operation.path, operation.data, operation);
+          break;
+        case 'set':
+          writeMultiHeader(w, Op.setData, false, -1);
+          w.string(this.absolute(operation.path)).bytes(operation.data).int(wireVersion(operation.version));
+          break;
+        case 'delete':
+        case 'check':
+          writeMultiHeader(w, operation.type === 'delete' ? Op.delete : Op.check, false, -1);
+          w.string(this.absolute(operation.path)).int(wireVersion(operation.version));
+          break;
+      }
+    }
+    writeMultiHeader(w, Op.error, true, -1);
+    return this.call('multi', operations[0].path, w.frame(), true, options, (_err, r) =>
+      readMultiReply(r, operations, (path) => this.strip(path)),
+    );
+  }
+
+  async ensure(path: string, options?: CallOptions): Promise<void> {
+    if (checkPath(path) === '/' && this.target.chroot === '') return;
+    await this.ensureAbsolute(path, options);
+  }
+
+  private async ensureAbsolute(path: string, options: CallOptions | undefined): Promise<void> {
+    if ((await this.exists(path, options)) !== undefined) return;
+    const parent = parentPath(path);
+    if (parent === undefined) await this.ensureChroot(options);
+    else await this.ensureAbsolute(parent, options);
+    if (parent === undefined) return;
+    try {
+      await this.create(path, new Uint8Array(0), { signal: options?.signal });
+    } catch (error) {
+      if (!(error instanceof NodeExistsError)) throw error;
+    }
+  }
+
+  /** The store's own root may have to be made at the server: the one place that looks above it. */
+  private async ensureChroot(options: CallOptions | undefined): Promise<void> {
+    const segments = this.target.chroot.slice(1).split('/');
+    for (let i = 1; i <= segments.length; i++) {
+      const path = `/${segments.slice(0, i).join('/')}`;
+      const w = start(Op.create).string(path).bytes(new Uint8Array(0));
+      writeOpenAcl(w);
+      w.int(0);
+      try {
+        await this.call('create', path, w.frame(), true, options, () => undefined);
+      } catch (error) {
+        if (!(error instanceof NodeExistsError)) throw error;
+      }
+    }
+  }
+
+  // Watching
+
+  watchData(path: string, listener: (node: StoreNode | undefined) => void): Watch {
+    return this.track('data', path, (value) => listener(value as StoreNode | undefined));
+  }
+
+  watchChildren(path: string, listener: (names: readonly string[] | undefined) => void): Watch {
+    return this.track('children', path, (value) => listener(value as readonly string[] | undefined));
+  }
+
+  ephemeral(path: string, data: Uint8Array, options: EphemeralOptions = {}): EphemeralNode {
+    const onError = (error: Error) =>
+      this.notice('warn', 'could not keep an ephemeral node', { path, error: error.message });
+    const node: KeptEphemeralNode = new KeptEphemeralNode(this, path, data, options, onError, () =>
+      this.ephemerals.delete(node),
+    );
+    this.ephemerals.add(node);
+    return node;
+  }
+
+  onState(listener: (event: StoreEvent) => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  private track(kind: WatchKind, path: string, listener: (value: TrackedValue) => void): Watch {
+    if (this.closed !== undefined) throw new ClosedError('store');
+    const absolute = this.absolute(path);
+    let tracker = this.trackers[kind].get(absolute);
+    if (tracker === undefined) {
+      const created: Tracker = new Tracker(
+        absolute,
+        kind,
+        () => this.readArmed(kind, path),
+        (error) => error instanceof ConnectionLost || error instanceof ClosedError,
+        (error) => this.notice('warn', 'could not read a watched node', { path, error: error.message }),
+        () => {
+          if (this.trackers[kind].get(absolute) === created) this.trackers[kind].delete(absolute);
+        },
+      );
+      tracker = created;
+      this.trackers[kind].set(absolute, tracker);
+      const watch = tracker.subscribe(listener);
+      if (this.connection !== undefined) tracker.refresh();
+      return watch;
+    }
+    return tracker.subscribe(listener);
+  }
+
+  /** Reads so that a watch is left whether the node is there or not. */
+  private async readArmed(kind: WatchKind, path: string): Promise<TrackedValue> {
+    for (;;) {
+      const value =
+        kind === 'data'
+          ? await this.internal('get', path, Op.getData, (err, r) => (err === Err.noNode ? undefined : readNode(r)))
+          : await this.internal('children', path, Op.getChildren, (err, r) =>
+              err === Err.noNode ? undefined : r.strings().sort(),
+            );
+      if (value !== undefined) return value;
+      // Reading a node that is not there leaves no watch; asking whether it exists does.
+      const stat = await this.internal('exists', path, Op.exists, (err, r) =>
+        err === Err.noNode ? undefined : readStat(r),
+      );
+      if (stat === undefined) return undefined;
+    }
+  }
+
+  private onWatchEvent(type: number, path: string): void {
+    this.counters.watchEvents++;
+    if (type === EventType.childrenChanged) {
+      this.trackers.children.get(path)?.refresh();
+    } else if (type === EventType.dataChanged) {
+      this.trackers.data.get(path)?.refresh();
+    } else if (type === EventType.created || type === EventType.deleted) {
+      this.trackers.data.get(path)?.refresh();
+      this.trackers.children.get(path)?.refresh();
+    }
+  }
+
+  /** After a reconnect: lets the server tell what changed since the last zxid seen, instead of reading everything. */
+  private restoreWatches(): void {
+    let batch: { data: string[]; exist: string[]; child: string[]; bytes: number } | undefined;
+    const flush = () => {
+      if (batch === undefined) return;
+      const w = new JuteWriter(1024).int(Xid.setWatches).int(Op.setWatches).long(this.lastZxid);
+      w.strings(batch.data).strings(batch.exist).strings(batch.child);
+      this.connection?.send(w.frame());
+      batch = undefined;
+    };
+    for (const trackers of [this.trackers.data, this.trackers.children]) {
+      for (const tracker of trackers.values()) {
+        if (tracker.arming === 'unarmed') {
+          tracker.refresh();
+          continue;
+        }
+        batch ??= { data: [], exist: [], child: [], bytes: 0 };
+        const list = tracker.arming === 'absent' ? batch.exist : tracker.kind === 'data' ? batch.data : batch.child;
+        list.push(tracker.path);
+        batch.bytes += tracker.path.length + 4;
+        if (batch.bytes >= SET_WATCHES_BATCH) flush();
+      }
+    }
+    flush();
+  }
+
+  // Requests
+
+  private absolute(path: string, sequential = false): string {
+    checkPath(path, sequential);
+    if (this.target.chroot === '') return path;
+    return path === '/' ? this.target.chroot : this.target.chroot + path;
+  }
+
+  private strip(path: string): string {
+    const { chroot } = this.target;
+    if (chroot === '' || !path.startsWith(chroot)) return path;
+    return path.slice(chroot.length) || '/';
+  }
+
+  private readFrame(op: number, path: string, watch: boolean): Buffer {
+    return start(op).string(this.absolute(path)).bool(watch).frame();
+  }
+
+  private writeCreate(w: JuteWriter, path: string, data: Uint8Array, options: CreateOptions): void {
+    const flags = (options.ephemeral ? CreateFlag.ephemeral : 0) | (options.sequential ? CreateFlag.sequential : 0);
+    w.string(this.absolute(path, options.sequential)).bytes(data);
+    writeOpenAcl(w);
+    w.int(flags);
+  }
+
+  /** Sends a request of a caller's, or has it wait for a connection; ends within the operation timeout. */
+  private async call<T>(
+    operation: string,
+    path: string,
+    frame: Buffer,
+    isWrite: boolean,
+    options: CallOptions | undefined,
+    decode: (err: number, r: JuteReader) => T,
+  ): Promise<T> {
+    options?.signal?.throwIfAborted();
+    if (this.closed !== undefined) throw new ClosedError('store');
+    const bytes = frame.length - XID_OFFSET;
+    if (bytes > this.maxRequest) throw new RequestTooLargeError(path, bytes, this.maxRequest);
+    if (this.pending >= this.maxPending) {
+      throw new StoreUnavailableError(operation, path, false, `${this.pending} calls are waiting already`);
+    }
+    const signal = options?.signal;
+    return new Promise<T>((resolve, reject) => {
+      const settle = () => {
+        request.settled = true;
+        this.pending--;
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', onAbort);
+      };
+      const request: Request = {
+        operation,
+        path,
+        frame,
+        isWrite,
+        internal: false,
+        settled: false,
+        sent: false,
+        xid: 0,
+        onReply: (err, r) => {
+          settle();
+          settleReply(resolve, reject, operation, path, err, r, decode);
+        },
+        fail: (error) => {
+          settle();
+          reject(error);
+        },
+      };
+      const timer = setTimeout(() => {
+        const reason = request.sent ? 'no answer' : 'not connected';
+        const unknown = isWrite && request.sent;
+        request.fail(
+          new StoreUnavailableError(operation, path, unknown, `${reason} within ${this.operationTimeout} ms`),
+        );
+      }, this.operationTimeout);
+      const onAbort = () => request.fail(signal!.reason as Error);
+      signal?.addEventListener('abort', onAbort, { once: true });
+      this.pending++;
+      this.counters.requests++;
+      if (this.connection === undefined) this.queued.push(request);
+      else this.transmit(request);
+    });
+  }
+
+  /** A reading that leaves a watch. Fails with ConnectionLost rather than wait. */
+  private internal<T>(
+    operation: string,
+    path: string,
+    op: number,
+    decode: (err: number, r: JuteReader) => T,
+  ): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      if (this.connection === undefined) {
+        reject(new ConnectionLost());
+        return;
+      }
+      const request: Request = {
+        operation,
+        path,
+        frame: this.readFrame(op, path, true),
+        isWrite: false,
+        internal: true,
+        settled: false,
+        sent: false,
+        xid: 0,
+        onReply: (err, r) => {
+          request.settled = true;
+          settleReply(resolve, reject, operation, path, err, r, decode);
+        },
+        fail: (error) => {
+          request.settled = true;
+          reject(error);
+        },
+      };
+      this.transmit(request);
+    });
+  }
+
+  private transmit(request: Request): void {
+    request.xid = this.nextXid;
+    this.nextXid = this.nextXid === 0x7fffffff ? 1 : this.nextXid + 1;
+    request.sent = true;
+    request.frame.writeInt32BE(request.xid, XID_OFFSET);
+    this.unanswered.push(request);
+    this.connection!.send(request.frame);
+  }
+
+  private onFrame(frame: Buffer): void {
+    const r = new JuteReader(frame);
+    const xid = r.int();
+    const zxid = r.long();
+    const err = r.int();
+    if (xid === Xid.notification) {
+      const type = r.int();
+      r.int();
+      this.onWatchEvent(type, r.string());
+      return;
+    }
+    if (xid === Xid.ping || xid === Xid.setWatches) return;
+    const request = this.unanswered.shift();
+    if (request === undefined || request.xid !== xid) {
+      throw new WireProtocolError(`answer to request ${xid}, expected ${request?.xid ?? 'none'}`);
+    }
+    if (zxid > this.lastZxid) this.lastZxid = zxid;
+    if (!request.settled) request.onReply(err, r);
+  }
+
+  // Connections
+
+  private async run(): Promise<void> {
+    const { signal } = this.closing;
+    let backoff = BACKOFF_MIN;
+    let refusedSince: number | undefined;
+    while (!signal.aborted) {
+      const targets = await resolveTargets(this.target.targets, (error) =>
+        this.notice('warn', 'cannot resolve a server', { error: error.message }),
+      );
+      let established = false;
+      let refused = targets.length > 0;
+      for (const target of targets) {
+        if (signal.aborted) return;
+        const name = nameOf(target);
+        try {
+          const { ended } = await this.connect(target, targets.length);
+          established = true;
+          backoff = BACKOFF_MIN;
+          refusedSince = undefined;
+          const reason = await ended;
+          if (!signal.aborted) this.notice('warn', 'lost the connection', { server: name, error: reason.message });
+          break;
+        } catch (error) {
+          if (signal.aborted) return;
+          if (!(error instanceof HandshakeRefusedError)) refused = false;
+          this.counters.failedConnects++;
+          this.notice('warn', 'cannot connect', { server: name, error: (error as Error).message });
+        }
+      }
+      if (established) {
+        // Others were cut off in the same moment; not all shall be back in the same one.
+        await pause(Math.random() * BACKOFF_MIN, signal);
+        continue;
+      }
+      refusedSince = refused ? (refusedSince ?? performance.now()) : undefined;
+      if (refusedSince !== undefined) this.forgetUnreachablePast(performance.now() - refusedSince);
+      await pause(backoff * (0.5 + Math.random() / 2), signal);
+      backoff = Math.min(backoff * 2, BACKOFF_MAX);
+    }
+  }
+
+  /**
+   * Servers close the connection of a client that has seen more than they have. An ensemble catches up; one that was put
+   * back to a backup never will. When every server has turned the client away for longer than its session can live, it
+   * comes as a new one that has seen nothing.
+   */
+  private forgetUnreachablePast(refusedFor: number): void {
+    const patience = 2 * (this.session?.timeout ?? this.options.sessionTimeout ?? DEFAULT_SESSION_TIMEOUT);
+    if (this.lastZxid === 0 || refusedFor < patience) return;
+    this.notice('warn', 'no server takes this client: starting again without what was seen', { zxid: this.lastZxid });
+    this.lastZxid = 0;
+    this.loseSession();
+    for (const trackers of [this.trackers.data, this.trackers.children]) {
+      for (const tracker of trackers.values()) tracker.arming = 'unarmed';
+    }
+  }
+
+  /** Connects and takes up the session, or a new one. Resolves when connected, to a promise of why that ended. */
+  private async connect(target: ConnectString['targets'][number], hosts: number): Promise<{ ended: Promise<Error> }> {
+    const wanted = this.session?.timeout ?? this.options.sessionTimeout ?? DEFAULT_SESSION_TIMEOUT;
+    const timeout = Math.max(100, Math.min(5000, wanted / Math.max(2, hosts)));
+    const { connection, response } = await WireConnection.open(
+      target,
+      {
+        lastZxidSeen: this.lastZxid,
+        timeout: this.options.sessionTimeout ?? DEFAULT_SESSION_TIMEOUT,
+        sessionId: this.session?.id ?? NO_SESSION,
+        password: this.session?.password ?? new Uint8Array(PASSWORD_LENGTH),
+        readOnly: false,
+      },
+      timeout,
+      this.closing.signal,
+    );
+    if (response.timeout <= 0) {
+      connection.destroy(new Error('session expired'));
+      this.loseSession();
+      return { ended: Promise.resolve(new Error('the session has expired')) };
+    }
+    if (this.closing.signal.aborted) {
+      connection.destroy(new ClosedError('store'));
+      throw new ClosedError('store');
+    }
+    this.session = { id: response.sessionId, password: response.password, timeout: response.timeout };
+    this.counters.connects++;
+    return { ended: this.established(connection, nameOf(target)) };
+  }
+
+  private established(connection: WireConnection, server: string): Promise<Error> {
+    const { timeout, id } = this.session!;
+    return new Promise((resolve) => {
+      this.connection = connection;
+      this.currentState = 'connected';
+      this.notice('info', 'connected', { server, session: id, timeout });
+      connection.attach(
+        {
+          onFrame: (frame) => this.onFrame(frame),
+          onClose: (reason) => {
+            this.disconnected();
+            resolve(reason);
+          },
+        },
+        timeout,
+      );
+      this.restoreWatches();
+      for (const request of this.queued.takeAll()) {
+        if (request.settled) continue;
+        if (this.connection === connection) this.transmit(request);
+        else this.queued.push(request);
+      }
+      if (this.connection === connection) this.emit('connected');
+    });
+  }
+
+  private disconnected(): void {
+    this.connection = undefined;
+    this.counters.disconnects++;
+    if (this.currentState === 'connected') this.currentState = 'disconnected';
+    // Nothing was queued while there was a connection, so what is asked again comes first.
+    for (const request of this.unanswered.takeAll()) {
+      if (request.settled) continue;
+      if (request.internal) {
+        request.fail(new ConnectionLost());
+      } else if (request.isWrite) {
+        request.fail(new StoreUnavailableError(request.operation, request.path, true, 'the connection was lost'));
+      } else {
+        request.sent = false;
+        this.queued.push(request);
+      }
+    }
+    if (this.closed === undefined) this.emit('disconnected');
+  }
+
+  private loseSession(): void {
+    if (this.session === undefined) return;
+    this.notice('warn', 'the session was lost', { session: this.session.id });
+    this.session = undefined;
+    this.counters.sessionsLost++;
+    for (const node of [...this.ephemerals]) node.sessionLost();
+    this.emit('session-lost');
+  }
+
+  private emit(event: StoreEvent): void {
+    for (const listener of [...this.listeners]) {
+      try {
+        listener(event);
+      } catch (error) {
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+    }
+  }
+
+  private notice(level: 'info' | 'warn', message: string, fields: object): void {
+    this.options.onNotice?.(level, message, fields);
+  }
+
+  close(): Promise<void> {
+    this.closed ??= this.shutDown();
+    return this.closed;
+  }
+
+  private async shutDown(): Promise<void> {
+    for (const node of [...this.ephemerals]) node.abandon();
+    this.ephemerals.clear();
+    for (const trackers of [this.trackers.data, this.trackers.children]) {
+      for (const tracker of [...trackers.values()]) tracker.close();
+      trackers.clear();
+    }
+    // Answers to what was asked before the end of the session come before the answer to that.
+    if (this.connection !== undefined) await this.endSession();
+    this.currentState = 'closed';
+    this.closing.abort(new ClosedError('store'));
+    this.connection?.destroy(new ClosedError('store'));
+    for (const request of [...this.unanswered.takeAll(), ...this.queued.takeAll()]) {
+      if (!request.settled) request.fail(new ClosedError('store'));
+    }
+    await this.running;
+    this.emit('closed');
+    this.listeners.clear();
+  }
+
+  private endSession(): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, CLOSE_TIMEOUT);
+      const end = () => {
+        request.settled = true;
+        clearTimeout(timer);
+        resolve();
+      };
+      const request: Request = {
+        operation: 'close',
+        path: '/',
+        frame: start(Op.closeSession).frame(),
+        isWrite: true,
+        internal: true,
+        settled: false,
+        sent: false,
+        xid: 0,
+        onReply: end,
+        fail: end,
+      };
+      this.transmit(request);
+    });
+  }
+}
+
+/** A frame's beginning: room for the transaction number, then the operation. */
+function start(op: number): JuteWriter {
+  return new JuteWriter().int(0).int(op);
+}
+
+function settleReply<T>(
+  resolve: (value: T) => void,
+  reject: (error: unknown) => void,
+  operation: string,
+  path: string,
+  err: number,
+  r: JuteReader,
+  decode: (err: number, r: JuteReader) => T,
+): void {
+  const isRead = operation === 'get' || operation === 'exists' || operation === 'children';
+  if (err !== Err.ok && !(isRead && err === Err.noNode)) {
+    reject(errorOf(err, operation, path));
+    return;
+  }
+  try {
+    resolve(decode(err, r));
+  } catch (error) {
+    reject(error);
+  }
+}
+
+function readNode(r: JuteReader): StoreNode {
+  // A copy: what is kept must not keep the whole chunk alive that came from the socket.
+  const data = Buffer.from(r.bytes());
+  return { data, stat: readStat(r) };
+}
+
+function wireVersion(version: number | undefined): number {
+  if (version === undefined) return -1;
+  if (!Number.isInteger(version) || version < 0 || version > 0x7fffffff) {
+    throw new InvalidInputError('version', version, 'expected a whole number from 0 on');
+  }
+  return version;
+}
+
+function positive(name: string, value: number): number {
+  if (!Number.isFinite(value) || value <= 0) throw new InvalidInputError(name, value, 'expected a positive number');
+  return value;
+}
+
+function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) return resolve();
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', done);
+      resolve();
+    };
+    const timer = setTimeout(done, milliseconds);
+    signal.addEventListener('abort', done, { once: true });
+  });
+}

@@ -1,0 +1,184 @@
+import { lookup } from 'node:dns/promises';
+import { connect, type Socket } from 'node:net';
+import { MidonetError, TimeoutError } from '../../errors.js';
+import { FrameSplitter, JuteReader, JuteWriter, WireProtocolError } from '../protocol/jute.js';
+import {
+  type ConnectRequest,
+  type ConnectResponse,
+  Op,
+  readConnectResponse,
+  writeConnectRequest,
+  Xid,
+} from '../protocol/records.js';
+import type { Target } from './connect-string.js';
+
+/** A list of children may be far larger than a request; a length beyond this is nonsense. */
+const MAX_REPLY = 256 * 1024 * 1024;
+
+export interface WireEvents {
+  onFrame(frame: Buffer): void;
+  /** The connection is gone; told once. */
+  onClose(reason: Error): void;
+}
+
+/** The server took the connection and closed it instead of answering the request for a session. */
+export class HandshakeRefusedError extends MidonetError {
+  constructor(server: string) {
+    super('MN_STORE_UNAVAILABLE', `${server} closed the connection during the handshake`);
+  }
+}
+
+/** One connection to one server: the handshake, frames in both directions, and pings that tell a dead peer. */
+export class WireConnection {
+  private readonly splitter = new FrameSplitter(MAX_REPLY);
+  private lastReceived = performance.now();
+  private lastSent = performance.now();
+  private heart: NodeJS.Timeout | undefined;
+  private handshake: ((response: ConnectResponse) => void) | undefined;
+  private events: WireEvents | undefined;
+  private closed: Error | undefined;
+  private corked = false;
+
+  private constructor(private readonly socket: Socket) {
+    socket.setNoDelay(true);
+    socket.on('data', (chunk) => this.onData(chunk));
+  }
+
+  /** Connects and asks for a session. @throws when the server is not reached or does not answer in time. */
+  static async open(
+    target: Target,
+    request: ConnectRequest,
+    timeout: number,
+    signal: AbortSignal,
+  ): Promise<{ connection: WireConnection; response: ConnectResponse }> {
+    signal.throwIfAborted();
+    const socket = connect(target);
+    return new Promise((resolve, reject) => {
+      const connection = new WireConnection(socket);
+      const onAbort = () => socket.destroy(signal.reason as Error);
+      const timer = setTimeout(
+        () => socket.destroy(new TimeoutError(`connecting to ${nameOf(target)}`, timeout)),
+        timeout,
+      );
+      signal.addEventListener('abort', onAbort, { once: true });
+      socket.once('connect', () => {
+        const w = new JuteWriter(64);
+        writeConnectRequest(w, request);
+        connection.send(w.frame());
+      });
+      connection.handshake = (response) => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', onAbort);
+        resolve({ connection, response });
+      };
+      socket.on('error', (error) => connection.end(error));
+      socket.on('close', () => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', onAbort);
+        const refused = connection.handshake !== undefined;
+        const name = nameOf(target);
+        connection.end(refused ? new HandshakeRefusedError(name) : new Error(`${name} closed the connection`));
+        reject(connection.closed);
+      });
+    });
+  }
+
+  /** Hands over what comes in from now on, and sends pings so that a session of `timeout` ms stays alive. */
+  attach(events: WireEvents, timeout: number): void {
+    this.events = events;
+    if (this.closed !== undefined) {
+      const reason = this.closed;
+      queueMicrotask(() => events.onClose(reason));
+      return;
+    }
+    this.heart = setInterval(() => this.beat(timeout), Math.max(10, timeout / 12));
+    this.drain();
+  }
+
+  send(frame: Buffer): void {
+    this.lastSent = performance.now();
+    // Requests made in one turn leave in one packet.
+    if (!this.corked) {
+      this.corked = true;
+      this.socket.cork();
+      process.nextTick(() => {
+        this.corked = false;
+        this.socket.uncork();
+      });
+    }
+    this.socket.write(frame);
+  }
+
+  destroy(reason: Error): void {
+    this.end(reason);
+    this.socket.destroy();
+  }
+
+  private end(reason: Error): void {
+    if (this.closed !== undefined) return;
+    this.closed = reason;
+    clearInterval(this.heart);
+    this.events?.onClose(reason);
+  }
+
+  private beat(timeout: number): void {
+    const now = performance.now();
+    if (now - this.lastReceived >= (timeout * 2) / 3) {
+      this.destroy(new TimeoutError('an answer to a ping', Math.round(now - this.lastReceived)));
+    } else if (now - this.lastSent >= timeout / 3 - timeout / 12) {
+      this.send(new JuteWriter(16).int(Xid.ping).int(Op.ping).frame());
+    }
+  }
+
+  private onData(chunk: Buffer): void {
+    this.lastReceived = performance.now();
+    this.splitter.push(chunk);
+    this.drain();
+  }
+
+  private drain(): void {
+    try {
+      while (this.closed === undefined) {
+        if (this.handshake === undefined && this.events === undefined) return;
+        const frame = this.splitter.next();
+        if (frame === undefined) return;
+        if (this.handshake !== undefined) {
+          const done = this.handshake;
+          const response = readConnectResponse(new JuteReader(frame));
+          this.handshake = undefined;
+          done(response);
+        } else {
+          this.events!.onFrame(frame);
+        }
+      }
+    } catch (error) {
+      this.destroy(error instanceof Error ? error : new WireProtocolError(String(error)));
+    }
+  }
+}
+
+export function nameOf(target: Target): string {
+  return 'path' in target ? `unix:${target.path}` : `${target.host}:${target.port}`;
+}
+
+/** Every address behind the names, in random order: one dead address of several must not hide the others. */
+export async function resolveTargets(targets: readonly Target[], onError: (error: Error) => void): Promise<Target[]> {
+  const found = await Promise.all(
+    targets.map(async (target): Promise<Target[]> => {
+      if ('path' in target) return [target];
+      try {
+        const addresses = await lookup(target.host, { all: true });
+        return addresses.map(({ address }) => ({ host: address, port: target.port }));
+      } catch (error) {
+        onError(error as Error);
+        return [];
+      }
+    }),
+  );
+  const all = found.flat();
+  for (let i = all.length - 1; i > 0; i--) {
+    const j = Math.floor(Math.random() * (i + 1));
+    [all[i], all[j]] = [all[j], all[i]];
+  }
+  return all;
+}
