@@ -43,10 +43,8 @@ export class FlowMask extends FlowKey {
     this.words[Word.TUN_ID] = ALL;
   }
 
-  /** Outer addresses and key. */
-  seeTunnel(): void {
-    this.words[Word.TUN_ID] = ALL;
-    this.words[Word.TUN_SRC] = ALL;
+  /** Outer destination. A key without one is the key of a packet that came in through no tunnel. */
+  seeTunDst(): void {
     this.words[Word.TUN_DST] = ALL;
   }
 

@@ -61,7 +61,10 @@ export class ObjectNotFoundError extends MidonetError {
 
 /** The object, or a value that must be unique, exists already. */
 export class ObjectExistsError extends MidonetError {
-  constructor(field: string, value: string) {
+  constructor(
+    readonly field: string,
+    value: string,
+  ) {
     super('MN_ALREADY_EXISTS', `${field}: ${value} exists already`);
   }
 }

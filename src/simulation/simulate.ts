@@ -15,6 +15,7 @@ export function simulate(key: FlowKey, ingress: Fact<Ingress>, limits: Limits): 
   else if (entry?.type === 'port') ingressPort(context, entry.port);
   else if (entry?.type === 'tunnel') {
     // The host that sent it has simulated it up to the port that the key names.
+    context.mask.seeTunDst();
     context.mask.seeTunId();
     const target = context.read(entry.target(key.tunId));
     if (target === null) context.drop('unknown-tunnel-key');

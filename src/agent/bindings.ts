@@ -1,0 +1,430 @@
+import type { Logger } from 'pino';
+import type { Datapath } from '../datapath/datapath.js';
+import { DatapathError } from '../datapath/errors.js';
+import { hostPortsPath } from '../nsdb/layout.js';
+import type { Watch } from '../nsdb/store.js';
+import { ObjectExistsError, type TopologyRepository } from '../nsdb/topology-repository.js';
+import type { Ingress, TunnelTarget } from '../simulation/fact.js';
+import type { Binding, Port } from '../topology/types.js';
+import { Cell } from './cell.js';
+import type { LocalPorts } from './local-ports.js';
+import type { Publisher } from './publisher.js';
+import type { TopologyCache } from './topology-cache.js';
+import type { TunnelKeys } from './tunnel-keys.js';
+
+/** How long changes of the datapath's ports are gathered before they are looked at. */
+const SETTLE_MS = 20;
+
+/** A port that is to be on this host. */
+interface Wanted {
+  port: Port;
+  interfaceName: string;
+  /** Attached by this host's own front ends, which need no NSDB; otherwise bound in the NSDB. */
+  readonly local: boolean;
+  /** Datapath port number while the interface is attached. */
+  number: number | undefined;
+}
+
+export interface BindingsOptions {
+  readonly hostId: string;
+  readonly datapath: Datapath;
+  readonly repository: TopologyRepository;
+  readonly cache: () => TopologyCache;
+  readonly publisher: Publisher;
+  readonly keys: TunnelKeys;
+  /** A tunnel key of this host came into use: packets with it may come. */
+  readonly onTunnelKey: (tunnelKey: number) => void;
+  readonly onChange: (cell: Cell<unknown>) => void;
+  readonly log: Logger;
+}
+
+/**
+ * The ports of this host: which are wanted (attached here, or bound in the NSDB), which are there, and what follows from
+ * that: where their packets enter and leave, their tunnel keys, and what other hosts are told.
+ */
+export class Bindings implements LocalPorts {
+  private readonly wanted = new Map<string, Wanted>();
+  private readonly byInterface = new Map<string, Wanted>();
+  private readonly outputs = new Map<string, Cell<number>>();
+  private readonly ingresses = new Map<number, Cell<Ingress>>();
+  private readonly targets = new Map<number, Cell<TunnelTarget>>();
+  /** Active ports by bridge. */
+  private readonly active = new Map<string, Set<Wanted>>();
+  private readonly portWatches = new Map<string, Watch>();
+  private listWatch: Watch | undefined;
+  /** The ports of this host are all known: what is not among them does not exist. */
+  private complete = false;
+  private settling: NodeJS.Timeout | undefined;
+  private reconciling = false;
+  private again = false;
+  private closed = false;
+
+  constructor(private readonly options: BindingsOptions) {}
+
+  /**
+   * Watch the bindings of this host in the NSDB. To be called when the front ends have attached what they know of:
+   * ports that the NSDB says are theirs and that they do not know are leftovers of a crash, and deleted.
+   */
+  start(): void {
+    this.listWatch = this.options.repository.store.watchChildren(hostPortsPath(this.options.hostId), (ids = []) =>
+      this.boundPorts(ids),
+    );
+  }
+
+  /** Where packets to a port of this host leave. */
+  output(portId: string): Cell<number> {
+    return this.cell(this.outputs, portId, `output of port ${portId}`);
+  }
+
+  /** How packets from a datapath port enter. */
+  ingress(number: number): Cell<Ingress> {
+    return this.cell(this.ingresses, number, `datapath port ${number}`);
+  }
+
+  /** What a tunnel key of this host stands for. */
+  target(tunnelKey: number): Cell<TunnelTarget> {
+    return this.cell(this.targets, tunnelKey, `tunnel key ${tunnelKey}`);
+  }
+
+  /** Tunnel keys in use. */
+  tunnelKeys(): number[] {
+    return [...this.targets].filter(([, cell]) => cell.value != null).map(([key]) => key);
+  }
+
+  /** Number of ports whose interface is attached. */
+  get activePorts(): number {
+    let count = 0;
+    for (const ports of this.active.values()) count += ports.size;
+    return count;
+  }
+
+  async attach(port: Port, interfaceName: string, signal?: AbortSignal): Promise<void> {
+    const { datapath } = this.options;
+    const { number } = await datapath.addPort(interfaceName, 'netdev', signal);
+    const key = await this.options.keys.take(portOwner(port.id));
+    const binding: Binding = { hostId: this.options.hostId, interfaceName, tunnelKey: key };
+    const bound: Port = { ...port, binding };
+    const before = this.wanted.get(port.id);
+    if (before !== undefined) this.forget(before);
+    const wanted: Wanted = { port: bound, interfaceName, local: true, number: undefined };
+    this.want(wanted);
+    this.activate(wanted, number, key);
+    this.publishPort(bound);
+  }
+
+  async detach(portId: string, signal?: AbortSignal): Promise<void> {
+    const wanted = this.wanted.get(portId);
+    if (wanted !== undefined) {
+      this.forget(wanted);
+      await this.options.datapath.deletePort(wanted.interfaceName, signal);
+    }
+    await this.options.keys.release(portOwner(portId));
+    this.publishDeletion(portId);
+  }
+
+  /** Whether the port's interface is attached to the datapath. */
+  isActive(portId: string): boolean {
+    return this.wanted.get(portId)?.number !== undefined;
+  }
+
+  /** An interface of this name appeared, or came up. */
+  interfaceAppeared(name: string): void {
+    const wanted = this.byInterface.get(name);
+    if (wanted !== undefined && wanted.number === undefined) this.changed();
+  }
+
+  /** Ports of the datapath came or went, or interfaces that are wanted may be there now. */
+  changed(): void {
+    if (this.closed || this.settling !== undefined) return;
+    this.settling = setTimeout(() => {
+      this.settling = undefined;
+      this.reconcile();
+    }, SETTLE_MS);
+  }
+
+  close(): void {
+    this.closed = true;
+    clearTimeout(this.settling);
+    this.listWatch?.close();
+    for (const watch of this.portWatches.values()) watch.close();
+    this.portWatches.clear();
+  }
+
+  private cell<K, T>(cells: Map<K, Cell<T>>, key: K, tag: string): Cell<T> {
+    let cell = cells.get(key);
+    if (cell === undefined) {
+      cell = new Cell<T>(tag, { onChange: this.options.onChange });
+      if (this.complete) cell.set(null);
+      cells.set(key, cell);
+    }
+    return cell;
+  }
+
+  private want(wanted: Wanted): void {
+    this.wanted.set(wanted.port.id, wanted);
+    this.byInterface.set(wanted.interfaceName, wanted);
+  }
+
+  private forget(wanted: Wanted): void {
+    this.deactivate(wanted);
+    this.wanted.delete(wanted.port.id);
+    if (this.byInterface.get(wanted.interfaceName) === wanted) this.byInterface.delete(wanted.interfaceName);
+    this.outputs.delete(wanted.port.id);
+  }
+
+  private activate(wanted: Wanted, number: number, tunnelKey: number): void {
+    wanted.number = number;
+    const { port } = wanted;
+    const cache = this.options.cache();
+    this.output(port.id).set(number);
+    if (wanted.local) cache.setLocalPort(port);
+    this.ingress(number).set({ type: 'port', port: cache.port(port.id) });
+    this.target(tunnelKey).set({ outputs: [number] });
+    this.options.onTunnelKey(tunnelKey);
+    this.joinBridge(wanted);
+  }
+
+  private deactivate(wanted: Wanted): void {
+    const { port, number } = wanted;
+    if (number === undefined) return;
+    wanted.number = undefined;
+    this.leaveBridge(wanted);
+    this.output(port.id).set(null);
+    this.ingress(number).set(null);
+    this.ingresses.delete(number);
+    const tunnelKey = port.binding?.tunnelKey;
+    if (tunnelKey !== undefined) {
+      this.target(tunnelKey).set(null);
+      this.targets.delete(tunnelKey);
+    }
+    if (wanted.local) this.options.cache().clearLocalPort(port);
+  }
+
+  private joinBridge(wanted: Wanted): void {
+    const { bridgeId } = wanted.port;
+    const ports = this.active.get(bridgeId) ?? new Set();
+    ports.add(wanted);
+    this.active.set(bridgeId, ports);
+    this.floodTargetChanged(bridgeId, ports);
+    if (ports.size === 1) {
+      this.options.cache().bridge(bridgeId).presume(true);
+      this.announceBridge(bridgeId);
+    }
+  }
+
+  private leaveBridge(wanted: Wanted): void {
+    const { bridgeId } = wanted.port;
+    const ports = this.active.get(bridgeId);
+    if (!ports?.delete(wanted)) return;
+    if (ports.size === 0) {
+      this.active.delete(bridgeId);
+      this.options.cache().bridge(bridgeId).presume(false);
+      this.announceBridge(bridgeId);
+    }
+    this.floodTargetChanged(bridgeId, ports);
+  }
+
+  private floodTargetChanged(bridgeId: string, ports: ReadonlySet<Wanted>): void {
+    const outputs = [...ports].map((wanted) => wanted.number!).sort((a, b) => a - b);
+    this.options.cache().bridge(bridgeId).localOutputs.set(outputs);
+    const key = this.options.keys.keyOf(bridgeOwner(bridgeId));
+    if (key === undefined) return;
+    this.target(key).set(outputs.length === 0 ? null : { outputs });
+    if (outputs.length > 0) this.options.onTunnelKey(key);
+  }
+
+  /** Tell the other hosts whether flooded packets of the bridge are to come here. */
+  private announceBridge(bridgeId: string): void {
+    const { keys, repository, hostId, publisher } = this.options;
+    publisher.publish(`bridge ${bridgeId}`, async (signal) => {
+      const ports = this.active.get(bridgeId);
+      if (ports === undefined) {
+        await repository.setBridgeHost(bridgeId, hostId, undefined, signal);
+        if (!this.active.has(bridgeId)) await keys.release(bridgeOwner(bridgeId));
+        return;
+      }
+      const floodKey = await keys.take(bridgeOwner(bridgeId));
+      this.floodTargetChanged(bridgeId, ports);
+      await repository.setBridgeHost(bridgeId, hostId, { floodKey }, signal);
+    });
+  }
+
+  private publishPort(port: Port): void {
+    const { repository, publisher } = this.options;
+    publisher.publish(`port ${port.id}`, async (signal) => {
+      try {
+        await repository.create('port', port, signal);
+      } catch (error) {
+        if (!(error instanceof ObjectExistsError) || error.field !== 'port.id') throw error;
+        await repository.modify('port', port.id, (current) => (samePort(current, port) ? undefined : port), signal);
+      }
+    });
+  }
+
+  private publishDeletion(portId: string): void {
+    const { repository, publisher } = this.options;
+    publisher.publish(`port ${portId}`, (signal) => repository.delete('port', portId, signal));
+  }
+
+  /** The NSDB's list of this host's ports. */
+  private boundPorts(ids: readonly string[]): void {
+    const { repository, log } = this.options;
+    const listed = new Set(ids);
+    for (const [id, watch] of this.portWatches) {
+      if (listed.has(id)) continue;
+      watch.close();
+      this.portWatches.delete(id);
+      const wanted = this.wanted.get(id);
+      if (wanted !== undefined && !wanted.local) this.unbind(wanted);
+    }
+    const unknown: Promise<void>[] = [];
+    for (const id of listed) {
+      if (this.portWatches.has(id) || this.wanted.get(id)?.local) continue;
+      const watch = repository.watch(
+        'port',
+        id,
+        (port) => this.boundPort(id, port),
+        (error) => log.error({ error: error.message, port: id }, 'a port bound to this host is not valid'),
+      );
+      this.portWatches.set(id, watch);
+      unknown.push(watch.ready);
+    }
+    if (!this.complete) Promise.all(unknown).then(() => this.becomeComplete());
+  }
+
+  /** A port that the NSDB lists for this host, as it is now. */
+  private boundPort(id: string, port: Port | undefined): void {
+    const wanted = this.wanted.get(id);
+    if (wanted?.local) return;
+    const interfaceName = port?.binding?.hostId === this.options.hostId ? port.binding.interfaceName : undefined;
+    if (port === undefined || interfaceName === undefined) {
+      if (wanted !== undefined) this.unbind(wanted);
+      return;
+    }
+    if (port.owner !== undefined) {
+      // Its owner attaches ports of this host itself, and did not know this one.
+      this.options.log.info({ port: id, owner: port.owner }, 'deleting a port that its owner has forgotten');
+      this.publishDeletion(id);
+      return;
+    }
+    if (wanted !== undefined && (wanted.interfaceName !== interfaceName || wanted.port.bridgeId !== port.bridgeId)) {
+      this.unbind(wanted);
+    }
+    const current = this.wanted.get(id);
+    if (current !== undefined) {
+      current.port = { ...port, binding: current.port.binding };
+      return;
+    }
+    this.want({ port, interfaceName, local: false, number: undefined });
+    this.changed();
+  }
+
+  /** A port that the NSDB bound here is bound here no longer. */
+  private unbind(wanted: Wanted): void {
+    const { datapath, keys, log } = this.options;
+    this.forget(wanted);
+    datapath
+      .deletePort(wanted.interfaceName)
+      .then(() => keys.release(portOwner(wanted.port.id)))
+      .catch((error: Error) =>
+        log.error({ error: error.message, interface: wanted.interfaceName }, 'could not detach an interface'),
+      );
+  }
+
+  private becomeComplete(): void {
+    if (this.complete || this.closed) return;
+    this.complete = true;
+    for (const cells of [this.outputs, this.ingresses, this.targets] as Map<unknown, Cell<unknown>>[]) {
+      for (const cell of cells.values()) if (cell.value === undefined) cell.set(null);
+    }
+    this.releaseUnusedKeys().catch((error: Error) =>
+      this.options.log.error({ error: error.message }, 'could not release tunnel keys'),
+    );
+  }
+
+  private async releaseUnusedKeys(): Promise<void> {
+    for (const owner of [...this.options.keys.owners()]) {
+      const [kind, id] = owner.split(' ');
+      const used = kind === 'port' ? this.wanted.has(id) : this.active.has(id);
+      if (!used) await this.options.keys.release(owner);
+    }
+  }
+
+  /** Make what is attached agree with what is wanted. */
+  private reconcile(): void {
+    if (this.reconciling) {
+      this.again = true;
+      return;
+    }
+    this.reconciling = true;
+    this.reconcileNow()
+      .catch((error: Error) => {
+        if (!this.closed) this.options.log.error({ error: error.message }, 'could not read the ports of the datapath');
+      })
+      .finally(() => {
+        this.reconciling = false;
+        if (!this.again) return;
+        this.again = false;
+        this.changed();
+      });
+  }
+
+  private async reconcileNow(): Promise<void> {
+    const { datapath } = this.options;
+    const before = new Map([...this.wanted.values()].map((wanted) => [wanted, wanted.number]));
+    const ports = new Map((await datapath.ports()).map((port) => [port.name, port]));
+    for (const [wanted, number] of before) {
+      // What changed while the list was read is not judged by it.
+      if (this.closed || this.wanted.get(wanted.port.id) !== wanted || wanted.number !== number) continue;
+      if (number !== undefined && ports.get(wanted.interfaceName)?.number !== number) this.deactivate(wanted);
+      if (wanted.number === undefined) await this.tryActivate(wanted);
+    }
+  }
+
+  private async tryActivate(wanted: Wanted): Promise<void> {
+    const { datapath, keys, hostId, publisher, repository, log } = this.options;
+    let number: number;
+    try {
+      number = (await datapath.addPort(wanted.interfaceName, 'netdev')).number;
+    } catch (error) {
+      if (!(error instanceof DatapathError)) throw error;
+      // Not there yet: interfaceAppeared() will tell.
+      if (error.kind !== 'not-found') {
+        log.error({ error: error.message, interface: wanted.interfaceName }, 'could not attach an interface');
+      }
+      return;
+    }
+    const { id } = wanted.port;
+    const key = await keys.take(portOwner(id));
+    if (this.closed || this.wanted.get(id) !== wanted || wanted.number !== undefined) return;
+    const binding: Binding = { hostId, interfaceName: wanted.interfaceName, tunnelKey: key };
+    wanted.port = { ...wanted.port, binding };
+    this.activate(wanted, number, key);
+    if (wanted.local) return;
+    publisher.publish(`port ${id}`, async (signal) => {
+      // Deleted or bound elsewhere meanwhile: the watch tells.
+      if (this.wanted.get(id) !== wanted) return;
+      await repository.modify(
+        'port',
+        id,
+        (port) =>
+          port.binding?.hostId === hostId && port.binding.tunnelKey !== key
+            ? { ...port, binding: { ...port.binding, tunnelKey: key } }
+            : undefined,
+        signal,
+      );
+    });
+  }
+}
+
+function portOwner(portId: string): string {
+  return `port ${portId}`;
+}
+
+function bridgeOwner(bridgeId: string): string {
+  return `bridge ${bridgeId}`;
+}
+
+function samePort(a: Port, b: Port): boolean {
+  return JSON.stringify(a) === JSON.stringify(b);
+}

@@ -1,0 +1,88 @@
+import type { Watch } from '../nsdb/store.js';
+import type { Fact } from '../simulation/fact.js';
+import type { FlowRecord } from './flow-table.js';
+
+export interface CellOptions<T> {
+  /** Told when the value changes. */
+  readonly onChange: (cell: Cell<unknown>) => void;
+  /** Starts watching the source; absent when the value is only ever set on this host. */
+  readonly subscribe?: (cell: Cell<T>) => Watch;
+  /** Whether two values mean the same to a simulation; when absent, whether they are identical. */
+  readonly same?: (a: T, b: T) => boolean;
+  /** Takes the cell out of whatever finds it by name: it is not needed any more. */
+  readonly forget?: () => void;
+}
+
+/**
+ * A fact as the agent holds it: its value, where that comes from, the flows that carry it as a tag and who waits for it.
+ * The source is watched from the first `start` until `stop`. What is known on this host (`setLocal`) hides what the
+ * source says, so that ports of this host work without the NSDB.
+ */
+export class Cell<T> implements Fact<T> {
+  /** Flows to revisit when the value changes. */
+  readonly flows = new Set<FlowRecord>();
+  /** When the last flow left; undefined while there are flows. Milliseconds of the agent's clock. */
+  idleSince: number | undefined;
+  private local: T | undefined;
+  private remote: T | null | undefined;
+  private watch: Watch | undefined;
+
+  constructor(
+    readonly tag: string,
+    private readonly options: CellOptions<T>,
+  ) {}
+
+  get value(): T | null | undefined {
+    return this.local ?? this.remote;
+  }
+
+  get started(): boolean {
+    return this.watch !== undefined;
+  }
+
+  /** Whether the value is set on this host. */
+  get isLocal(): boolean {
+    return this.local !== undefined;
+  }
+
+  start(): void {
+    if (this.watch === undefined && this.options.subscribe !== undefined) this.watch = this.options.subscribe(this);
+  }
+
+  /** Stop watching the source. What it said is forgotten. */
+  stop(): void {
+    this.watch?.close();
+    this.watch = undefined;
+    this.remote = undefined;
+    if (!this.isLocal) this.options.forget?.();
+  }
+
+  /** What the source says; `null` when there is no such thing. */
+  set(value: T | null): void {
+    const before = this.value;
+    this.remote = value;
+    this.changed(before);
+  }
+
+  /** What is known on this host; undefined to go by the source again. */
+  setLocal(value: T | undefined): void {
+    const before = this.value;
+    this.local = value;
+    // Whoever read it before needs to hear from the source from now on.
+    if (value === undefined && (this.flows.size > 0 || this.watch !== undefined)) this.start();
+    this.changed(before);
+  }
+
+  /** The value is the same object but holds something else now. */
+  touch(): void {
+    this.options.onChange(this as Cell<unknown>);
+  }
+
+  private changed(before: T | null | undefined): void {
+    const after = this.value;
+    if (before === after) return;
+    const { same } = this.options;
+    if (same !== undefined && before != null && after != null && same(before, after)) return;
+    this.options.onChange(this as Cell<unknown>);
+  }
+}

@@ -1,0 +1,147 @@
+import type { FlowId } from '../datapath/datapath.js';
+import type { Action } from '../flow/action.js';
+import { Classifier } from '../flow/classifier.js';
+import type { FlowKey } from '../flow/key.js';
+import type { FlowMask } from '../flow/mask.js';
+import type { Cell } from './cell.js';
+import type { LearnedMac } from './mac-learner.js';
+
+/** A flow that the agent has put in the datapath. */
+export interface FlowRecord {
+  readonly id: FlowId;
+  /** Bits outside the mask are zero. */
+  readonly key: FlowKey;
+  readonly mask: FlowMask;
+  actions: readonly Action[];
+  /** The facts its decision depended on. */
+  tags: readonly Cell<unknown>[];
+  /** MAC addresses that stay learned as long as the flow is there. */
+  learned: readonly LearnedMac[];
+  /** Not removed for being idle: the way in for a tunnel key. */
+  pinned: boolean;
+  /** Second, by the agent's clock, in which to ask whether it is idle. */
+  checkAt: number;
+}
+
+/**
+ * The agent's side of the datapath's flow table: finds flows by packet, by tag and by when they are due for a look at
+ * their counters. Each of these costs the same however many flows there are.
+ */
+export class FlowTable {
+  /** In order of last known use: the first is evicted when the table is full. */
+  private readonly byId = new Map<FlowId, FlowRecord>();
+  private readonly classifier = new Classifier<FlowRecord>();
+  private readonly due = new Map<number, Set<FlowRecord>>();
+  private nextId = 1;
+
+  get size(): number {
+    return this.byId.size;
+  }
+
+  /** Number of different masks: each costs the datapath a look-up. */
+  get masks(): number {
+    return this.classifier.maskCount;
+  }
+
+  /** An id that no flow has or had. */
+  newId(): FlowId {
+    return this.nextId++;
+  }
+
+  get(id: FlowId): FlowRecord | undefined {
+    return this.byId.get(id);
+  }
+
+  records(): IterableIterator<FlowRecord> {
+    return this.byId.values();
+  }
+
+  /** The flow that takes a packet with this key. */
+  lookup(key: FlowKey): FlowRecord | undefined {
+    return this.classifier.lookup(key);
+  }
+
+  /** The flow with exactly this masked key and mask. */
+  find(key: FlowKey, mask: FlowMask): FlowRecord | undefined {
+    return this.classifier.find(key, mask);
+  }
+
+  add(record: FlowRecord): void {
+    this.byId.set(record.id, record);
+    if (record.id >= this.nextId) this.nextId = record.id + 1;
+    this.classifier.insert(record.key, record.mask, record);
+    for (const tag of record.tags) addTag(record, tag);
+    this.schedule(record);
+  }
+
+  /** From now on the flow is not removed for being idle. */
+  pin(record: FlowRecord): void {
+    this.unschedule(record);
+    record.pinned = true;
+  }
+
+  /** Give a flow the tags of its newest decision. */
+  retag(record: FlowRecord, tags: readonly Cell<unknown>[], now: number): void {
+    const before = record.tags;
+    record.tags = tags;
+    for (const tag of tags) addTag(record, tag);
+    for (const tag of before) if (!tags.includes(tag)) untag(record, tag, now);
+  }
+
+  remove(record: FlowRecord, now: number): void {
+    if (!this.byId.delete(record.id)) return;
+    this.classifier.remove(record.key, record.mask);
+    this.unschedule(record);
+    for (const tag of record.tags) untag(record, tag, now);
+  }
+
+  /** Flows whose counters are due for a look in this second or before. Each must be rescheduled or removed. */
+  takeDue(second: number): FlowRecord[] {
+    const taken: FlowRecord[] = [];
+    for (const [at, records] of this.due) {
+      if (at > second) continue;
+      taken.push(...records);
+      this.due.delete(at);
+    }
+    return taken;
+  }
+
+  /** The flow is in use: look again in `checkAt`, evict it last. */
+  used(record: FlowRecord, checkAt: number): void {
+    if (!this.byId.delete(record.id)) return;
+    this.byId.set(record.id, record);
+    record.checkAt = checkAt;
+    this.schedule(record);
+  }
+
+  /** The flow to give up when the table is full. */
+  leastRecentlyUsed(): FlowRecord | undefined {
+    for (const record of this.byId.values()) if (!record.pinned) return record;
+    return undefined;
+  }
+
+  private schedule(record: FlowRecord): void {
+    if (record.pinned) return;
+    let records = this.due.get(record.checkAt);
+    if (records === undefined) {
+      records = new Set();
+      this.due.set(record.checkAt, records);
+    }
+    records.add(record);
+  }
+
+  private unschedule(record: FlowRecord): void {
+    const records = this.due.get(record.checkAt);
+    if (records?.delete(record) && records.size === 0) this.due.delete(record.checkAt);
+  }
+}
+
+function addTag(record: FlowRecord, tag: Cell<unknown>): void {
+  tag.flows.add(record);
+  tag.idleSince = undefined;
+}
+
+function untag(record: FlowRecord, tag: Cell<unknown>, now: number): void {
+  tag.flows.delete(record);
+  if (tag.flows.size === 0) tag.idleSince = now;
+}

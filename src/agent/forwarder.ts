@@ -1,0 +1,402 @@
+import type { Logger } from 'pino';
+import type { Datapath, Flow, FlowOperation, Upcall } from '../datapath/datapath.js';
+import { DatapathError } from '../datapath/errors.js';
+import { type Action, actionsEqual } from '../flow/action.js';
+import { FLOW_KEY_WORDS, type FlowKey } from '../flow/key.js';
+import type { FlowMask } from '../flow/mask.js';
+import type { Decision } from '../simulation/decision.js';
+import type { Fact, Ingress } from '../simulation/fact.js';
+import { simulate } from '../simulation/simulate.js';
+import type { Cell } from './cell.js';
+import { type FlowRecord, FlowTable } from './flow-table.js';
+import type { LearnedMac, MacLearner } from './mac-learner.js';
+import type { ForwarderMetrics } from './metrics.js';
+import { type Parked, WaitingRoom } from './waiting-room.js';
+
+export interface ForwarderOptions {
+  /** A flow that no packet has hit for so long is removed, in seconds. */
+  readonly idleTimeout: number;
+  /** At most so many flows; the one not used for longest makes room. */
+  readonly maxFlows: number;
+}
+
+/** How many flows are simulated again before other work gets its turn. */
+const REVISIT_BATCH = 256;
+/** How many flows are asked for their counters at once. */
+const STATISTICS_BATCH = 64;
+
+type Done = Extract<Decision, { type: 'done' }>;
+
+/**
+ * Upcall to decision to flow. Owns the flows of the datapath: installs them, revisits those whose facts changed, removes
+ * those that are idle or too many, and adopts those it finds after a restart.
+ */
+export class Forwarder {
+  readonly flows = new FlowTable();
+  private readonly waiting: WaitingRoom;
+  /** Flows whose facts changed. */
+  private readonly stale = new Set<FlowRecord>();
+  private revisiting = false;
+  private resyncing: Promise<void> | undefined;
+  private checking = false;
+  private closed = false;
+
+  constructor(
+    private readonly datapath: Datapath,
+    /** How packets enter that come in at a datapath port. */
+    private readonly ingress: (port: number) => Fact<Ingress>,
+    private readonly load: (cell: Cell<unknown>) => void,
+    private readonly learner: MacLearner,
+    private readonly metrics: ForwarderMetrics,
+    private readonly options: ForwarderOptions,
+    /** Milliseconds. */
+    private readonly clock: () => number,
+    private readonly log: Logger,
+  ) {
+    this.waiting = new WaitingRoom(clock);
+  }
+
+  /** Take a batch of packets that no flow matched. */
+  upcalls(batch: readonly Upcall[]): void {
+    const operations: FlowOperation[] = [];
+    for (const upcall of batch) this.upcall(upcall, operations);
+    this.submit(operations);
+  }
+
+  /** A fact changed: flows that depended on it are revisited, packets that waited for it go on. */
+  factChanged(cell: Cell<unknown>): void {
+    for (const record of cell.flows) this.stale.add(record);
+    const ready = this.waiting.factChanged(cell);
+    if (ready.length > 0) {
+      const operations: FlowOperation[] = [];
+      for (const parked of ready) this.resume(parked, operations);
+      this.submit(operations);
+    }
+    if (this.stale.size > 0) this.scheduleRevisit();
+  }
+
+  /** Install the flow for packets with this key now, before any comes; it stays until its decision is to drop. */
+  pin(key: FlowKey): void {
+    const decision = this.decide(key);
+    if (decision.type === 'wait' || !decision.install) return;
+    const existing = this.flows.find(key.masked(decision.mask), decision.mask);
+    if (existing !== undefined) return this.flows.pin(existing);
+    const operations: FlowOperation[] = [];
+    this.install(key, decision, true, operations);
+    this.submit(operations);
+  }
+
+  /**
+   * Take over what the datapath holds: every flow is simulated again from its key. The same decision: it is kept as it
+   * is. Another: replaced in place. Not in hand yet: kept until it is. Flows of others, and those that cannot be
+   * understood, are removed.
+   */
+  async adopt(signal?: AbortSignal): Promise<{ kept: number; removed: number }> {
+    const found = await this.datapath.flows(signal);
+    const operations: FlowOperation[] = [];
+    let kept = 0;
+    for (const flow of found) {
+      if (flow.id !== undefined && this.flows.get(flow.id) !== undefined) continue;
+      if (flow.id === undefined || !flow.complete) this.metrics.foreignFlows++;
+      else if (this.adoptFlow(flow, flow.id, operations)) kept++;
+    }
+    const foreign = found.some((flow) => flow.id === undefined);
+    this.submit(operations);
+    if (foreign) await this.replaceAll(signal);
+    return { kept, removed: found.length - kept };
+  }
+
+  /** To be called once a second: idle flows, packets that waited too long, addresses not seen any more. */
+  tick(): void {
+    for (const parked of this.waiting.expire()) this.metrics.drop('waited-too-long', parked.packets.length);
+    this.learner.expire();
+    if (!this.checking) {
+      this.checking = true;
+      this.checkIdle()
+        .catch((error: Error) => {
+          if (!this.closed) this.log.error({ error: error.message }, 'could not read the counters of flows');
+        })
+        .finally(() => {
+          this.checking = false;
+        });
+    }
+  }
+
+  close(): void {
+    this.closed = true;
+    this.stale.clear();
+  }
+
+  get waitingPackets(): number {
+    return this.waiting.size;
+  }
+
+  private upcall(upcall: Upcall, operations: FlowOperation[]): void {
+    this.metrics.upcalls++;
+    const { key, packet } = upcall;
+    if (this.waiting.join(key, packet)) return;
+    const flow = upcall.complete ? this.flows.lookup(key) : undefined;
+    if (flow !== undefined) {
+      // Its flow was installed while this packet was on its way to us.
+      this.metrics.duplicates++;
+      this.execute(key, packet, flow.actions, operations);
+      return;
+    }
+    const decision = this.decide(key);
+    if (decision.type === 'done') this.carryOut(decision, key, packet, upcall.complete, operations);
+    else this.park(decision.missing as readonly Cell<unknown>[], key, packet, upcall.complete);
+  }
+
+  private decide(key: FlowKey): Decision {
+    this.metrics.simulations++;
+    const decision = simulate(key, this.ingress(key.inPort), this.datapath);
+    if (decision.type === 'wait') for (const fact of decision.missing) this.load(fact as Cell<unknown>);
+    return decision;
+  }
+
+  private park(missing: readonly Cell<unknown>[], key: FlowKey, packet: Uint8Array, complete: boolean): void {
+    if (this.waiting.park(missing, key, packet, complete)) this.metrics.parked++;
+    else this.metrics.drop('waiting-room-full', 1);
+  }
+
+  private resume(parked: Parked, operations: FlowOperation[]): void {
+    const decision = this.decide(parked.key);
+    if (decision.type === 'wait') {
+      this.waiting.parkAgain(parked, decision.missing as readonly Cell<unknown>[]);
+      return;
+    }
+    for (const packet of parked.packets) {
+      const flow = parked.complete ? this.flows.lookup(parked.key) : undefined;
+      if (flow === undefined) this.carryOut(decision, parked.key, packet, parked.complete, operations);
+      else this.execute(parked.key, packet, flow.actions, operations);
+    }
+  }
+
+  private carryOut(
+    decision: Done,
+    key: FlowKey,
+    packet: Uint8Array,
+    complete: boolean,
+    operations: FlowOperation[],
+  ): void {
+    if (decision.drop !== undefined) this.metrics.drop(decision.drop, 1);
+    if (decision.cut > 0) {
+      this.metrics.cutCopies += decision.cut;
+      this.log.warn({ copies: decision.cut }, 'a flooded packet has more destinations than one flow can hold');
+    }
+    if (decision.install && complete) this.install(key, decision, false, operations);
+    else {
+      for (const effect of decision.effects) {
+        if (effect.type === 'learn') this.learner.learn(effect.bridge.id, effect.mac, effect.port.id);
+      }
+    }
+    for (const effect of decision.effects) {
+      if (effect.type !== 'emit') continue;
+      this.metrics.answers++;
+      this.execute(key, effect.packet, [{ type: 'output', port: effect.output }], operations);
+    }
+    this.execute(key, packet, decision.actions, operations);
+  }
+
+  private install(key: FlowKey, decision: Done, pinned: boolean, operations: FlowOperation[]): void {
+    while (this.flows.size >= this.options.maxFlows) {
+      const victim = this.flows.leastRecentlyUsed();
+      if (victim === undefined) break;
+      this.metrics.evictions++;
+      this.removeFlow(victim, operations);
+    }
+    const record: FlowRecord = {
+      id: this.flows.newId(),
+      key: key.masked(decision.mask),
+      mask: decision.mask,
+      actions: decision.actions,
+      tags: decision.tags as readonly Cell<unknown>[],
+      learned: this.learnedBy(decision),
+      pinned,
+      checkAt: this.nextCheck(0),
+    };
+    this.flows.add(record);
+    for (const learned of record.learned) this.learner.use(learned);
+    this.metrics.installed++;
+    operations.push(putOperation(record));
+  }
+
+  private execute(key: FlowKey, packet: Uint8Array, actions: readonly Action[], operations: FlowOperation[]): void {
+    if (actions.length > 0) operations.push({ type: 'execute', key, packet, actions });
+  }
+
+  private removeFlow(record: FlowRecord, operations: FlowOperation[]): void {
+    this.forgetFlow(record);
+    operations.push({ type: 'delete', id: record.id });
+  }
+
+  private forgetFlow(record: FlowRecord): void {
+    this.flows.remove(record, this.clock());
+    this.stale.delete(record);
+    for (const learned of record.learned) this.learner.release(learned);
+  }
+
+  private learnedBy(decision: Done): LearnedMac[] {
+    const learned: LearnedMac[] = [];
+    for (const effect of decision.effects) {
+      if (effect.type === 'learn') learned.push(this.learner.learn(effect.bridge.id, effect.mac, effect.port.id));
+    }
+    return learned;
+  }
+
+  private submit(operations: FlowOperation[]): void {
+    if (operations.length === 0 || this.closed) return;
+    this.datapath.submit(operations, (errors) => {
+      for (let i = 0; i < operations.length; i++) {
+        const error = errors[i];
+        if (error !== undefined) this.failed(operations[i], error);
+      }
+    });
+  }
+
+  private failed(operation: FlowOperation, error: Error): void {
+    this.metrics.operationErrors++;
+    if (operation.type === 'execute') {
+      this.log.debug({ error: error.message }, 'the datapath did not carry out actions on a packet');
+      return;
+    }
+    this.log.warn({ error: error.message, operation: operation.type }, 'the datapath refused a flow operation');
+    if (operation.type === 'delete') return;
+    const record = this.flows.get(operation.id);
+    if (record !== undefined) this.forgetFlow(record);
+    // Somebody else's flow is in the way, or one that we lost sight of.
+    if (error instanceof DatapathError && error.kind === 'exists') this.resync();
+  }
+
+  /** Bring the flow table and the datapath together again. */
+  private resync(): void {
+    this.resyncing ??= this.adopt()
+      .then(({ kept, removed }) => this.log.info({ kept, removed }, 'took over flows that were not known'))
+      .catch((error: Error) => {
+        if (!this.closed) this.log.error({ error: error.message }, 'could not read the flows of the datapath');
+      })
+      .finally(() => {
+        this.resyncing = undefined;
+      });
+  }
+
+  private adoptFlow(flow: Flow, id: number, operations: FlowOperation[]): boolean {
+    const key = flow.key.masked(flow.mask);
+    const decision = this.decide(key);
+    const usable = decision.type === 'wait' || (decision.install && covers(flow.mask, decision.mask));
+    if (!usable || this.flows.find(key, flow.mask) !== undefined) {
+      operations.push({ type: 'delete', id });
+      return false;
+    }
+    const record: FlowRecord = {
+      id,
+      key,
+      mask: flow.mask,
+      actions: flow.actions,
+      tags: (decision.type === 'wait' ? decision.missing : decision.tags) as readonly Cell<unknown>[],
+      learned: decision.type === 'wait' ? [] : this.learnedBy(decision),
+      pinned: false,
+      checkAt: this.nextCheck(0),
+    };
+    this.flows.add(record);
+    for (const learned of record.learned) this.learner.use(learned);
+    if (decision.type === 'done' && !actionsEqual(flow.actions, decision.actions)) {
+      record.actions = decision.actions;
+      operations.push(putOperation(record));
+      this.metrics.replaced++;
+    }
+    return true;
+  }
+
+  /** There are flows that cannot be named, so they cannot be deleted one by one: flush, then put ours again. */
+  private async replaceAll(signal?: AbortSignal): Promise<void> {
+    await this.datapath.flushFlows(signal);
+    const operations: FlowOperation[] = [];
+    for (const record of this.flows.records()) operations.push(putOperation(record));
+    this.submit(operations);
+  }
+
+  private scheduleRevisit(): void {
+    if (this.revisiting || this.closed) return;
+    this.revisiting = true;
+    setImmediate(() => {
+      this.revisiting = false;
+      this.revisitSome();
+    });
+  }
+
+  private revisitSome(): void {
+    const operations: FlowOperation[] = [];
+    let count = 0;
+    for (const record of this.stale) {
+      if (++count > REVISIT_BATCH) break;
+      this.stale.delete(record);
+      this.revisit(record, operations);
+    }
+    this.submit(operations);
+    if (this.stale.size > 0) this.scheduleRevisit();
+  }
+
+  private revisit(record: FlowRecord, operations: FlowOperation[]): void {
+    this.metrics.revisits++;
+    const decision = this.decide(record.key);
+    if (decision.type === 'wait') {
+      // It goes on as it is until the facts are in hand; they must find it.
+      const tags = new Set([...record.tags, ...(decision.missing as readonly Cell<unknown>[])]);
+      this.flows.retag(record, [...tags], this.clock());
+      return;
+    }
+    // Bits that the new decision looks at and the key does not hold: only a packet can tell.
+    const usable = decision.install && covers(record.mask, decision.mask);
+    if (!usable || (record.pinned && decision.drop !== undefined)) {
+      this.removeFlow(record, operations);
+      return;
+    }
+    this.flows.retag(record, decision.tags as readonly Cell<unknown>[], this.clock());
+    const learned = this.learnedBy(decision);
+    for (const mac of learned) this.learner.use(mac);
+    for (const mac of record.learned) this.learner.release(mac);
+    record.learned = learned;
+    if (actionsEqual(record.actions, decision.actions)) return;
+    record.actions = decision.actions;
+    this.metrics.replaced++;
+    operations.push(putOperation(record));
+  }
+
+  private async checkIdle(): Promise<void> {
+    const due = this.flows.takeDue(Math.floor(this.clock() / 1000));
+    for (let i = 0; i < due.length && !this.closed; i += STATISTICS_BATCH) {
+      const batch = due.slice(i, i + STATISTICS_BATCH);
+      const found = await Promise.all(batch.map((record) => this.datapath.flow(record.id)));
+      const operations: FlowOperation[] = [];
+      for (let j = 0; j < batch.length; j++) {
+        const record = batch[j];
+        if (this.flows.get(record.id) !== record) continue;
+        const flow = found[j];
+        // Installed since less than a period, a flow that was never hit has no time of last use.
+        const idle = flow === undefined ? Number.POSITIVE_INFINITY : (flow.idleMs ?? Number.POSITIVE_INFINITY) / 1000;
+        if (idle < this.options.idleTimeout) this.flows.used(record, this.nextCheck(idle));
+        else {
+          this.metrics.expired++;
+          this.removeFlow(record, operations);
+        }
+      }
+      this.submit(operations);
+    }
+  }
+
+  /** The second in which a flow that has been idle for `idle` seconds is due, if nothing uses it. */
+  private nextCheck(idle: number): number {
+    return Math.floor(this.clock() / 1000 + Math.max(1, this.options.idleTimeout - idle));
+  }
+}
+
+function putOperation(record: FlowRecord): FlowOperation {
+  return { type: 'put', id: record.id, key: record.key, mask: record.mask, actions: record.actions };
+}
+
+/** Whether every bit of `inner` is in `outer`. */
+function covers(outer: FlowMask, inner: FlowKey): boolean {
+  for (let i = 0; i < FLOW_KEY_WORDS; i++) if ((inner.words[i] & ~outer.words[i]) !== 0) return false;
+  return true;
+}

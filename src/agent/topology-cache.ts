@@ -1,0 +1,339 @@
+import type { Logger } from 'pino';
+import { bridgeHostPath, bridgeHostsPath, ipPath, macPath } from '../nsdb/layout.js';
+import type { Watch } from '../nsdb/store.js';
+import {
+  type BridgeHost,
+  bridgeHostSchema,
+  ipEntrySchema,
+  macEntrySchema,
+  type TopologyRepository,
+} from '../nsdb/topology-repository.js';
+import { formatIpv4, formatIpv6, formatMac, ipv6Equal, parseMac } from '../packet/address.js';
+import { parseIp } from '../packet/ip.js';
+import type { BridgeFact, Fact, MacFact, NeighborFact, PortFact, RemoteHost, TunnelPath } from '../simulation/fact.js';
+import type { Bridge, Port } from '../topology/types.js';
+import { Cell, type CellOptions } from './cell.js';
+
+/** How long a fact that no flow needs is still watched. */
+const RELEASE_AFTER_MS = 60_000;
+
+/**
+ * The part of the topology that this host's packets need, as facts. A fact is read from the NSDB and watched from the
+ * first packet that needs it until a minute after the last flow that did. What belongs to this host's own ports is set
+ * here and needs no NSDB.
+ */
+export class TopologyCache {
+  private readonly ports = new Map<string, Cell<PortFact>>();
+  private readonly bridges = new Map<string, BridgeNode>();
+  /** Facts being watched and when that was last found to be needed, oldest first. */
+  private readonly watched = new Map<Cell<unknown>, number>();
+
+  /**
+   * @param tunnel gives the way to a host
+   * @param onChange is told of every fact that changes
+   */
+  constructor(
+    private readonly repository: TopologyRepository,
+    private readonly hostId: string,
+    private readonly tunnel: (hostId: string) => Fact<TunnelPath>,
+    private readonly output: (portId: string) => Fact<number>,
+    private readonly onChange: (cell: Cell<unknown>) => void,
+    private readonly clock: () => number,
+    private readonly log: Logger,
+  ) {}
+
+  /** How many facts are watched in the NSDB. */
+  get size(): number {
+    return this.watched.size;
+  }
+
+  bridge(id: string): BridgeNode {
+    let node = this.bridges.get(id);
+    if (node === undefined) {
+      node = new BridgeNode(id, this);
+      this.bridges.set(id, node);
+    }
+    return node;
+  }
+
+  port(id: string): Cell<PortFact> {
+    let cell = this.ports.get(id);
+    if (cell === undefined) {
+      cell = this.cell<PortFact>(`port ${id}`, {
+        subscribe: (self) =>
+          this.repository.watch(
+            'port',
+            id,
+            (port) => self.set(port === undefined ? null : this.portFact(port)),
+            this.invalid,
+          ),
+        same: samePort,
+        forget: () => this.ports.delete(id),
+      });
+      this.ports.set(id, cell);
+    }
+    return cell;
+  }
+
+  /** Begin to read and watch a fact that a simulation waits for. */
+  load(cell: Cell<unknown>): void {
+    if (cell.started) return;
+    cell.start();
+    if (cell.started) this.watched.set(cell, this.clock());
+  }
+
+  /** Stop watching what no flow has needed for a minute. */
+  releaseUnused(): void {
+    const horizon = this.clock() - RELEASE_AFTER_MS;
+    for (const [cell, since] of this.watched) {
+      if (since > horizon) return;
+      this.watched.delete(cell);
+      if (cell.flows.size === 0 && (cell.idleSince ?? since) <= horizon) cell.stop();
+      else this.watched.set(cell, this.clock());
+    }
+  }
+
+  /** A port of this host, with the entries of its bridge's tables that follow from it. */
+  setLocalPort(port: Port): void {
+    this.port(port.id).setLocal(this.portFact(port));
+    this.seed(port, true);
+  }
+
+  clearLocalPort(port: Port): void {
+    this.seed(port, false);
+    this.port(port.id).setLocal(undefined);
+    if (!this.port(port.id).started) this.ports.delete(port.id);
+  }
+
+  close(): void {
+    for (const cell of this.watched.keys()) cell.stop();
+    this.watched.clear();
+  }
+
+  /** For {@link BridgeNode}. */
+  cell<T>(tag: string, options: Omit<CellOptions<T>, 'onChange'>): Cell<T> {
+    return new Cell<T>(tag, { ...options, onChange: this.onChange });
+  }
+
+  watchBridge(id: string, listener: (bridge: Bridge | undefined) => void): Watch {
+    return this.repository.watch('bridge', id, listener, this.invalid);
+  }
+
+  watchMac(bridgeId: string, mac: number, cell: Cell<MacFact>): Watch {
+    const path = macPath(bridgeId, formatMac(mac));
+    return this.repository.watchEntry(
+      path,
+      macEntrySchema,
+      (entry) => cell.set(entry === undefined ? null : { port: this.port(entry.portId) }),
+      this.invalid,
+    );
+  }
+
+  watchIp(bridgeId: string, address: string, cell: Cell<NeighborFact>): Watch {
+    const path = ipPath(bridgeId, address);
+    return this.repository.watchEntry(
+      path,
+      ipEntrySchema,
+      (entry) => cell.set(entry === undefined ? null : { mac: parseMac(entry.mac)! }),
+      this.invalid,
+    );
+  }
+
+  /** Watches which other hosts have ports of the bridge; the value is set once all of them are known. */
+  watchRemoteHosts(bridgeId: string, cell: Cell<readonly RemoteHost[]>): Watch {
+    const members = new Map<string, { watch: Watch; entry: BridgeHost | undefined; known: boolean }>();
+    const update = () => {
+      const hosts: RemoteHost[] = [];
+      for (const [hostId, member] of members) {
+        if (!member.known) return;
+        if (member.entry) hosts.push({ tunnel: this.tunnel(hostId), floodKey: member.entry.floodKey });
+      }
+      cell.set(hosts);
+    };
+    const children = this.repository.store.watchChildren(bridgeHostsPath(bridgeId), (names = []) => {
+      const wanted = new Set(names.filter((name) => name !== this.hostId));
+      for (const [hostId, member] of members) {
+        if (wanted.delete(hostId)) continue;
+        member.watch.close();
+        members.delete(hostId);
+      }
+      for (const hostId of wanted) {
+        const member: { watch: Watch; entry: BridgeHost | undefined; known: boolean } = {
+          entry: undefined,
+          known: false,
+          watch: this.repository.watchEntry(
+            bridgeHostPath(bridgeId, hostId),
+            bridgeHostSchema,
+            (entry) => {
+              member.entry = entry;
+              member.known = true;
+              update();
+            },
+            (error) => {
+              this.invalid(error);
+              member.known = true;
+              update();
+            },
+          ),
+        };
+        members.set(hostId, member);
+      }
+      update();
+    });
+    return {
+      ready: children.ready,
+      close: () => {
+        children.close();
+        for (const member of members.values()) member.watch.close();
+      },
+    };
+  }
+
+  private portFact(port: Port): PortFact {
+    return {
+      id: port.id,
+      adminStateUp: port.adminStateUp,
+      mac: port.mac === undefined ? undefined : parseMac(port.mac),
+      bridge: this.bridge(port.bridgeId).cell,
+      location: this.location(port),
+    };
+  }
+
+  private location(port: Port): PortFact['location'] {
+    const binding = port.binding;
+    if (binding === undefined) return null;
+    if (binding.hostId === this.hostId) return { type: 'local', output: this.output(port.id) };
+    if (binding.tunnelKey === undefined) return null;
+    return { type: 'remote', tunnel: this.tunnel(binding.hostId), tunnelKey: binding.tunnelKey };
+  }
+
+  private seed(port: Port, present: boolean): void {
+    if (port.mac === undefined) return;
+    const bridge = this.bridge(port.bridgeId);
+    const mac = parseMac(port.mac)!;
+    bridge.mac(mac).setLocal(present ? { port: this.port(port.id) } : undefined);
+    for (const address of port.addresses) bridge.neighbor(address).setLocal(present ? { mac } : undefined);
+  }
+
+  private readonly invalid = (error: Error): void => {
+    this.log.error({ error: error.message }, 'the NSDB holds a value that is not valid; the last valid one stays');
+  };
+}
+
+/** A bridge's facts: the bridge itself and the entries of its tables that packets asked for. */
+export class BridgeNode implements BridgeFact {
+  readonly cell: Cell<BridgeFact>;
+  readonly localOutputs: Cell<readonly number[]>;
+  readonly remoteHosts: Cell<readonly RemoteHost[]>;
+  adminStateUp = true;
+  private readonly macs = new Map<number, Cell<MacFact>>();
+  private readonly ipv4s = new Map<number, Cell<NeighborFact>>();
+  /** By a hash of the address; collisions share a bucket. */
+  private readonly ipv6s = new Map<number, { words: Uint32Array; cell: Cell<NeighborFact> }[]>();
+
+  constructor(
+    readonly id: string,
+    private readonly cache: TopologyCache,
+  ) {
+    this.cell = cache.cell<BridgeFact>(`bridge ${id}`, {
+      subscribe: (self) =>
+        cache.watchBridge(id, (bridge) => {
+          const changed = bridge !== undefined && bridge.adminStateUp !== this.adminStateUp;
+          if (bridge !== undefined) this.adminStateUp = bridge.adminStateUp;
+          self.set(bridge === undefined ? null : this);
+          if (changed) self.touch();
+        }),
+    });
+    this.localOutputs = cache.cell<readonly number[]>(`local ports of bridge ${id}`, { same: sameNumbers });
+    this.localOutputs.set([]);
+    this.remoteHosts = cache.cell<readonly RemoteHost[]>(`hosts of bridge ${id}`, {
+      subscribe: (self) => cache.watchRemoteHosts(id, self),
+      same: sameHosts,
+    });
+  }
+
+  mac(mac: number): Cell<MacFact> {
+    let cell = this.macs.get(mac);
+    if (cell === undefined) {
+      cell = this.cache.cell<MacFact>(`mac ${formatMac(mac)} on bridge ${this.id}`, {
+        subscribe: (self) => this.cache.watchMac(this.id, mac, self),
+        same: (a, b) => a.port === b.port,
+        forget: () => this.macs.delete(mac),
+      });
+      this.macs.set(mac, cell);
+    }
+    return cell;
+  }
+
+  ipv4(address: number): Cell<NeighborFact> {
+    let cell = this.ipv4s.get(address);
+    if (cell === undefined) {
+      cell = this.neighborCell(formatIpv4(address), () => this.ipv4s.delete(address));
+      this.ipv4s.set(address, cell);
+    }
+    return cell;
+  }
+
+  ipv6(words: Uint32Array, offset: number): Cell<NeighborFact> {
+    const hash =
+      Math.imul(Math.imul(words[offset], 31) ^ words[offset + 1], 31) ^ words[offset + 2] ^ words[offset + 3];
+    const bucket = this.ipv6s.get(hash) ?? [];
+    for (const entry of bucket) {
+      let i = 0;
+      while (i < 4 && entry.words[i] === words[offset + i]) i++;
+      if (i === 4) return entry.cell;
+    }
+    const address = words.slice(offset, offset + 4);
+    const cell = this.neighborCell(formatIpv6(address), () => {
+      const rest = (this.ipv6s.get(hash) ?? []).filter((entry) => !ipv6Equal(entry.words, address));
+      if (rest.length === 0) this.ipv6s.delete(hash);
+      else this.ipv6s.set(hash, rest);
+    });
+    bucket.push({ words: address, cell });
+    this.ipv6s.set(hash, bucket);
+    return cell;
+  }
+
+  /** The MAC address of `address` in text, of either family. */
+  neighbor(address: string): Cell<NeighborFact> {
+    const ip = parseIp(address)!;
+    return ip.family === 4 ? this.ipv4(ip.words[0]) : this.ipv6(Uint32Array.from(ip.words), 0);
+  }
+
+  /** Ports of this host are on the bridge, so there is one, whether or not the NSDB can be asked. */
+  presume(present: boolean): void {
+    this.cell.setLocal(present ? this : undefined);
+    if (present) this.cache.load(this.cell as Cell<unknown>);
+  }
+
+  private neighborCell(address: string, forget: () => void): Cell<NeighborFact> {
+    return this.cache.cell<NeighborFact>(`address ${address} on bridge ${this.id}`, {
+      subscribe: (self) => this.cache.watchIp(this.id, address, self),
+      same: (a, b) => a.mac === b.mac,
+      forget,
+    });
+  }
+}
+
+function samePort(a: PortFact, b: PortFact): boolean {
+  return (
+    a.adminStateUp === b.adminStateUp &&
+    a.mac === b.mac &&
+    a.bridge === b.bridge &&
+    sameLocation(a.location, b.location)
+  );
+}
+
+function sameLocation(a: PortFact['location'], b: PortFact['location']): boolean {
+  if (a === null || b === null) return a === b;
+  if (a.type === 'local') return b.type === 'local' && a.output === b.output;
+  return b.type === 'remote' && a.tunnel === b.tunnel && a.tunnelKey === b.tunnelKey;
+}
+
+function sameNumbers(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((value, i) => value === b[i]);
+}
+
+function sameHosts(a: readonly RemoteHost[], b: readonly RemoteHost[]): boolean {
+  return a.length === b.length && a.every((host, i) => host.tunnel === b[i].tunnel && host.floodKey === b[i].floodKey);
+}

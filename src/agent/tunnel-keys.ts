@@ -1,0 +1,81 @@
+import { randomInt } from 'node:crypto';
+import { mkdir, open, readdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { MAX_TUNNEL_KEY } from '../topology/types.js';
+
+/**
+ * The tunnel keys of this host: each stands for a port, or for all ports of a bridge. Other hosts' flows carry them, so
+ * they are kept on disk, one file a key, and are the same after a restart. A key that was given back is reused as late as
+ * can be: a flow of another host that still carries it must not reach somebody else's port.
+ */
+export class TunnelKeys {
+  private readonly byOwner = new Map<string, number>();
+  private readonly used = new Set<number>();
+  private next = randomInt(1, MAX_TUNNEL_KEY + 1);
+
+  private constructor(private readonly folder: string) {}
+
+  /** Read the keys of the last run from `folder`, which is made if need be. */
+  static async open(folder: string): Promise<TunnelKeys> {
+    await mkdir(folder, { recursive: true });
+    const keys = new TunnelKeys(folder);
+    for (const name of await readdir(folder)) {
+      const key = Number(name);
+      const owner = await readFile(join(folder, name), 'utf8');
+      // A file cut short by a crash: nobody was told of its key.
+      if (owner === '' || !(Number.isInteger(key) && key >= 1 && key <= MAX_TUNNEL_KEY)) {
+        await rm(join(folder, name));
+        continue;
+      }
+      keys.byOwner.set(owner, key);
+      keys.used.add(key);
+    }
+    return keys;
+  }
+
+  /** Everything that has a key. */
+  owners(): IterableIterator<string> {
+    return this.byOwner.keys();
+  }
+
+  keyOf(owner: string): number | undefined {
+    return this.byOwner.get(owner);
+  }
+
+  /** The key of `owner` (a text that names a port or bridge), chosen now if it has none. */
+  async take(owner: string): Promise<number> {
+    const existing = this.byOwner.get(owner);
+    if (existing !== undefined) return existing;
+    while (this.used.has(this.next)) this.advance();
+    const key = this.next;
+    this.advance();
+    this.byOwner.set(owner, key);
+    this.used.add(key);
+    try {
+      const file = await open(join(this.folder, String(key)), 'wx');
+      try {
+        await file.writeFile(owner);
+      } finally {
+        await file.close();
+      }
+    } catch (error) {
+      this.byOwner.delete(owner);
+      this.used.delete(key);
+      throw error;
+    }
+    return key;
+  }
+
+  /** Succeeds when the owner has none. */
+  async release(owner: string): Promise<void> {
+    const key = this.byOwner.get(owner);
+    if (key === undefined) return;
+    this.byOwner.delete(owner);
+    await rm(join(this.folder, String(key)), { force: true });
+    this.used.delete(key);
+  }
+
+  private advance(): void {
+    this.next = this.next === MAX_TUNNEL_KEY ? 1 : this.next + 1;
+  }
+}

@@ -1,0 +1,117 @@
+import type { FlowKey } from '../flow/key.js';
+import type { Cell } from './cell.js';
+
+/** Packets in the room at most, and with one key. */
+const MAX_PACKETS = 1024;
+const MAX_PACKETS_PER_KEY = 16;
+/** How long a packet waits. MidoNet's value. */
+const TIMEOUT_MS = 5000;
+
+/** Packets with one key whose simulation waits for facts. */
+export interface Parked {
+  readonly key: FlowKey;
+  readonly packets: Uint8Array[];
+  readonly complete: boolean;
+  missing: readonly Cell<unknown>[];
+  readonly deadline: number;
+}
+
+/** Where packets are while a fact they need is read. Bounded in packets and in time. */
+export class WaitingRoom {
+  /** By hash of the key; oldest first within a bucket. */
+  private readonly byKey = new Map<number, Parked[]>();
+  private readonly byFact = new Map<Cell<unknown>, Set<Parked>>();
+  /** In order of deadline. */
+  private readonly queue = new Set<Parked>();
+  private packets = 0;
+
+  constructor(private readonly clock: () => number) {}
+
+  /** Packets in the room. */
+  get size(): number {
+    return this.packets;
+  }
+
+  /** Put the packet with those of the same key. False if there are none; it is dropped if there are too many. */
+  join(key: FlowKey, packet: Uint8Array): boolean {
+    if (this.packets === 0) return false;
+    const parked = this.byKey.get(key.hash())?.find((entry) => entry.key.equals(key));
+    if (parked === undefined) return false;
+    if (parked.packets.length < MAX_PACKETS_PER_KEY && this.packets < MAX_PACKETS) {
+      parked.packets.push(packet.slice());
+      this.packets++;
+    }
+    return true;
+  }
+
+  /** False if the room is full. */
+  park(missing: readonly Cell<unknown>[], key: FlowKey, packet: Uint8Array, complete: boolean): boolean {
+    if (this.packets >= MAX_PACKETS) return false;
+    const parked: Parked = {
+      key: key.clone(),
+      packets: [packet.slice()],
+      complete,
+      missing,
+      deadline: this.clock() + TIMEOUT_MS,
+    };
+    this.packets++;
+    const hash = key.hash();
+    const bucket = this.byKey.get(hash);
+    if (bucket === undefined) this.byKey.set(hash, [parked]);
+    else bucket.push(parked);
+    this.queue.add(parked);
+    this.await(parked);
+    return true;
+  }
+
+  /** The simulation was tried again and needs other facts. The time it may wait is what is left of it. */
+  parkAgain(parked: Parked, missing: readonly Cell<unknown>[]): void {
+    this.packets += parked.packets.length;
+    parked.missing = missing;
+    const hash = parked.key.hash();
+    const bucket = this.byKey.get(hash);
+    if (bucket === undefined) this.byKey.set(hash, [parked]);
+    else bucket.push(parked);
+    this.queue.add(parked);
+    this.await(parked);
+  }
+
+  /** Take out those that have all facts they waited for. */
+  factChanged(cell: Cell<unknown>): Parked[] {
+    const waiting = this.byFact.get(cell);
+    if (waiting === undefined) return [];
+    const ready = [...waiting].filter((parked) => parked.missing.every((fact) => fact.value !== undefined));
+    for (const parked of ready) this.leave(parked);
+    return ready;
+  }
+
+  /** Take out those that have waited too long. */
+  expire(): Parked[] {
+    const now = this.clock();
+    const expired = [...this.queue].filter((parked) => parked.deadline <= now);
+    for (const parked of expired) this.leave(parked);
+    return expired;
+  }
+
+  private await(parked: Parked): void {
+    for (const cell of parked.missing) {
+      const waiting = this.byFact.get(cell);
+      if (waiting === undefined) this.byFact.set(cell, new Set([parked]));
+      else waiting.add(parked);
+    }
+  }
+
+  private leave(parked: Parked): void {
+    this.packets -= parked.packets.length;
+    this.queue.delete(parked);
+    const hash = parked.key.hash();
+    const rest = (this.byKey.get(hash) ?? []).filter((entry) => entry !== parked);
+    if (rest.length === 0) this.byKey.delete(hash);
+    else this.byKey.set(hash, rest);
+    for (const cell of parked.missing) {
+      const waiting = this.byFact.get(cell);
+      waiting?.delete(parked);
+      if (waiting?.size === 0) this.byFact.delete(cell);
+    }
+  }
+}
