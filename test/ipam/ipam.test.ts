@@ -422,7 +422,6 @@ async function runInterleaving(t: ExecutionContext, steps: Step[], faults: numbe
     }
     await settle();
     each.clock += 61_000;
-    await each.allocator.reconcile();
     await each.allocator.maintain();
     await each.allocator.maintain();
     const known = each.allocator.usage;
