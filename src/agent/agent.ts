@@ -1,0 +1,219 @@
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import type { z } from 'zod';
+import type { Datapath } from '../datapath/datapath.js';
+import { FlowKey, TunnelFlag } from '../flow/key.js';
+import { hostAlivePath } from '../nsdb/layout.js';
+import type { EphemeralNode, Store } from '../nsdb/store.js';
+import { encodeJson, ObjectExistsError, TopologyRepository } from '../nsdb/topology-repository.js';
+import { idFromName } from '../topology/id.js';
+import type { Kind, SCHEMAS } from '../topology/types.js';
+import { Bindings } from './bindings.js';
+import type { Cell } from './cell.js';
+import { Forwarder, type ForwarderOptions } from './forwarder.js';
+import { MacLearner } from './mac-learner.js';
+import { ForwarderMetrics } from './metrics.js';
+import { Publisher } from './publisher.js';
+import { TopologyCache } from './topology-cache.js';
+import { TunnelKeys } from './tunnel-keys.js';
+import { type TunnelDevices, Tunnels, type TunnelType } from './tunnels.js';
+
+/** A tunnel zone that this host is to be in. Hosts that name the same zone reach each other through it. */
+export interface ZoneMembership {
+  readonly name: string;
+  readonly type: TunnelType;
+  /** This host's IPv4 address in the underlay. */
+  readonly address: string;
+}
+
+export interface AgentOptions {
+  readonly hostId: string;
+  readonly hostName: string;
+  /** Folder for what must survive a restart. */
+  readonly stateFolder: string;
+  readonly store: Store;
+  readonly datapath: Datapath;
+  readonly devices: TunnelDevices;
+  readonly tunnelZones: readonly ZoneMembership[];
+  readonly flows: ForwarderOptions;
+  readonly log: Logger;
+  /** Milliseconds that never go back. */
+  readonly clock?: () => number;
+}
+
+const TICK_MS = 1000;
+
+/** One node: it owns the flows of a datapath and keeps them in agreement with the topology. */
+export class Agent {
+  readonly repository: TopologyRepository;
+  readonly metrics = new ForwarderMetrics();
+  readonly bindings: Bindings;
+  readonly tunnels: Tunnels;
+  readonly publisher: Publisher;
+  readonly cache: TopologyCache;
+  readonly forwarder: Forwarder;
+  private alive: EphemeralNode | undefined;
+  /** Datapath ports whose packets enter by tunnel key. */
+  private tunnelPorts: ReadonlySet<number> = new Set();
+  private ticker: NodeJS.Timeout | undefined;
+
+  private constructor(
+    private readonly options: AgentOptions,
+    keys: TunnelKeys,
+  ) {
+    const { store, datapath, hostId, log } = options;
+    const clock = options.clock ?? (() => performance.now());
+    const onChange = (cell: Cell<unknown>) => this.forwarder.factChanged(cell);
+    this.repository = new TopologyRepository(store);
+    this.publisher = new Publisher(store, log);
+    this.bindings = new Bindings({
+      hostId,
+      datapath,
+      repository: this.repository,
+      cache: () => this.cache,
+      publisher: this.publisher,
+      keys,
+      onTunnelKey: (key) => this.pinTunnelKeys([key]),
+      onChange,
+      log,
+    });
+    this.tunnels = new Tunnels({
+      hostId,
+      repository: this.repository,
+      devices: options.devices,
+      onEndpoints: () => this.endpointsChanged(),
+      onChange,
+      log,
+    });
+    this.cache = new TopologyCache(
+      this.repository,
+      hostId,
+      (id) => this.tunnels.path(id),
+      (id) => this.bindings.output(id),
+      onChange,
+      clock,
+      log,
+    );
+    this.forwarder = new Forwarder(
+      datapath,
+      (port) => this.bindings.ingress(port),
+      (cell) => this.cache.load(cell),
+      new MacLearner(this.repository, clock, log),
+      this.metrics,
+      options.flows,
+      clock,
+      log,
+    );
+  }
+
+  /**
+   * Take over the datapath and begin to answer its upcalls. The flows that are there stay until it is known what they
+   * should be: {@link portsKnown} must follow. Does not wait for the NSDB.
+   */
+  static async start(options: AgentOptions, signal?: AbortSignal): Promise<Agent> {
+    const keys = await TunnelKeys.open(join(options.stateFolder, 'tunnel-keys'));
+    const agent = new Agent(options, keys);
+    const { kept, removed } = await agent.forwarder.adopt(signal);
+    if (kept + removed > 0) options.log.info({ kept, removed }, 'adopted the flows of the datapath');
+    options.datapath.start({
+      upcalls: (batch) => agent.forwarder.upcalls(batch),
+      portsChanged: () => {
+        agent.bindings.changed();
+        agent.tunnels.refresh();
+      },
+      upcallsLost: (count) => {
+        agent.metrics.upcallsLost += count;
+      },
+    });
+    agent.register();
+    agent.tunnels.start();
+    agent.ticker = setInterval(() => {
+      agent.forwarder.tick();
+      agent.cache.releaseUnused();
+    }, TICK_MS);
+    return agent;
+  }
+
+  /** The front ends have attached again what they had attached before the restart; other ports come from the NSDB. */
+  portsKnown(): void {
+    this.bindings.start();
+    this.bindings.changed();
+  }
+
+  /** An interface appeared or changed on this host. */
+  interfaceChanged(name: string): void {
+    this.bindings.interfaceAppeared(name);
+    this.tunnels.refresh();
+  }
+
+  /** Stop. The datapath keeps forwarding by the flows it has. What has not reached the NSDB is written first, if it can be. */
+  async close(): Promise<void> {
+    clearInterval(this.ticker);
+    if (this.options.store.state === 'connected') await this.publisher.drain(2000);
+    this.forwarder.close();
+    this.publisher.close();
+    this.bindings.close();
+    this.tunnels.close();
+    this.cache.close();
+    await this.options.datapath.close();
+    await this.alive?.close();
+  }
+
+  private endpointsChanged(): void {
+    const ports = new Set(this.tunnels.devicePorts());
+    for (const port of this.tunnelPorts) if (!ports.has(port)) this.bindings.ingress(port).setLocal(undefined);
+    for (const port of ports) {
+      if (this.tunnelPorts.has(port)) continue;
+      this.bindings.ingress(port).setLocal({ type: 'tunnel', target: (key) => this.bindings.target(key) });
+    }
+    this.tunnelPorts = ports;
+    this.pinTunnelKeys(this.bindings.tunnelKeys());
+  }
+
+  /** Packets with these keys are let in by the kernel alone, without an upcall for the first. */
+  private pinTunnelKeys(tunnelKeys: readonly number[]): void {
+    for (const endpoint of this.tunnels.endpoints()) {
+      for (const tunnelKey of tunnelKeys) {
+        const key = new FlowKey();
+        key.inPort = endpoint.port;
+        key.tunDst = endpoint.address;
+        key.tunId = tunnelKey;
+        key.tunFlags = TunnelFlag.KEY;
+        this.forwarder.pin(key);
+      }
+    }
+  }
+
+  /** Tell the NSDB of this host, now or when it can be reached. */
+  private register(): void {
+    const { hostId, hostName, tunnelZones, store, log } = this.options;
+    this.publisher.publish('host', async (signal) => {
+      await this.repository.initialize(signal);
+      await this.createIfAbsent('host', { id: hostId, name: hostName }, signal);
+      for (const { name, type, address } of tunnelZones) {
+        const id = idFromName('tunnel-zone', name);
+        await this.createIfAbsent('tunnel-zone', { id, name, type }, signal);
+        const zone = await this.repository.get('tunnel-zone', id, signal);
+        if (zone !== undefined && zone.object.type !== type) {
+          log.error({ zone: name, configured: type, type: zone.object.type }, 'the tunnel zone is of another type');
+        }
+        await this.repository.joinTunnelZone(id, hostId, address, signal);
+      }
+      this.alive ??= store.ephemeral(hostAlivePath(hostId), encodeJson({ since: new Date().toISOString() }), {
+        takeOver: () => true,
+      });
+    });
+  }
+
+  private async createIfAbsent<K extends Kind>(
+    kind: K,
+    object: z.input<(typeof SCHEMAS)[K]>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    try {
+      await this.repository.create(kind, object, signal);
+    } catch (error) {
+      if (!(error instanceof ObjectExistsError)) throw error;
+    }
+  }
+}

@@ -1,0 +1,136 @@
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { Counter, Gauge, Registry } from 'prom-client';
+import type { Agent } from './agent.js';
+
+export interface HttpOptions {
+  readonly host: string;
+  /** 0: any free one. */
+  readonly port: number;
+  readonly agent: Agent;
+}
+
+/**
+ * Metrics for Prometheus at /metrics, and health: /healthz answers while the process works, /readyz while the agent also
+ * has a session with the NSDB. Without one it forwards and attaches all the same.
+ */
+export class HttpEndpoint {
+  private constructor(private readonly server: Server) {}
+
+  static async listen({ host, port, agent }: HttpOptions): Promise<HttpEndpoint> {
+    const registry = metricsOf(agent);
+    const server = createServer((request, response) => {
+      const send = (status: number, type: string, body: string) => {
+        response.writeHead(status, { 'content-type': type });
+        response.end(request.method === 'HEAD' ? undefined : body);
+      };
+      if (request.method !== 'GET' && request.method !== 'HEAD') return send(405, 'text/plain', 'only GET\n');
+      switch (request.url?.split('?', 1)[0]) {
+        case '/healthz':
+          return send(200, 'text/plain', 'ok\n');
+        case '/readyz': {
+          const { state } = agent.repository.store;
+          return state === 'connected' ? send(200, 'text/plain', 'ok\n') : send(503, 'text/plain', `NSDB ${state}\n`);
+        }
+        case '/metrics':
+          registry.metrics().then(
+            (text) => send(200, registry.contentType, text),
+            (error: Error) => send(500, 'text/plain', `${error.message}\n`),
+          );
+          return;
+        default:
+          return send(404, 'text/plain', 'try /metrics, /healthz or /readyz\n');
+      }
+    });
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(port, host, resolve);
+    });
+    return new HttpEndpoint(server);
+  }
+
+  get port(): number {
+    return (this.server.address() as AddressInfo).port;
+  }
+
+  close(): Promise<void> {
+    this.server.closeAllConnections();
+    return new Promise((resolve) => this.server.close(() => resolve()));
+  }
+}
+
+/** The agent's metrics, read when they are asked for. */
+function metricsOf(agent: Agent): Registry {
+  const registry = new Registry();
+  const { metrics } = agent;
+  const registers = [registry];
+  const counters: [name: string, help: string, value: () => number][] = [
+    ['midonet_upcalls_total', 'Packets that no kernel flow matched', () => metrics.upcalls],
+    ['midonet_upcalls_lost_total', 'Upcalls lost because they were not read in time', () => metrics.upcallsLost],
+    [
+      'midonet_upcalls_duplicate_total',
+      'Upcalls for which a flow was there by the time they were read',
+      () => metrics.duplicates,
+    ],
+    ['midonet_simulations_total', 'Simulations of packets and flows', () => metrics.simulations],
+    ['midonet_packets_parked_total', 'Packets that waited for data from the NSDB', () => metrics.parked],
+    ['midonet_packets_answered_total', 'ARP requests and neighbour solicitations answered here', () => metrics.answers],
+    ['midonet_flows_installed_total', 'Flows put in the kernel', () => metrics.installed],
+    ['midonet_flows_revisited_total', 'Flows simulated again after a change', () => metrics.revisits],
+    ['midonet_flows_replaced_total', 'Flows whose actions were replaced in place', () => metrics.replaced],
+    ['midonet_flows_expired_total', 'Flows removed for being idle', () => metrics.expired],
+    ['midonet_flows_evicted_total', 'Flows removed because the table was full', () => metrics.evictions],
+    ['midonet_flows_foreign_total', 'Flows of others found in the datapath', () => metrics.foreignFlows],
+    [
+      'midonet_flood_copies_cut_total',
+      'Copies of flooded packets that did not fit in one flow',
+      () => metrics.cutCopies,
+    ],
+    ['midonet_datapath_errors_total', 'Operations that the datapath refused', () => metrics.operationErrors],
+  ];
+  for (const [name, help, value] of counters) {
+    new Counter({
+      name,
+      help,
+      registers,
+      collect() {
+        this.reset();
+        this.inc(value());
+      },
+    });
+  }
+  new Counter({
+    name: 'midonet_drops_total',
+    help: 'Packets dropped in the agent, and decisions to drop, by reason',
+    labelNames: ['reason'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [reason, count] of metrics.drops) this.inc({ reason }, count);
+    },
+  });
+  const gauges: [name: string, help: string, value: () => number][] = [
+    ['midonet_flows', 'Flows in the kernel', () => agent.forwarder.flows.size],
+    ['midonet_flow_masks', 'Different masks of these flows', () => agent.forwarder.flows.masks],
+    ['midonet_ports', 'Ports of this host whose interface is attached', () => agent.bindings.activePorts],
+    ['midonet_packets_waiting', 'Packets that wait for data from the NSDB', () => agent.forwarder.waitingPackets],
+    ['midonet_facts_watched', 'Facts watched in the NSDB', () => agent.cache.size],
+    [
+      'midonet_nsdb_connected',
+      '1 with a session with the NSDB',
+      () => (agent.repository.store.state === 'connected' ? 1 : 0),
+    ],
+    ['midonet_nsdb_backlog', 'Writes that have not reached the NSDB yet', () => agent.publisher.backlog],
+  ];
+  for (const [name, help, value] of gauges) {
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set(value());
+      },
+    });
+  }
+  return registry;
+}

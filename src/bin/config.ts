@@ -1,0 +1,156 @@
+import { readFileSync } from 'node:fs';
+import { hostname } from 'node:os';
+import YAML from 'yaml';
+import { z } from 'zod';
+import { InvalidInputError } from '../errors.js';
+import { validate } from '../topology/validate.js';
+
+const absolutePath = z.string().regex(/^\/./, 'expected an absolute path');
+const port = z.int('expected a whole number').min(0, 'expected at least 0').max(65535, 'expected at most 65535');
+
+const zoneSchema = z.strictObject({
+  name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/, 'expected letters, digits, "_", "." and "-"'),
+  type: z.enum(['vxlan', 'gre'], 'expected vxlan or gre'),
+  address: z.ipv4('expected an IPv4 address of this host'),
+});
+
+/** The configuration file (YAML or JSON), with defaults. docs/configuration.md explains each field. */
+export const configSchema = z.strictObject({
+  host: z
+    .strictObject({
+      /** Made up on the first start and kept in the state folder when absent. */
+      id: z.uuid('expected a UUID').optional(),
+      name: z
+        .string()
+        .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/, 'expected a host name')
+        .default(() => hostname()),
+    })
+    .prefault({}),
+  /** Identity, tunnel keys, attachments: what must survive a restart. */
+  stateFolder: absolutePath.default('/var/lib/midonet'),
+  log: z.strictObject({ level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info') }).prefault({}),
+  nsdb: z
+    .strictObject({
+      /** Servers the agent uses: host:port[,host:port…][/root] or unix:/path. */
+      connect: z.string().min(1, 'expected host:port or unix:/path').default('127.0.0.1:2181'),
+      /** Where the embedded server listens: host:port or unix:/path. */
+      listen: z.string().min(1, 'expected host:port or unix:/path').default('127.0.0.1:2181'),
+      dataFolder: absolutePath.default('/var/lib/midonet/nsdb'),
+      /** Milliseconds. */
+      sessionTimeout: z.int().min(1000, 'expected at least 1000 ms').max(600_000).default(30_000),
+    })
+    .prefault({}),
+  datapath: z
+    .strictObject({
+      /** Name of the kernel datapath and of its local interface. */
+      name: z
+        .string()
+        .regex(/^(?!\.{1,2}$)[^/:\s]{1,15}$/, 'expected an interface name')
+        .default('midonet'),
+    })
+    .prefault({}),
+  tunnels: z
+    .strictObject({
+      /** UDP port of VXLAN. */
+      vxlanPort: port.min(1, 'expected at least 1').default(6677),
+      zones: z.array(zoneSchema).default([]),
+    })
+    .prefault({}),
+  flows: z
+    .strictObject({
+      /** Seconds. */
+      idleTimeout: z.number().min(1, 'expected at least 1 second').default(60),
+      maxFlows: z.int().min(16, 'expected at least 16').max(1_000_000).default(200_000),
+    })
+    .prefault({}),
+  cni: z.strictObject({ socket: absolutePath.default('/run/midonet/cni.sock') }).prefault({}),
+  /** Metrics and health. */
+  http: z
+    .strictObject({
+      host: z.string().min(1).default('127.0.0.1'),
+      port: port.default(7300),
+    })
+    .prefault({}),
+});
+
+export type Config = z.output<typeof configSchema>;
+
+/** Environment variables and the field each sets. They come before the file. */
+export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
+  MIDONET_HOST_ID: ['host', 'id'],
+  MIDONET_HOST_NAME: ['host', 'name'],
+  MIDONET_STATE_FOLDER: ['stateFolder'],
+  MIDONET_LOG_LEVEL: ['log', 'level'],
+  MIDONET_NSDB_CONNECT: ['nsdb', 'connect'],
+  MIDONET_NSDB_LISTEN: ['nsdb', 'listen'],
+  MIDONET_NSDB_DATA_FOLDER: ['nsdb', 'dataFolder'],
+  MIDONET_DATAPATH: ['datapath', 'name'],
+  MIDONET_CNI_SOCKET: ['cni', 'socket'],
+  MIDONET_HTTP_HOST: ['http', 'host'],
+  MIDONET_HTTP_PORT: ['http', 'port'],
+  MIDONET_VXLAN_PORT: ['tunnels', 'vxlanPort'],
+};
+
+/**
+ * The configuration: environment before file before defaults.
+ * @param path of the file; undefined: /etc/midonet/midonet.yaml if there is one
+ * @throws InvalidInputError naming the field and its value
+ */
+export function loadConfig(path: string | undefined, environment: NodeJS.ProcessEnv): Config {
+  const input = readFile(path ?? environment.MIDONET_CONFIG);
+  for (const [variable, field] of Object.entries(ENVIRONMENT)) {
+    const value = environment[variable];
+    if (value !== undefined && value !== '') setField(input, field, value);
+  }
+  return validate(configSchema, input, 'config');
+}
+
+/** `host:port` or `unix:/path`, as the embedded server takes it. */
+export function parseListen(text: string): { host: string; port: number } | { path: string } {
+  if (text.startsWith('unix:/')) return { path: text.slice('unix:'.length) };
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s]+)):(\d{1,5})$/.exec(text);
+  if (match === null || Number(match[3]) > 65535) {
+    throw new InvalidInputError('config.nsdb.listen', text, 'expected host:port or unix:/path');
+  }
+  return { host: match[1] ?? match[2], port: Number(match[3]) };
+}
+
+const DEFAULT_FILE = '/etc/midonet/midonet.yaml';
+
+function readFile(path: string | undefined): Record<string, unknown> {
+  let text: string;
+  try {
+    text = readFileSync(path ?? DEFAULT_FILE, 'utf8');
+  } catch (error) {
+    if (path === undefined && (error as NodeJS.ErrnoException).code === 'ENOENT') return {};
+    throw new InvalidInputError('config', path ?? DEFAULT_FILE, `cannot be read (${(error as Error).message})`);
+  }
+  let value: unknown;
+  try {
+    value = YAML.parse(text);
+  } catch (error) {
+    throw new InvalidInputError(
+      'config',
+      path ?? DEFAULT_FILE,
+      `is not YAML (${(error as Error).message.split('\n')[0]})`,
+    );
+  }
+  if (value === null || value === undefined) return {};
+  if (typeof value !== 'object' || Array.isArray(value)) {
+    throw new InvalidInputError('config', value, 'expected a mapping of fields');
+  }
+  return value as Record<string, unknown>;
+}
+
+function setField(target: Record<string, unknown>, field: readonly string[], text: string): void {
+  let at = target;
+  for (const key of field.slice(0, -1)) {
+    const inner = at[key];
+    // A field of the wrong type is left for validation to name.
+    if (inner !== undefined && (typeof inner !== 'object' || inner === null)) return;
+    at[key] = { ...(inner as Record<string, unknown> | undefined) };
+    at = at[key] as Record<string, unknown>;
+  }
+  const numeric = field.at(-1) === 'port' || field.at(-1) === 'vxlanPort';
+  at[field.at(-1)!] = numeric && /^\d+$/.test(text) ? Number(text) : text;
+}

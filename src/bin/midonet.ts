@@ -1,0 +1,100 @@
+#!/usr/bin/env node
+import { Command } from 'commander';
+import { pino } from 'pino';
+import { MidonetError } from '../errors.js';
+import { type Config, loadConfig } from './config.js';
+import { runAgent } from './run-agent.js';
+import { runNsdb } from './run-nsdb.js';
+import type { Service } from './service.js';
+
+const program = new Command('midonet')
+  .description(
+    'A distributed virtual network for Kubernetes, Docker and plain hosts on the Open vSwitch kernel datapath',
+  )
+  .showHelpAfterError()
+  .configureHelp({ showGlobalOptions: true });
+
+serviceCommand(
+  'agent',
+  'Run the agent of this host: it programs the kernel and answers the CNI program.',
+  runAgent,
+).addHelpText(
+  'after',
+  `
+Example:
+  $ MIDONET_NSDB_CONNECT=10.0.0.10:2181 midonet agent --config /etc/midonet/midonet.yaml`,
+);
+
+serviceCommand(
+  'nsdb',
+  'Run the embedded Network State Database, a single server that speaks the protocol of ZooKeeper.',
+  runNsdb,
+).addHelpText(
+  'after',
+  `
+Example:
+  $ MIDONET_NSDB_LISTEN=10.0.0.10:2181 midonet nsdb`,
+);
+
+serviceCommand(
+  'standalone',
+  'Run the NSDB and the agent in one process: a network of one host, or the first of several.',
+  async (config, log, signal) => {
+    const nsdb = await runNsdb(config, log, signal);
+    try {
+      const agent = await runAgent(config, log, signal);
+      return {
+        failed: Promise.race([nsdb.failed, agent.failed]),
+        close: async () => {
+          await agent.close();
+          await nsdb.close();
+        },
+      };
+    } catch (error) {
+      await nsdb.close();
+      throw error;
+    }
+  },
+).addHelpText(
+  'after',
+  `
+Example:
+  $ midonet standalone --config ./midonet.yaml`,
+);
+
+program.parseAsync().catch(fail);
+
+type Run = (config: Config, log: pino.Logger, signal: AbortSignal) => Promise<Service>;
+
+/** A command that runs until a signal ends it. */
+function serviceCommand(name: string, description: string, run: Run): Command {
+  return program
+    .command(name)
+    .description(description)
+    .option('-c, --config <file>', 'configuration file (default: /etc/midonet/midonet.yaml if there is one)')
+    .addHelpText(
+      'after',
+      '\nEvery field can be set in the file, the common ones in the environment: see docs/configuration.md.',
+    )
+    .action(async (options: { config?: string }) => {
+      const config = loadConfig(options.config, process.env);
+      const log = pino({ level: config.log.level, name: `midonet-${name}` });
+      const stop = new AbortController();
+      for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
+      const service = await run(config, log, stop.signal);
+      if (!stop.signal.aborted) {
+        log.info('ready');
+        await Promise.race([new Promise((resolve) => stop.signal.addEventListener('abort', resolve)), service.failed]);
+      }
+      log.info('stopping');
+      await service.close();
+      // What is still open by now is not ours to wait for.
+      process.exit(0);
+    });
+}
+
+function fail(error: unknown): void {
+  if (error instanceof MidonetError) process.stderr.write(`midonet: ${error.message} (${error.code})\n`);
+  else process.stderr.write(`midonet: ${error instanceof Error ? error.stack : String(error)}\n`);
+  process.exit(1);
+}

@@ -1,0 +1,23 @@
+import type { Logger } from 'pino';
+import { EmbeddedServer } from '../nsdb/embedded/server.js';
+import { type Config, parseListen } from './config.js';
+import type { Service } from './service.js';
+
+/** Run the embedded NSDB server. */
+export async function runNsdb(config: Config, log: Logger, signal: AbortSignal): Promise<Service> {
+  let fail: (error: Error) => void = () => {};
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+  // Nobody may be waiting for it yet.
+  failed.catch(() => {});
+  const server = await EmbeddedServer.start({
+    listen: parseListen(config.nsdb.listen),
+    dataDir: config.nsdb.dataFolder,
+    onNotice: (level, message, fields) => log[level](fields, message),
+    onFailure: fail,
+  });
+  signal.throwIfAborted();
+  log.info({ listen: config.nsdb.listen, dataFolder: config.nsdb.dataFolder }, 'serving the NSDB');
+  return { failed, close: () => server.close() };
+}
