@@ -144,9 +144,7 @@ export class LinkRequests {
     writer.reserve(IFINFOMSG_LENGTH);
     this.#writeLink(peer, namespaceFd);
     writer.endNest(end);
-    writer.endNest(data);
-    writer.endNest(info);
-    return this;
+    return this.#endNew(link, info, data);
   }
 
   /**
@@ -163,9 +161,7 @@ export class LinkRequests {
     this.writer.u8(IFLA_VXLAN_LEARNING, 0);
     this.writer.u8(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, 1);
     this.writer.be16(IFLA_VXLAN_PORT, port);
-    this.writer.endNest(data);
-    this.writer.endNest(info);
-    return this;
+    return this.#endNew(link, info, data);
   }
 
   /** A GRE interface for Ethernet frames where each packet brings its own tunnel header fields. It ignores `mtu`. */
@@ -173,18 +169,14 @@ export class LinkRequests {
     this.#beginNew(link, 'gretap', 'in external mode');
     const [info, data] = this.#beginInfo('gretap');
     this.writer.flag(IFLA_GRE_COLLECT_METADATA);
-    this.writer.endNest(data);
-    this.writer.endNest(info);
-    return this;
+    return this.#endNew(link, info, data);
   }
 
   /** An interface of a kind that needs no settings: `dummy`, `bridge`. */
   addPlain(link: NewLink, kind: 'bridge' | 'dummy'): this {
     this.#beginNew(link, kind, '');
     const [info, data] = this.#beginInfo(kind);
-    this.writer.endNest(data);
-    this.writer.endNest(info);
-    return this;
+    return this.#endNew(link, info, data);
   }
 
   deleteLink(target: LinkTarget): this {
@@ -273,6 +265,13 @@ export class LinkRequests {
     const info = this.writer.nest(IFLA_LINKINFO | NLA_F_NESTED);
     this.writer.string(IFLA_INFO_KIND, kind);
     return [info, this.writer.nest(IFLA_INFO_DATA | NLA_F_NESTED)];
+  }
+
+  #endNew(link: NewLink, info: number, data: number): this {
+    this.writer.endNest(data);
+    this.writer.endNest(info);
+    // The kernel overlooks an alias while it makes the interface.
+    return link.alias === undefined || link.alias === '' ? this : this.setLink(link.name, { alias: link.alias });
   }
 
   #beginLink(type: number, target: LinkTarget, asked: string, tolerated: readonly number[]): number {

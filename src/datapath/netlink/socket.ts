@@ -46,9 +46,12 @@ export interface NetlinkListener {
   batchEnd?(): void;
   /**
    * Messages were lost because they were not read in time ({@link NetlinkError} with ENOBUFS), or could not be read
-   * ({@link ProtocolError}): what was learnt from them has to be learnt again.
+   * ({@link ProtocolError}): what was learnt from them has to be learnt again. This is the time to do so: all that waited
+   * has been read. Until then the kernel goes on dropping messages, without a word.
    */
   overrun(reason: MidonetError): void;
+  /** Messages are being lost; {@link NetlinkListener.overrun} follows when no more are. */
+  losing?(reason: MidonetError): void;
 }
 
 export interface NetlinkSocketOptions {
@@ -120,6 +123,7 @@ export class NetlinkSocket {
   readonly #native: NativeSocket;
   readonly #receiver: Receiver;
   readonly #listener: NetlinkListener | undefined;
+  readonly #batchSize: number;
   readonly #messages: MessageReader;
   readonly #attributes = new AttributeReader();
   readonly #pending: Batch[] = [];
@@ -131,7 +135,8 @@ export class NetlinkSocket {
   #sequence = 0;
   #started = false;
   #kept = false;
-  #overrun = false;
+  /** Why messages were lost, from when that is known until all that waited has been read. */
+  #loss: MidonetError | undefined;
   #closed = false;
 
   /** @throws NetlinkError if a system call fails */
@@ -139,6 +144,7 @@ export class NetlinkSocket {
     const native = options.native ?? loadNative();
     this.#receiver = options.receiver ?? sharedReceiver();
     this.#listener = options.listener;
+    this.#batchSize = Math.min(options.batch ?? Number.POSITIVE_INFINITY, this.#receiver.lengths.length);
     this.#messages = new MessageReader(this.#receiver.bytes);
     try {
       this.#native = new native.NetlinkSocket(this.#receiver.native, {
@@ -427,29 +433,61 @@ export class NetlinkSocket {
 
   /** Read the answers that wait. A long dump is left to the event loop, so that other work gets its turn. */
   #drain(): void {
-    if (this.#receiver.busy || this.#closed) {
+    if (this.#receiver.busy) {
       return;
     }
-    do {
+    while (!this.#closed) {
       const count = this.#native.receive();
       if (count === 0) {
-        break;
+        this.#emptied();
+        return;
       }
       this.#received(count);
       if (count < 0 && count !== -ENOBUFS) {
-        break;
+        this.#emptied();
+        return;
       }
-    } while (!this.#closed && this.#pending.some((batch) => !batch.dump));
-    this.#settleOverrun();
+      if (count > 0 && !this.#isWaiting()) {
+        this.#emptiedIf(count);
+        return;
+      }
+    }
   }
 
   #readable(count: number): void {
     this.#received(count);
     // A request made while the batch was being read could not read its answers itself.
-    if (this.#overrun || this.#pending.some((batch) => !batch.dump)) {
+    if (count < 0 || this.#isWaiting()) {
       this.#drain();
+    } else {
+      this.#emptiedIf(count);
     }
     this.#keep();
+  }
+
+  /** Whether answers are awaited that the kernel gives at once. */
+  #isWaiting(): boolean {
+    return this.#pending.some((batch) => !batch.dump);
+  }
+
+  /** A batch smaller than it could be means that no more waited. */
+  #emptiedIf(count: number): void {
+    if (count < this.#batchSize) {
+      this.#emptied();
+    }
+  }
+
+  /**
+   * All that waited has been read. If messages were lost before, what is not answered by now never will be, because the
+   * kernel answers while it is being asked. A dump goes on.
+   */
+  #emptied(): void {
+    const reason = this.#loss;
+    if (reason !== undefined && this.#unsent.length === 0 && !this.#closed) {
+      this.#loss = undefined;
+      this.#failPending(undefined, false);
+      this.#listener?.overrun(reason);
+    }
   }
 
   #received(count: number): void {
@@ -596,18 +634,9 @@ export class NetlinkSocket {
   }
 
   #lost(reason: MidonetError): void {
-    this.#overrun = true;
-    this.#listener?.overrun(reason);
-  }
-
-  /**
-   * After messages were lost and all others have been read, what is not answered never will be: the kernel answers
-   * while it is being asked. A dump goes on.
-   */
-  #settleOverrun(): void {
-    if (this.#overrun && this.#unsent.length === 0) {
-      this.#overrun = false;
-      this.#failPending(undefined, false);
+    if (this.#loss === undefined) {
+      this.#loss = reason;
+      this.#listener?.losing?.(reason);
     }
   }
 
