@@ -95,3 +95,17 @@ export function transportChecksumValid(
   if (protocol === UDP && readU16(bytes, start + at) === 0) return true;
   return checksum(bytes, start, end, pseudo) === 0;
 }
+
+const CRC32C = new Uint32Array(256);
+for (let i = 0; i < 256; i++) {
+  let value = i;
+  for (let bit = 0; bit < 8; bit++) value = (value & 1) !== 0 ? (value >>> 1) ^ 0x82f6_3b78 : value >>> 1;
+  CRC32C[i] = value;
+}
+
+/** CRC32c of a range, which is SCTP's checksum (RFC 9260 appendix A); SCTP sends its bytes in little-endian order. */
+export function crc32c(bytes: Uint8Array, start: number, end: number): number {
+  let crc = 0xffff_ffff;
+  for (let at = start; at < end; at++) crc = CRC32C[(crc ^ bytes[at]) & 0xff] ^ (crc >>> 8);
+  return ~crc >>> 0;
+}

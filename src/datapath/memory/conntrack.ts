@@ -1,0 +1,336 @@
+import type { NatSpec } from '../../flow/action.js';
+import { CtState } from '../../flow/key.js';
+import { readU16, readU32, readWords } from '../../packet/big-endian.js';
+import { checksum, pseudoHeaderIpv4, pseudoHeaderIpv6, transportChecksumValid } from '../../packet/checksum.js';
+import { ICMP_HEADER, isIcmpError } from '../../packet/icmp.js';
+import { isIcmpv6Error } from '../../packet/icmpv6.js';
+import { IpProtocol } from '../../packet/ip-protocol.js';
+import { newTcpHeader, parseTcpHeader } from '../../packet/tcp.js';
+import { bindNull, bindRange, translate } from './nat.js';
+import { type Layout, locateIp, newLayout } from './rewrite.js';
+import { nextTcpState, TCP_TIMEOUT, type TcpState } from './tcp-state.js';
+import { hashTuple, invert, isAnswer, protocolOf, T, type Tuple, tupleOf, tuplesEqual } from './tuple.js';
+
+const UDP_TIMEOUT = 30_000;
+const UDP_STREAM_TIMEOUT = 120_000;
+const ICMP_TIMEOUT = 30_000;
+const GENERIC_TIMEOUT = 600_000;
+/** Expired entries are swept out each time this many were added; lookups never see them. */
+const SWEEP_EVERY = 1024;
+
+/** A tracked connection. */
+export interface Connection {
+  readonly zone: number;
+  readonly original: Tuple;
+  /** What answers look like: the inverted original unless addresses are translated. */
+  reply: Tuple;
+  /** In the table. A connection is confirmed by the first commit; until then only the packet knows it. */
+  confirmed: boolean;
+  seenReply: boolean;
+  sourceNat: boolean;
+  destinationNat: boolean;
+  sourceNatDone: boolean;
+  destinationNatDone: boolean;
+  tcp: TcpState;
+  mark: number;
+  /** Milliseconds of the clock. */
+  expires: number;
+}
+
+/** What the packet is to its connection. */
+export interface Tracked {
+  readonly connection: Connection;
+  readonly kind: 'new' | 'established' | 'related';
+  readonly reply: boolean;
+}
+
+interface Slot {
+  readonly tuple: Tuple;
+  readonly connection: Connection;
+  readonly reply: boolean;
+  next: Slot | undefined;
+}
+
+/**
+ * Connection tracking of one node, modelled on netfilter's as the kernel's datapath uses it (nf_conntrack_core.c,
+ * net/openvswitch/conntrack.c): zones, confirmation by commit, states of TCP without its windows, ICMP errors related
+ * to the connection they are about.
+ */
+export class Conntrack {
+  private readonly slots = new Map<number, Slot>();
+  private added = 0;
+  private readonly tcp = newTcpHeader();
+  private readonly inner: Layout = newLayout();
+
+  constructor(private readonly now: () => number) {}
+
+  /** All live confirmed connections. */
+  connections(): Connection[] {
+    const out: Connection[] = [];
+    const now = this.now();
+    for (const head of this.slots.values()) {
+      for (let slot: Slot | undefined = head; slot !== undefined; slot = slot.next) {
+        if (!slot.reply && slot.connection.expires > now) out.push(slot.connection);
+      }
+    }
+    return out;
+  }
+
+  clear(): void {
+    this.slots.clear();
+  }
+
+  /** The connection that a packet belongs to, perhaps a new unconfirmed one; undefined when the packet is invalid. */
+  track(bytes: Uint8Array, layout: Layout, zone: number): Tracked | undefined {
+    if (layout.transport < 0 || layout.version === 0) return undefined;
+    const { protocol, transport, version } = layout;
+    const v4Icmp = version === 4 && protocol === IpProtocol.ICMP;
+    const v6Icmp = version === 6 && protocol === IpProtocol.ICMPV6;
+    if (v4Icmp || v6Icmp) {
+      if (transport + ICMP_HEADER > layout.end || !this.checksumValid(bytes, layout)) return undefined;
+      if (v4Icmp ? isIcmpError(bytes[transport]) : isIcmpv6Error(bytes[transport])) {
+        return this.related(bytes, layout, zone);
+      }
+    }
+    let flags = 0;
+    if (protocol === IpProtocol.TCP) {
+      if (!parseTcpHeader(bytes, transport, layout.end, this.tcp) || !this.checksumValid(bytes, layout))
+        return undefined;
+      flags = this.tcp.flags;
+    } else if (protocol === IpProtocol.UDP) {
+      if (transport + 8 > layout.end || !this.checksumValid(bytes, layout)) return undefined;
+      const length = readU16(bytes, transport + 4);
+      if (length < 8 || transport + length > layout.end) return undefined;
+    }
+    const tuple = tupleOf(bytes, layout, zone);
+    if (tuple === undefined) return undefined;
+    let slot = this.find(tuple);
+    if (slot !== undefined && protocol === IpProtocol.TCP && reopens(slot, flags)) {
+      this.remove(slot.connection);
+      slot = undefined;
+    }
+    if (slot === undefined) return this.begin(tuple, flags);
+    return this.continue(slot, flags);
+  }
+
+  /** The connection of a packet already tracked in this zone whose memory of it was lost in an upcall. */
+  recall(bytes: Uint8Array, layout: Layout, zone: number, translated: boolean): Tracked | undefined {
+    const tuple = tupleOf(bytes, layout, zone);
+    const sought = tuple !== undefined && translated ? invert(tuple) : tuple;
+    const slot = sought === undefined ? undefined : this.find(sought);
+    if (slot === undefined) return undefined;
+    const reply = translated ? !slot.reply : slot.reply;
+    const established = reply || slot.connection.seenReply;
+    return { connection: slot.connection, kind: established ? 'established' : 'new', reply };
+  }
+
+  /** Put a new connection in the table. False if another one has either of its tuples: the packet is then dropped. */
+  confirm(connection: Connection): boolean {
+    if (connection.confirmed) return true;
+    if (this.find(connection.original) !== undefined || this.find(connection.reply) !== undefined) return false;
+    connection.confirmed = true;
+    this.add(connection.original, connection, false);
+    this.add(connection.reply, connection, true);
+    if (++this.added % SWEEP_EVERY === 0) this.sweep();
+    return true;
+  }
+
+  remove(connection: Connection): void {
+    this.removeTuple(connection.original, connection);
+    this.removeTuple(connection.reply, connection);
+  }
+
+  /** Whether a connection has this tuple, in either direction. */
+  used(tuple: Tuple): boolean {
+    return this.find(tuple) !== undefined;
+  }
+
+  /**
+   * Translate a tracked packet (ovs_ct_nat in net/openvswitch/conntrack.c). A new connection gets its binding from
+   * `spec`. Returns the bits SNAT and DNAT for what was done.
+   */
+  nat(tracked: Tracked, spec: NatSpec, commit: boolean, bytes: Uint8Array, layout: Layout): number {
+    const { connection, kind, reply } = tracked;
+    const { sourceNat, destinationNat } = connection;
+    let source: boolean;
+    if (kind !== 'new' && (sourceNat || destinationNat) && (kind !== 'related' || reply || commit)) {
+      source = sourceNat !== reply;
+    } else if (spec.kind === 'src') {
+      source = true;
+    } else if (spec.kind === 'dst') {
+      source = false;
+    } else {
+      return 0;
+    }
+    this.natOnce(tracked, spec, source, bytes, layout);
+    let done: number = source ? CtState.SNAT : CtState.DNAT;
+    if (connection.destinationNat) {
+      if (connection.sourceNat) {
+        this.natOnce(tracked, spec, !source, bytes, layout);
+        done |= source ? CtState.DNAT : CtState.SNAT;
+      } else if (!reply) {
+        // The source port may have to give way where two destinations become one.
+        this.natOnce(tracked, undefined, true, bytes, layout);
+        done |= CtState.SNAT;
+      }
+    }
+    return done;
+  }
+
+  private natOnce(
+    tracked: Tracked,
+    spec: NatSpec | undefined,
+    source: boolean,
+    bytes: Uint8Array,
+    layout: Layout,
+  ): void {
+    const { connection, kind } = tracked;
+    if (
+      kind === 'new' &&
+      !connection.confirmed &&
+      !(source ? connection.sourceNatDone : connection.destinationNatDone)
+    ) {
+      const used = (tuple: Tuple) => this.used(tuple);
+      if (spec?.ipMin === undefined) bindNull(connection, source, used);
+      else bindRange(connection, spec, source, used);
+    }
+    translate(tracked, source, bytes, layout);
+  }
+
+  private begin(tuple: Tuple, flags: number): Tracked | undefined {
+    const reply = invert(tuple);
+    if (reply === undefined) return undefined;
+    const protocol = protocolOf(tuple);
+    let tcp: TcpState = 'NONE';
+    if (protocol === IpProtocol.TCP) {
+      const first = nextTcpState('NONE', flags, false);
+      if (first === undefined) return undefined;
+      tcp = first;
+    } else if (isAnswer(tuple)) {
+      return undefined;
+    }
+    const connection: Connection = {
+      zone: tuple[T.ZONE],
+      original: tuple,
+      reply,
+      confirmed: false,
+      seenReply: false,
+      sourceNat: false,
+      destinationNat: false,
+      sourceNatDone: false,
+      destinationNatDone: false,
+      tcp,
+      mark: 0,
+      expires: 0,
+    };
+    this.refresh(connection);
+    return { connection, kind: 'new', reply: false };
+  }
+
+  private continue(slot: Slot, flags: number): Tracked | undefined {
+    const { connection, reply } = slot;
+    if (protocolOf(connection.original) === IpProtocol.TCP) {
+      const next = nextTcpState(connection.tcp, flags, reply);
+      if (next === undefined) return undefined;
+      connection.tcp = next;
+      // A refused or given up connection is gone at once: nothing will follow.
+      if (next === 'CLOSE' && !connection.seenReply) {
+        this.remove(connection);
+        return { connection, kind: reply ? 'established' : 'new', reply };
+      }
+    }
+    if (reply) connection.seenReply = true;
+    this.refresh(connection);
+    return { connection, kind: reply || connection.seenReply ? 'established' : 'new', reply };
+  }
+
+  /** An ICMP error belongs to the connection of the packet it quotes (RFC 792; nf_conntrack_inet_error). */
+  private related(bytes: Uint8Array, layout: Layout, zone: number): Tracked | undefined {
+    const quoted = layout.transport + ICMP_HEADER;
+    if (!locateIp(bytes, quoted, layout.version, this.inner)) return undefined;
+    this.inner.end = Math.min(this.inner.end, layout.end);
+    const tuple = tupleOf(bytes, this.inner, zone);
+    const inverse = tuple === undefined ? undefined : invert(tuple);
+    const slot = inverse === undefined ? undefined : this.find(inverse);
+    if (slot === undefined) return undefined;
+    return { connection: slot.connection, kind: 'related', reply: slot.reply };
+  }
+
+  private checksumValid(bytes: Uint8Array, layout: Layout): boolean {
+    const { ip, transport, protocol, end } = layout;
+    if (layout.version === 4) {
+      if (protocol === IpProtocol.ICMP) return checksum(bytes, transport, end) === 0;
+      const pseudo = pseudoHeaderIpv4(readU32(bytes, ip + 12), readU32(bytes, ip + 16), protocol, end - transport);
+      return transportChecksumValid(bytes, transport, end, protocol, pseudo);
+    }
+    const pseudo = pseudoHeaderIpv6(readWords(bytes, ip + 8), readWords(bytes, ip + 24), protocol, end - transport);
+    return transportChecksumValid(bytes, transport, end, protocol, pseudo);
+  }
+
+  private refresh(connection: Connection): void {
+    const protocol = protocolOf(connection.original);
+    let timeout = GENERIC_TIMEOUT;
+    if (protocol === IpProtocol.TCP) timeout = TCP_TIMEOUT[connection.tcp];
+    else if (protocol === IpProtocol.UDP) timeout = connection.seenReply ? UDP_STREAM_TIMEOUT : UDP_TIMEOUT;
+    else if (protocol === IpProtocol.ICMP || protocol === IpProtocol.ICMPV6) timeout = ICMP_TIMEOUT;
+    connection.expires = this.now() + timeout;
+  }
+
+  private find(tuple: Tuple): Slot | undefined {
+    for (let slot = this.slots.get(hashTuple(tuple)); slot !== undefined; slot = slot.next) {
+      if (!tuplesEqual(slot.tuple, tuple)) continue;
+      if (slot.connection.expires > this.now()) return slot;
+      this.remove(slot.connection);
+      return undefined;
+    }
+    return undefined;
+  }
+
+  private add(tuple: Tuple, connection: Connection, reply: boolean): void {
+    const hash = hashTuple(tuple);
+    this.slots.set(hash, { tuple, connection, reply, next: this.slots.get(hash) });
+  }
+
+  private removeTuple(tuple: Tuple, connection: Connection): void {
+    const hash = hashTuple(tuple);
+    let previous: Slot | undefined;
+    for (let slot = this.slots.get(hash); slot !== undefined; slot = slot.next) {
+      if (slot.connection === connection && slot.tuple === tuple) {
+        if (previous !== undefined) previous.next = slot.next;
+        else if (slot.next !== undefined) this.slots.set(hash, slot.next);
+        else this.slots.delete(hash);
+        return;
+      }
+      previous = slot;
+    }
+  }
+
+  private sweep(): void {
+    const now = this.now();
+    const dead: Connection[] = [];
+    for (const head of this.slots.values()) {
+      for (let slot: Slot | undefined = head; slot !== undefined; slot = slot.next) {
+        if (!slot.reply && slot.connection.expires <= now) dead.push(slot.connection);
+      }
+    }
+    for (const connection of dead) this.remove(connection);
+  }
+}
+
+/** A SYN for a connection that has ended starts a new one on the same ports. */
+function reopens(slot: Slot, flags: number): boolean {
+  const { tcp } = slot.connection;
+  if (tcp !== 'TIME_WAIT' && tcp !== 'CLOSE') return false;
+  return nextTcpState(tcp, flags, slot.reply) === 'SYN_SENT';
+}
+
+/** Bits of CtState for a tracked packet, without those of NAT. */
+export function stateOf(tracked: Tracked | undefined): number {
+  if (tracked === undefined) return CtState.TRACKED | CtState.INVALID;
+  let state: number = CtState.TRACKED;
+  if (tracked.reply) state |= CtState.REPLY;
+  if (tracked.kind === 'new' || !tracked.connection.confirmed) state |= CtState.NEW;
+  if (tracked.kind === 'established') state |= CtState.ESTABLISHED;
+  if (tracked.kind === 'related') state |= CtState.RELATED;
+  return state;
+}

@@ -1,0 +1,90 @@
+import { ClosedError } from '../../errors.js';
+import type { Action } from '../../flow/action.js';
+import type { BatchDone, Datapath, DatapathHandler, DatapathPort, Flow, FlowId, FlowOperation } from '../datapath.js';
+import { actionsLength } from './actions-length.js';
+import type { MemorySwitch } from './switch.js';
+import { MAX_ACTIONS_LENGTH } from './validate.js';
+
+/** A driver for a datapath in this process. Made by {@link MemoryNode.datapath}. */
+export class MemoryDatapath implements Datapath {
+  readonly maxActionsLength = MAX_ACTIONS_LENGTH;
+  private handler: DatapathHandler | undefined;
+  private closed = false;
+
+  constructor(private readonly target: MemorySwitch) {}
+
+  get name(): string {
+    return this.target.name;
+  }
+
+  actionsLength(actions: readonly Action[]): number {
+    return actionsLength(actions);
+  }
+
+  start(handler: DatapathHandler): void {
+    this.checkOpen();
+    if (this.handler !== undefined) throw new Error(`datapath ${this.name} was started before`);
+    this.handler = handler;
+    this.target.addHandler(handler);
+  }
+
+  async ports(signal?: AbortSignal): Promise<DatapathPort[]> {
+    this.check(signal);
+    return this.target.ports();
+  }
+
+  async addPort(name: string, type: 'netdev' | 'internal', signal?: AbortSignal): Promise<DatapathPort> {
+    this.check(signal);
+    return this.target.addPort(name, type);
+  }
+
+  async deletePort(name: string, signal?: AbortSignal): Promise<void> {
+    this.check(signal);
+    this.target.deletePort(name);
+  }
+
+  submit(operations: readonly FlowOperation[], done?: BatchDone): void {
+    const errors = operations.map((operation) => this.attempt(operation));
+    if (done !== undefined) this.target.node.network.enqueue(() => done(errors));
+  }
+
+  async flow(id: FlowId, signal?: AbortSignal): Promise<Flow | undefined> {
+    this.check(signal);
+    return this.target.flow(id);
+  }
+
+  async flows(signal?: AbortSignal): Promise<Flow[]> {
+    this.check(signal);
+    return this.target.flows();
+  }
+
+  async flushFlows(signal?: AbortSignal): Promise<void> {
+    this.check(signal);
+    this.target.flush();
+  }
+
+  async close(): Promise<void> {
+    this.closed = true;
+    if (this.handler !== undefined) this.target.removeHandler(this.handler);
+  }
+
+  private attempt(operation: FlowOperation): Error | undefined {
+    try {
+      this.checkOpen();
+      this.target.operate(operation);
+      return undefined;
+    } catch (error) {
+      if (error instanceof Error) return error;
+      throw error;
+    }
+  }
+
+  private check(signal: AbortSignal | undefined): void {
+    signal?.throwIfAborted();
+    this.checkOpen();
+  }
+
+  private checkOpen(): void {
+    if (this.closed) throw new ClosedError(`datapath ${this.name}`);
+  }
+}
