@@ -51,23 +51,23 @@ export function buildNative(/** @type {string} */ checkout) {
 
 /**
  * Compiles TypeScript when a source has changed since the last time that succeeded.
- * @returns {boolean} whether it is without type errors; there is output in any case
+ * @returns {string} the type errors; there is output in any case
  */
 export function buildTypeScript(/** @type {string} */ checkout) {
   const stamp = join(checkout, 'build/.sources');
   const state = sourcesState(checkout);
-  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === state) return true;
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === state) return '';
   say('compiling TypeScript');
   removeOrphans(checkout);
   const result = spawnSync('node', ['node_modules/typescript/bin/tsc', '-p', '.'], {
     cwd: checkout,
     stdio: ['ignore', 'pipe', 'inherit'],
+    encoding: 'utf8',
   });
-  process.stderr.write(result.stdout);
   if (result.error) throw new SetupError(`cannot run tsc: ${result.error.message}`);
-  if (result.status !== 0) return false;
+  if (result.status !== 0) return result.stdout.trim() || `tsc ended with ${result.signal ?? result.status}`;
   writeFileSync(stamp, state);
-  return true;
+  return '';
 }
 
 /** A digest of names, sizes and times of all that tsc reads of ours. */

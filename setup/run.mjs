@@ -51,7 +51,8 @@ function setUp(/** @type {string[]} */ packages) {
 
 /** Type errors do not keep a program from running: there is output in any case. */
 function build() {
-  if (!buildTypeScript(checkout)) say('there are type errors (above); going on');
+  const errors = buildTypeScript(checkout);
+  if (errors) say(`going on with type errors, of which ${errors.split('\n')[0]} is the first: see npm run build`);
 }
 
 function runProgram(/** @type {string} */ path, /** @type {string[]} */ words) {

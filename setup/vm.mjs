@@ -356,6 +356,6 @@ class Machine {
   }
 
   #tail() {
-    return this.#serial.replaceAll('\r', '').split('\n').slice(-40).join('\n').trim();
+    return this.#serial.replaceAll('\r', '').split('\n').slice(-80).join('\n').trim();
   }
 }

@@ -29,10 +29,12 @@ while read -r what first second <&3; do
 done &
 
 if [ "$rows" -gt 0 ]; then
-  $b stty rows "$rows" cols "$columns" < /dev/hvc0
-  $b setsid -c /bin/sh $job/command 3>&- < /dev/hvc0 > /dev/hvc0 2>&1
+  # Held open: a terminal that nobody has open forgets its size.
+  exec 5<>/dev/hvc0
+  $b stty rows "$rows" cols "$columns" <&5
+  $b setsid -c /bin/sh $job/command 3>&- 5>&- < /dev/hvc0 > /dev/hvc0 2>&1
   status=$?
-  printf %s "$end" > /dev/hvc0
+  printf %s "$end" >&5
 else
   # The job writes to pipes, which may be opened again through /dev/stdout; a virtio port may not.
   $b mkfifo $here/in $here/out $here/err
