@@ -1,0 +1,490 @@
+import { mkdir, readFile, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import type { Datapath } from '../datapath/datapath.js';
+import { InvalidInputError, MidonetError } from '../errors.js';
+import type { Ipam } from '../ipam/ipam.js';
+import type { PoolAllocator } from '../ipam/pool-allocator.js';
+import { formatMac } from '../packet/address.js';
+import { cidrContains, formatIp, parseCidr, parseIp } from '../packet/ip.js';
+import { readStateFolder, writeStateFile } from '../state-file.js';
+import { idFromName } from '../topology/id.js';
+import { type Port, poolSchema, portSchema } from '../topology/types.js';
+import { validate } from '../topology/validate.js';
+import { type ContainerInterfaces, InterfaceNameTakenError, type InterfaceRoute } from './container-interfaces.js';
+import type { LocalPorts } from './local-ports.js';
+import type { Network } from './networks.js';
+
+/** What identifies an attachment: a container may have several interfaces, also in one network. */
+export interface AttachmentKey {
+  readonly network: string;
+  readonly containerId: string;
+  readonly interfaceName: string;
+}
+
+/** A container's interface to make. */
+export interface AttachmentRequest {
+  readonly network: Network;
+  readonly containerId: string;
+  readonly interfaceName: string;
+  /** Path of the container's network namespace. */
+  readonly namespacePath: string;
+  readonly mtu: number;
+  /** MAC address as text; follows from the key if undefined. */
+  readonly mac?: string;
+  /** Addresses asked for, at most one a pool; pools without one give the next free address. */
+  readonly addresses: readonly string[];
+  /** Whether pools with a gateway give a default route. */
+  readonly defaultRoute: boolean;
+  /** The front end, see `Port.owner`. */
+  readonly owner: string;
+}
+
+const addressSchema = z.strictObject({
+  address: z.string(),
+  prefix: z.int(),
+  gateway: z.string().optional(),
+  /** In full, so that the address can be released whatever has become of the network. */
+  pool: poolSchema,
+});
+
+const recordSchema = z.strictObject({
+  /** `adding` and `removing`: to be undone after a restart. */
+  state: z.enum(['adding', 'attached', 'removing']),
+  network: z.string(),
+  containerId: z.string(),
+  interfaceName: z.string(),
+  namespacePath: z.string(),
+  /** Tells the namespace from a later one at the same path. */
+  namespaceIdentity: z.string(),
+  /** Boot of the kernel: no namespace survives it. */
+  bootId: z.string(),
+  hostInterface: z.string(),
+  hostMac: z.string(),
+  mac: z.string(),
+  mtu: z.int(),
+  addresses: z.array(addressSchema),
+  routes: z.array(z.strictObject({ destination: z.string(), gateway: z.string().optional() })),
+  port: portSchema,
+});
+
+/** An attachment as the journal keeps it. */
+export type Attachment = z.output<typeof recordSchema>;
+
+export interface AttachmentsOptions {
+  readonly hostId: string;
+  /** Folder on disk, made if need be: one file an attachment. */
+  readonly folder: string;
+  readonly ipam: Ipam;
+  readonly interfaces: ContainerInterfaces;
+  readonly localPorts: LocalPorts;
+  /** Asked by {@link Attachments.check}. */
+  readonly datapath?: Pick<Datapath, 'ports'>;
+  readonly warn: (message: string, error?: unknown) => void;
+  /** Identifies the boot of the kernel; read from /proc if undefined. */
+  readonly bootId?: string;
+}
+
+/** Something that an attachment consists of is missing or not as it was made. */
+export class AttachmentDamagedError extends MidonetError {
+  constructor(key: AttachmentKey, what: string) {
+    super('MN_CONFLICT', `attachment ${describe(key)}: ${what}`);
+  }
+}
+
+/** There is no such attachment. */
+export class AttachmentNotFoundError extends MidonetError {
+  constructor(key: AttachmentKey) {
+    super('MN_NOT_FOUND', `there is no attachment ${describe(key)}`);
+  }
+}
+
+/** What {@link Attachments.recover} found. */
+export interface Recovery {
+  /** Attached again to the datapath. */
+  readonly attached: number;
+  /** Kept, with their addresses, although their interface is gone: the runtime has not removed them yet. */
+  readonly dead: number;
+  /** Half made or half removed before the restart, or from before the kernel was booted: undone. */
+  readonly undone: number;
+  /** Interfaces nobody knows of: removed. */
+  readonly strays: number;
+}
+
+/** Interfaces that are made here, and nothing else, have names of this form. */
+const HOST_INTERFACE = /^mn[0-9a-f]{10}$/;
+
+/**
+ * The interfaces of containers on this host. Each is written to a journal before the first thing is made and after the last,
+ * so that a crash at any point leaves nothing behind: {@link recover} undoes what was not finished. The journal is also the
+ * one record of which addresses are in use.
+ */
+export class Attachments {
+  readonly #options: AttachmentsOptions;
+  readonly #bootId: string;
+  readonly #records = new Map<string, Attachment>();
+  /** The last operation on each attachment; the next one waits for it. */
+  readonly #running = new Map<string, Promise<void>>();
+
+  private constructor(options: AttachmentsOptions, bootId: string) {
+    this.#options = options;
+    this.#bootId = bootId;
+  }
+
+  /** Reads the journal and marks its addresses as in use. {@link recover} must follow before the first add. */
+  static async open(options: AttachmentsOptions): Promise<Attachments> {
+    await mkdir(options.folder, { recursive: true, mode: 0o700 });
+    const bootId = options.bootId ?? (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+    const attachments = new Attachments(options, bootId);
+    const records = await readStateFolder(
+      options.folder,
+      (value, name) => {
+        const record = validate(recordSchema, value, name);
+        if (record.port.id !== name) throw new InvalidInputError(`${name}.port.id`, record.port.id, `expected ${name}`);
+        return record;
+      },
+      ({ path, movedTo, error }) => options.warn(`${path} is damaged, moved to ${movedTo}`, error),
+    );
+    for (const [id, record] of records) {
+      attachments.#records.set(id, record);
+      for (const { address, pool } of record.addresses) options.ipam.pool(pool).adopt(address);
+    }
+    return attachments;
+  }
+
+  /** Every attachment that is not being made or removed. */
+  list(): Attachment[] {
+    return [...this.#records.values()].filter((record) => record.state === 'attached');
+  }
+
+  get(key: AttachmentKey): Attachment | undefined {
+    const record = this.#records.get(portId(key));
+    return record?.state === 'attached' ? record : undefined;
+  }
+
+  /** Bring host, journal and datapath in agreement after a start. Does not wait for the NSDB. */
+  async recover(signal?: AbortSignal): Promise<Recovery> {
+    const { interfaces, localPorts, warn } = this.#options;
+    const present = await interfaces.hostInterfaces(signal);
+    const found = { attached: 0, dead: 0, undone: 0, strays: 0 };
+    await Promise.all(
+      [...this.#records.entries()].map(async ([id, record]) => {
+        if (record.state !== 'attached' || record.bootId !== this.#bootId) {
+          await this.#undo(record);
+          found.undone += 1;
+        } else if (!present.has(record.hostInterface)) {
+          found.dead += 1;
+        } else {
+          try {
+            await localPorts.attach(record.port, record.hostInterface, signal);
+            found.attached += 1;
+          } catch (error) {
+            signal?.throwIfAborted();
+            found.dead += 1;
+            warn(`attachment ${describe(record)} (port ${id}) cannot be attached to the datapath again`, error);
+          }
+        }
+      }),
+    );
+    const known = new Set([...this.#records.values()].map((record) => record.hostInterface));
+    for (const name of present.keys()) {
+      if (!HOST_INTERFACE.test(name) || known.has(name)) continue;
+      try {
+        await interfaces.remove(name);
+        found.strays += 1;
+      } catch (error) {
+        warn(`interface ${name} belongs to no attachment and cannot be removed`, error);
+      }
+    }
+    return found;
+  }
+
+  /**
+   * Make an interface in a container. Whatever goes wrong, nothing is left of it.
+   * @throws InterfaceNameTakenError, NamespaceError, PoolExhaustedError, AddressInUseError, StoreUnavailableError,
+   *   InvalidInputError, DatapathError, NetlinkError
+   */
+  async add(request: AttachmentRequest, signal?: AbortSignal): Promise<Attachment> {
+    const id = portId({ ...request, network: request.network.name });
+    return this.#serially(id, async () => {
+      signal?.throwIfAborted();
+      const namespaceIdentity = this.#options.interfaces.namespaceIdentity(request.namespacePath);
+      await this.#clearWay(id, request, signal);
+      const reserved: Reserved[] = [];
+      let record: Attachment | undefined;
+      try {
+        await this.#reserve(request, reserved, signal);
+        record = this.#newRecord(id, request, namespaceIdentity, reserved);
+        this.#records.set(id, record);
+        await this.#write(record);
+        await this.#options.interfaces.create(
+          { ...record, hostName: record.hostInterface, name: record.interfaceName },
+          signal,
+        );
+        await this.#options.localPorts.attach(record.port, record.hostInterface, signal);
+        signal?.throwIfAborted();
+        record = { ...record, state: 'attached' };
+        await this.#write(record);
+        this.#records.set(id, record);
+        return record;
+      } catch (error) {
+        if (record === undefined) for (const { allocator, address } of reserved) allocator.release(address);
+        else await this.#undo(record);
+        throw error;
+      }
+    });
+  }
+
+  /** An attachment of the same key must be dead to be replaced. */
+  async #clearWay(id: string, request: AttachmentRequest, signal?: AbortSignal): Promise<void> {
+    const before = this.#records.get(id);
+    if (before !== undefined) {
+      if (
+        before.state === 'attached' &&
+        (await this.#options.interfaces.hostInterfaces(signal)).has(before.hostInterface)
+      ) {
+        throw new InterfaceNameTakenError(request.interfaceName, before.namespacePath);
+      }
+      await this.#removeRecord(before);
+    }
+    const hostInterface = hostInterfaceName(id);
+    for (const [other, record] of this.#records) {
+      if (other !== id && record.hostInterface === hostInterface) {
+        throw new MidonetError(
+          'MN_ALREADY_EXISTS',
+          `interface ${hostInterface} belongs to attachment ${describe(record)}`,
+        );
+      }
+    }
+  }
+
+  /** Take an address of each pool; those taken so far are in `reserved` when it throws. */
+  async #reserve(request: AttachmentRequest, reserved: Reserved[], signal?: AbortSignal): Promise<void> {
+    const asked = assignAddresses(request);
+    for (const pool of request.network.pools) {
+      const allocator = this.#options.ipam.pool(pool);
+      const wanted = asked.get(pool.id);
+      const address =
+        wanted === undefined ? await allocator.allocate(signal) : await allocator.request(wanted, 'ips', signal);
+      reserved.push({ allocator, address });
+    }
+  }
+
+  #newRecord(
+    id: string,
+    request: AttachmentRequest,
+    namespaceIdentity: string,
+    reserved: readonly Reserved[],
+  ): Attachment {
+    const { network, containerId, interfaceName, namespacePath, mtu, owner } = request;
+    const hostInterface = hostInterfaceName(id);
+    const mac = request.mac ?? macOf(id, 0x02);
+    const routes: InterfaceRoute[] = [];
+    for (const { allocator } of reserved) {
+      const { gateway } = allocator.pool;
+      if (gateway === undefined || !request.defaultRoute) continue;
+      routes.push({ destination: allocator.layout.range.family === 4 ? '0.0.0.0/0' : '::/0', gateway });
+    }
+    const port: Port = {
+      id,
+      bridgeId: network.bridgeId,
+      adminStateUp: true,
+      mac,
+      addresses: reserved.map(({ address }) => address),
+      binding: { hostId: this.#options.hostId, interfaceName: hostInterface },
+      owner,
+    };
+    return {
+      state: 'adding',
+      network: network.name,
+      containerId,
+      interfaceName,
+      namespacePath,
+      namespaceIdentity,
+      bootId: this.#bootId,
+      hostInterface,
+      hostMac: macOf(id, 0x06),
+      mac,
+      mtu,
+      addresses: reserved.map(({ allocator, address }) => ({
+        address,
+        prefix: allocator.layout.range.prefix,
+        ...(allocator.pool.gateway === undefined ? {} : { gateway: allocator.pool.gateway }),
+        pool: allocator.pool,
+      })),
+      routes,
+      port,
+    };
+  }
+
+  /** Remove an attachment and release its addresses. Succeeds when there is none. */
+  async remove(key: AttachmentKey): Promise<void> {
+    const id = portId(key);
+    await this.#serially(id, async () => {
+      const record = this.#records.get(id);
+      if (record !== undefined) return this.#removeRecord(record);
+      // The journal may have lost it.
+      await this.#options.localPorts.detach(id);
+      await this.#options.interfaces.remove(hostInterfaceName(id));
+    });
+  }
+
+  async #removeRecord(record: Attachment): Promise<void> {
+    const removing: Attachment = { ...record, state: 'removing' };
+    this.#records.set(record.port.id, removing);
+    await this.#write(removing);
+    await this.#takeApart(removing);
+  }
+
+  /** Undo what was made of an attachment. If that fails it stays in the journal, to be tried again. */
+  async #undo(record: Attachment): Promise<void> {
+    try {
+      await this.#takeApart(record);
+    } catch (error) {
+      this.#records.set(record.port.id, { ...record, state: 'removing' });
+      this.#options.warn(`attachment ${describe(record)} cannot be undone; it will be tried again`, error);
+    }
+  }
+
+  async #takeApart(record: Attachment): Promise<void> {
+    const { interfaces, localPorts, ipam, folder } = this.#options;
+    await localPorts.detach(record.port.id);
+    await interfaces.remove(record.hostInterface);
+    await unlink(join(folder, `${record.port.id}.json`)).catch(ignoreMissing);
+    this.#records.delete(record.port.id);
+    for (const { address, pool } of record.addresses) ipam.pool(pool).release(address);
+  }
+
+  /**
+   * Check that all an attachment consists of is there.
+   * @throws AttachmentNotFoundError, AttachmentDamagedError saying what is missing
+   */
+  async check(key: AttachmentKey, namespacePath: string, signal?: AbortSignal): Promise<Attachment> {
+    const { interfaces, datapath, ipam } = this.#options;
+    const record = this.get(key);
+    if (record === undefined) throw new AttachmentNotFoundError(key);
+    const damaged = (what: string) => new AttachmentDamagedError(key, what);
+    if (interfaces.namespaceIdentity(namespacePath) !== record.namespaceIdentity) {
+      throw damaged(`${namespacePath} is another network namespace than the one it was made in`);
+    }
+    const state = await interfaces.read(namespacePath, record.interfaceName, signal);
+    if (state === undefined) throw damaged(`interface ${record.interfaceName} is missing in ${namespacePath}`);
+    if (!state.up) throw damaged(`interface ${record.interfaceName} is down`);
+    if (state.mac !== record.mac) throw damaged(`the MAC address is ${state.mac}, expected ${record.mac}`);
+    for (const { address, prefix, pool } of record.addresses) {
+      if (!state.addresses.some((one) => one.address === address && one.prefix === prefix)) {
+        throw damaged(`address ${address}/${prefix} is missing on ${record.interfaceName}`);
+      }
+      if (!ipam.pool(pool).isUsed(address)) throw damaged(`address ${address} is not reserved`);
+    }
+    for (const { destination, gateway } of record.routes) {
+      if (!state.routes.some((one) => one.destination === destination && one.gateway === gateway)) {
+        throw damaged(`route ${destination} via ${gateway} is missing`);
+      }
+    }
+    const up = (await interfaces.hostInterfaces(signal)).get(record.hostInterface);
+    if (up === undefined) throw damaged(`interface ${record.hostInterface} is missing on the host`);
+    if (!up) throw damaged(`interface ${record.hostInterface} of the host is down`);
+    if (datapath !== undefined && !(await datapath.ports(signal)).some((port) => port.name === record.hostInterface)) {
+      throw damaged(`interface ${record.hostInterface} is not attached to the datapath`);
+    }
+    return record;
+  }
+
+  /**
+   * Remove every attachment of the network that is not among the valid ones, and interfaces that belong to none.
+   * @returns the errors of those that could not be removed; the others have been
+   */
+  async collectGarbage(
+    network: string,
+    valid: readonly { readonly containerId: string; readonly interfaceName: string }[],
+    signal?: AbortSignal,
+  ): Promise<unknown[]> {
+    const keep = new Set(valid.map((key) => portId({ ...key, network })));
+    const errors: unknown[] = [];
+    for (const [id, record] of [...this.#records]) {
+      if (record.network !== network || keep.has(id)) continue;
+      signal?.throwIfAborted();
+      await this.remove(record).catch((error: unknown) => errors.push(error));
+    }
+    for (const name of (await this.#options.interfaces.hostInterfaces(signal)).keys()) {
+      if (!HOST_INTERFACE.test(name)) continue;
+      if ([...this.#records.values()].some((record) => record.hostInterface === name)) continue;
+      await this.#options.interfaces.remove(name).catch((error: unknown) => errors.push(error));
+    }
+    return errors;
+  }
+
+  #write(record: Attachment): Promise<void> {
+    return writeStateFile(join(this.#options.folder, `${record.port.id}.json`), record);
+  }
+
+  /** Run operations on one attachment one after the other. */
+  #serially<T>(id: string, operation: () => Promise<T>): Promise<T> {
+    const before = this.#running.get(id) ?? Promise.resolve();
+    const result = before.then(operation);
+    const done = result.then(
+      () => undefined,
+      () => undefined,
+    );
+    this.#running.set(id, done);
+    void done.then(() => {
+      if (this.#running.get(id) === done) this.#running.delete(id);
+    });
+    return result;
+  }
+
+  /** Wait for the operations under way. Interfaces and journal stay. */
+  async close(): Promise<void> {
+    await Promise.all(this.#running.values());
+  }
+}
+
+interface Reserved {
+  readonly allocator: PoolAllocator;
+  readonly address: string;
+}
+
+/** Which pool each address asked for is of. @throws InvalidInputError */
+function assignAddresses(request: AttachmentRequest): Map<string, string> {
+  const asked = new Map<string, string>();
+  for (const text of request.addresses) {
+    const ip = parseIp(text);
+    const pool = request.network.pools.find((candidate) => {
+      const range = parseCidr(candidate.cidr);
+      return ip !== undefined && range !== undefined && cidrContains(range, ip);
+    });
+    if (ip === undefined || pool === undefined) {
+      const ranges = request.network.pools.map((candidate) => candidate.cidr).join(' or ');
+      throw new InvalidInputError('ips', text, `expected an address of ${ranges}`);
+    }
+    const other = asked.get(pool.id);
+    if (other !== undefined && other !== formatIp(ip)) {
+      throw new InvalidInputError('ips', text, `expected one address of ${pool.cidr}, there is ${other} too`);
+    }
+    asked.set(pool.id, formatIp(ip));
+  }
+  return asked;
+}
+
+function portId(key: AttachmentKey): string {
+  return idFromName('port', key.network, key.containerId, key.interfaceName);
+}
+
+/** `mn` and ten hexadecimal digits. */
+export function hostInterfaceName(id: string): string {
+  return `mn${id.replaceAll('-', '').slice(0, 10)}`;
+}
+
+/** A unicast MAC address that follows from an identifier; its first byte must have the bit of local administration. */
+function macOf(id: string, firstByte: number): string {
+  return formatMac(firstByte * 2 ** 40 + Number.parseInt(id.replaceAll('-', '').slice(-10), 16));
+}
+
+function describe(key: AttachmentKey): string {
+  return `${key.interfaceName} of container ${key.containerId} in network ${key.network}`;
+}
+
+function ignoreMissing(error: unknown): void {
+  if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+}
