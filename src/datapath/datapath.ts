@@ -11,6 +11,19 @@ export interface DatapathPort {
   readonly ifindex: number;
 }
 
+/**
+ * What a datapath knows of a packet besides its key and bytes, and wants back when actions are executed on it. Without it
+ * a packet may hash to another bucket of `dpHash` than the rest of its connection, and one that was put together from
+ * fragments may be too long to send.
+ */
+export interface PacketOrigin {
+  /** 64 bits in two halves: the hash and where it comes from. */
+  readonly hashHigh: number;
+  readonly hashLow: number;
+  /** Length of the longest fragment that the packet was made of; zero if it was whole. */
+  readonly maxFragment: number;
+}
+
 /** Where a packet came in that no flow matched, or that a `userspace` action sent. */
 export interface Upcall {
   readonly reason: 'miss' | 'action';
@@ -18,6 +31,8 @@ export interface Upcall {
   /** The whole packet from its Ethernet header. Valid only until the handler returns: copy what is kept. */
   readonly packet: Uint8Array;
   readonly userdata: Uint8Array | undefined;
+  /** For the execute of this packet, if the datapath has it. May be kept. */
+  readonly origin?: PacketOrigin;
   /**
    * False when the datapath told apart more than a FlowKey holds (a second VLAN tag, say). No flow may be installed
    * from such a key: execute actions on the packet only.
@@ -60,6 +75,8 @@ export type FlowOperation =
       readonly key: FlowKey;
       readonly packet: Uint8Array;
       readonly actions: readonly Action[];
+      /** Of the upcall that brought the packet. */
+      readonly origin?: PacketOrigin;
     };
 
 /** Called once all operations of a batch are done; `errors[i]` is undefined where operation i succeeded. */

@@ -9,6 +9,7 @@ export const VPORT_FAMILY = 'ovs_vport';
 export const FLOW_FAMILY = 'ovs_flow';
 export const PACKET_FAMILY = 'ovs_packet';
 export const VPORT_GROUP = 'ovs_vport';
+export const DATAPATH_GROUP = 'ovs_datapath';
 
 /** `genlmsghdr.version` of each family. Version 2 of the datapath family means that features are negotiated. */
 export const DATAPATH_VERSION = 2;
