@@ -93,7 +93,8 @@ export class RequestReader {
 function decodeRequest(frame: Buffer): CniRequest {
   const environmentLength = frame.readUInt32BE(8);
   const split = HEADER_LENGTH + environmentLength;
-  if (environmentLength > 0 && frame[split - 1] !== 0) throw new FrameError('environment does not end with a zero byte');
+  if (environmentLength > 0 && frame[split - 1] !== 0)
+    throw new FrameError('environment does not end with a zero byte');
   const environment = new Map<string, string>();
   if (environmentLength > 0) {
     for (const entry of frame.toString('utf8', HEADER_LENGTH, split - 1).split('\0')) {

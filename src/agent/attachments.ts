@@ -167,6 +167,7 @@ export class Attachments {
     const { interfaces, localPorts, warn } = this.#options;
     const present = await interfaces.hostInterfaces(signal);
     const found = { attached: 0, dead: 0, undone: 0, strays: 0 };
+    const known = new Set([...this.#records.values()].map((record) => record.hostInterface));
     await Promise.all(
       [...this.#records.entries()].map(async ([id, record]) => {
         if (record.state !== 'attached' || record.bootId !== this.#bootId) {
@@ -186,7 +187,6 @@ export class Attachments {
         }
       }),
     );
-    const known = new Set([...this.#records.values()].map((record) => record.hostInterface));
     for (const name of present.keys()) {
       if (!HOST_INTERFACE.test(name) || known.has(name)) continue;
       try {
