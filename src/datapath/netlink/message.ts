@@ -360,13 +360,12 @@ export class MessageReader extends Reader {
 
   /** Point `attributes` at the payload behind a fixed header of `headerLength` bytes. */
   attributes(attributes: AttributeReader, headerLength: number): AttributeReader {
-    const first = this.offset + align(headerLength);
-    if (first > align(this.end)) {
+    if (this.end - this.offset < headerLength) {
       throw new ProtocolError(
         `netlink: message ${this.type} has ${this.end - this.offset} bytes where its header takes ${headerLength}`,
       );
     }
-    return attributes.reset(this.bytes, Math.min(first, this.end), this.end);
+    return attributes.reset(this.bytes, Math.min(this.offset + align(headerLength), this.end), this.end);
   }
 }
 

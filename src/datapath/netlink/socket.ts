@@ -1,4 +1,4 @@
-import { ClosedError, type MidonetError } from '../../errors.js';
+import { ClosedError, MidonetError } from '../../errors.js';
 import { type ExtendedAck, NetlinkError, ProtocolError } from './errors.js';
 import {
   AttributeReader,
@@ -73,7 +73,7 @@ export interface NetlinkSocketOptions {
 /** Words for the errors of the message at `index` of a batch: `delete link veth0`. */
 export type Asked = string | readonly string[] | ((index: number) => string);
 
-/** What becomes of a batch of requests. Called synchronously; must not throw, but `reply` may throw a ProtocolError. */
+/** What becomes of a batch of requests. Called synchronously; must not throw, but for a MidonetError in `reply`: it fails the message. */
 export interface BatchHandler {
   readonly asked: Asked;
   /** An answer to message `index`, valid until the function returns. */
@@ -568,7 +568,7 @@ export class NetlinkSocket {
     try {
       batch.handler.reply?.(index, message);
     } catch (error) {
-      if (!(error instanceof ProtocolError)) {
+      if (!(error instanceof MidonetError)) {
         throw error;
       }
       this.#fail(batch, index, error);
