@@ -1,0 +1,29 @@
+import { benchCni } from './cni.js';
+import type { Figure } from './figure.js';
+import { benchThroughput } from './throughput.js';
+
+const BENCHES: Readonly<Record<string, (progress: (text: string) => void) => Promise<Figure[]>>> = {
+  cni: benchCni,
+  throughput: benchThroughput,
+};
+
+const words = process.argv.slice(2).filter((word) => word !== '--');
+const json = words.includes('--json');
+const names = words.filter((word) => !word.startsWith('--'));
+if (words.includes('--help') || names.length !== 1 || BENCHES[names[0]] === undefined) {
+  process.stderr.write(
+    `usage: npm run bench -- NAME [--json]\n\nNAME is ${Object.keys(BENCHES).join(' or ')}.\n\nExample:\n  $ npm run bench -- cni --json\n`,
+  );
+  process.exit(words.includes('--help') ? 0 : 2);
+}
+const figures = await BENCHES[names[0]]((text) => process.stderr.write(`${text}\n`));
+for (const figure of figures) {
+  if (json) process.stdout.write(`${JSON.stringify(figure)}\n`);
+  else {
+    const { bench, unit, ours, peer, ratio } = figure;
+    process.stdout.write(
+      `${bench}: ours ${ours.p50} ${unit} (p99 ${ours.p99}), ${peer.name} ${peer.p50} (p99 ${peer.p99}), ratio ${ratio}\n`,
+    );
+  }
+}
+process.exit(0);
