@@ -1,0 +1,105 @@
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import { CniServer } from '../../cni/server.js';
+import { CniVerbs } from '../../cni/verbs.js';
+import { Agent } from '../agent/agent.js';
+import { Attachments } from '../agent/attachments.js';
+import { VethInterfaces } from '../agent/container-interfaces.js';
+import { hostId } from '../agent/host-id.js';
+import { HttpEndpoint } from '../agent/http.js';
+import { KernelTunnelDevices } from '../agent/kernel-tunnel-devices.js';
+import { Networks } from '../agent/networks.js';
+import type { Link } from '../datapath/link/link.js';
+import { Links } from '../datapath/link/links.js';
+import { LinkMonitor } from '../datapath/link/monitor.js';
+import { OvsDatapath } from '../datapath/ovs/ovs-datapath.js';
+import { Ipam } from '../ipam/ipam.js';
+import { ZookeeperStore } from '../nsdb/zookeeper/client.js';
+import type { Config } from './config.js';
+import type { Service } from './service.js';
+
+/** Run the agent of this host, on the kernel's datapath. */
+export async function runAgent(config: Config, log: Logger, signal: AbortSignal): Promise<Service> {
+  const closers: (() => void | Promise<void>)[] = [];
+  const close = async () => {
+    for (const closer of closers.reverse()) await closer();
+  };
+  try {
+    const id = await hostId(config.stateFolder, config.host.id);
+    const store = new ZookeeperStore({ connect: config.nsdb.connect, sessionTimeout: config.nsdb.sessionTimeout });
+    closers.push(() => store.close());
+    const datapath = await OvsDatapath.open(config.datapath.name, { signal });
+    const links = new Links();
+    closers.push(() => links.close());
+    const agent = await Agent.start(
+      {
+        hostId: id,
+        hostName: config.host.name,
+        stateFolder: config.stateFolder,
+        store,
+        datapath,
+        devices: new KernelTunnelDevices(links, datapath, config.tunnels.vxlanPort),
+        tunnelZones: config.tunnels.zones,
+        flows: config.flows,
+        log,
+      },
+      signal,
+    );
+    closers.push(() => agent.close());
+    const linkChanged = (link: Link) => agent.interfaceChanged(link.name);
+    const monitor = await LinkMonitor.start({
+      appeared: linkChanged,
+      changed: linkChanged,
+      vanished: linkChanged,
+      failed: (error) => log.error({ error: (error as Error).message }, 'could not read the interfaces of this host'),
+    });
+    closers.push(() => monitor.close());
+    const warn = (message: string, error?: unknown) =>
+      log.warn({ error: error instanceof Error ? error.message : error }, message);
+    const ipam = await Ipam.open({ store, hostId: id, folder: join(config.stateFolder, 'blocks'), warn });
+    closers.push(() => ipam.close());
+    const { repository } = agent;
+    const networks = await Networks.open({ repository, folder: join(config.stateFolder, 'networks'), warn });
+    closers.push(() => networks.close());
+    const interfaces = new VethInterfaces();
+    closers.push(() => interfaces.close());
+    const attachments = await Attachments.open({
+      hostId: id,
+      folder: join(config.stateFolder, 'attachments'),
+      ipam,
+      interfaces,
+      localPorts: agent.bindings,
+      datapath,
+      warn,
+    });
+    const recovery = await attachments.recover(signal);
+    if (Object.values(recovery).some((count) => count > 0))
+      log.info(recovery, 'took up the attachments of the last run');
+    agent.portsKnown();
+    const verbs = new CniVerbs({
+      attachments,
+      networks,
+      ipam,
+      mtu: () => agent.tunnels.mtu,
+      storeConnected: () => store.state === 'connected',
+      failed: ({ environment }, error) =>
+        log.warn(
+          {
+            command: environment.get('CNI_COMMAND'),
+            container: environment.get('CNI_CONTAINERID'),
+            error: error.message,
+          },
+          'CNI call failed',
+        ),
+    });
+    const cni = await CniServer.listen({ path: config.cni.socket, handler: verbs.handle, warn });
+    closers.push(() => cni.close());
+    const http = await HttpEndpoint.listen({ ...config.http, agent });
+    closers.push(() => http.close());
+    log.info({ host: id, name: config.host.name, http: http.port }, 'the agent runs');
+    return { failed: new Promise<never>(() => {}), close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
