@@ -1,5 +1,6 @@
 // Counts tests from what ava prints where its output is no terminal. Its TAP output does not serve: ava 7 crashes while it
 // reports a test that timed out or called process.exit() there.
+import { StringDecoder } from 'node:string_decoder';
 import { stripVTControlCharacters } from 'node:util';
 
 /**
@@ -11,6 +12,7 @@ import { stripVTControlCharacters } from 'node:util';
 
 /** Reads ava's output as it comes. */
 export class AvaOutput {
+  #decoder = new StringDecoder();
   #rest = '';
   #passed = 0;
   #failed = 0;
@@ -40,7 +42,7 @@ export class AvaOutput {
   ];
 
   push(/** @type {Buffer | string} */ chunk) {
-    const lines = (this.#rest + chunk).split('\n');
+    const lines = (this.#rest + (typeof chunk === 'string' ? chunk : this.#decoder.write(chunk))).split('\n');
     this.#rest = lines.pop() ?? '';
     for (const line of lines) this.#line(stripVTControlCharacters(line).trimEnd());
   }

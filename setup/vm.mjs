@@ -245,7 +245,7 @@ class Machine {
   #start() {
     const { kernel, options } = this;
     const append = [
-      'console=ttyS0 quiet panic=-1 oops=panic mitigations=off tsc=reliable no_timer_check random.trust_cpu=on',
+      'console=ttyS0 quiet panic=-1 oops=panic mitigations=off tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests lsm=capability audit=0 zswap.enabled=0',
       `midonet.checkout=${options.checkout} midonet.job=${this.#folder} midonet.modules=${kernel.modules}`,
     ];
     const streams = this.terminal ? ['control'] : ['control', 'in', 'out', 'err'];
