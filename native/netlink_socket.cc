@@ -4,8 +4,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <fcntl.h>
+
 #include <cerrno>
 #include <cstdlib>
+#include <vector>
 
 #include "libuv.h"
 #include "namespace.h"
@@ -33,6 +36,48 @@ int SetBufferSize(int fd, int forced, int option, int bytes) {
   return error == EPERM ? SetOption(fd, SOL_SOCKET, option, bytes) : error;
 }
 
+// The number of bytes taken, 0 if there is no room now, or a negative errno.
+ssize_t SendNow(int fd, const uint8_t* bytes, size_t length) {
+  ssize_t sent;
+  do {
+    sent = send(fd, bytes, length, MSG_DONTWAIT);
+  } while (sent < 0 && errno == EINTR);
+  if (sent < 0) {
+    return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+  }
+  return sent;
+}
+
+// A send on a thread of libuv's pool. It has a copy of the bytes and a descriptor of its own, as the socket may be closed
+// meanwhile.
+class BackgroundSend : public Napi::AsyncWorker {
+ public:
+  BackgroundSend(Napi::Function callback, int fd, const uint8_t* bytes, size_t length)
+      : Napi::AsyncWorker(callback), fd_(fcntl(fd, F_DUPFD_CLOEXEC, 0)), bytes_(bytes, bytes + length) {
+    if (fd_ < 0) {
+      result_ = -errno;
+    }
+  }
+  ~BackgroundSend() override {
+    if (fd_ >= 0) {
+      close(fd_);
+    }
+  }
+  void Execute() override {
+    if (fd_ >= 0) {
+      result_ = SendNow(fd_, bytes_.data(), bytes_.size());
+    }
+  }
+  std::vector<napi_value> GetResult(Napi::Env env) override {
+    return {Napi::Number::New(env, static_cast<double>(result_))};
+  }
+
+ private:
+  int fd_;
+  ssize_t result_ = 0;
+  std::vector<uint8_t> bytes_;
+};
+
 int NumberOption(Napi::Object options, const char* name, int otherwise) {
   Napi::Value value = options.Get(name);
   return value.IsNumber() ? value.As<Napi::Number>().Int32Value() : otherwise;
@@ -43,6 +88,7 @@ Napi::Function NetlinkSocket::Define(Napi::Env env) {
   return DefineClass(env, "NetlinkSocket",
                      {InstanceAccessor<&NetlinkSocket::PortId>("portId"),
                       InstanceMethod<&NetlinkSocket::Send>("send"),
+                      InstanceMethod<&NetlinkSocket::SendInBackground>("sendInBackground"),
                       InstanceMethod<&NetlinkSocket::ReceiveNow>("receive"),
                       InstanceMethod<&NetlinkSocket::Membership>("membership"),
                       InstanceMethod<&NetlinkSocket::Start>("start"),
@@ -147,14 +193,21 @@ Napi::Value NetlinkSocket::Send(const Napi::CallbackInfo& info) {
   if (fd_ < 0) {
     return Napi::Number::New(env, -EBADF);
   }
-  ssize_t sent;
-  do {
-    sent = send(fd_, bytes.Data() + static_cast<size_t>(offset), static_cast<size_t>(length), MSG_DONTWAIT);
-  } while (sent < 0 && errno == EINTR);
-  if (sent < 0) {
-    return Napi::Number::New(env, errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno);
-  }
+  ssize_t sent = SendNow(fd_, bytes.Data() + static_cast<size_t>(offset), static_cast<size_t>(length));
   return Napi::Number::New(env, static_cast<double>(sent));
+}
+
+// sendInBackground(bytes, callback): as send, but another thread waits for the kernel; callback gets the result.
+Napi::Value NetlinkSocket::SendInBackground(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  if (info.Length() < 2 || !info[0].IsTypedArray() || !info[1].IsFunction()) {
+    Napi::TypeError::New(env, "sendInBackground(bytes: Uint8Array, callback)").ThrowAsJavaScriptException();
+    return env.Undefined();
+  }
+  Napi::Uint8Array bytes = info[0].As<Napi::Uint8Array>();
+  // Deletes itself when done.
+  (new BackgroundSend(info[1].As<Napi::Function>(), fd_, bytes.Data(), bytes.ByteLength()))->Queue();
+  return env.Undefined();
 }
 
 // receive(): the number of datagrams now in the receiver, 0 when none waited, or a negative errno.

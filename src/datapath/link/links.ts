@@ -49,6 +49,7 @@ export class Links {
       namespaceFd: namespace?.fd,
       receiveBuffer: 1024 * 1024,
       strict: true,
+      background: true,
       native,
     });
   }
@@ -128,11 +129,13 @@ export class Links {
   }
 
   /**
-   * Send all requests at once; the kernel carries out each, in order, whatever becomes of the others.
+   * Send all requests at once; the kernel carries out each, in order, whatever becomes of the others. Once they are on
+   * their way `signal` has no effect: what the kernel does is soon done, and known.
    * @throws InterfaceExistsError, NetlinkError the first failure
    */
   async apply(requests: LinkRequests, signal?: AbortSignal): Promise<void> {
-    const errors = await this.#socket.attempt(requests.writer, requests.asked, { signal });
+    signal?.throwIfAborted();
+    const errors = await this.#socket.attempt(requests.writer, requests.asked);
     for (let i = 0; i < errors.length; i++) {
       const error = errors[i];
       if (error === undefined || (error instanceof NetlinkError && requests.tolerated[i].includes(error.errno))) {

@@ -29,6 +29,8 @@ export interface NativeSocket {
   readonly portId: number;
   /** Bytes taken (all of them), 0 if to be sent again later, or a negative errno. */
   send(bytes: Uint8Array, offset: number, length: number): number;
+  /** As `send`, but another thread waits for the kernel, and the result comes to `done`. */
+  sendInBackground(bytes: Uint8Array, done: (sent: number) => void): void;
   /** Datagrams now in the receiver, 0 when none wait, or a negative errno. */
   receive(): number;
   /** 0 or a negative errno. */

@@ -63,6 +63,11 @@ export interface NetlinkSocketOptions {
   readonly receiveBuffer?: number;
   /** Let the kernel refuse dump requests with filters it does not know. */
   readonly strict?: boolean;
+  /**
+   * Let another thread wait for the kernel, which works on requests while they are sent. For requests that can take
+   * long: the kernel changes one interface at a time, and takes 20 ms to delete one. A dump still waits here, in part.
+   */
+  readonly background?: boolean;
   /** Most datagrams to read at a time; all that the receiver holds if undefined. */
   readonly batch?: number;
   readonly receiver?: Receiver;
@@ -124,6 +129,7 @@ export class NetlinkSocket {
   readonly #receiver: Receiver;
   readonly #listener: NetlinkListener | undefined;
   readonly #batchSize: number;
+  readonly #background: boolean;
   readonly #messages: MessageReader;
   readonly #attributes = new AttributeReader();
   readonly #pending: Batch[] = [];
@@ -144,6 +150,7 @@ export class NetlinkSocket {
     const native = options.native ?? loadNative();
     this.#receiver = options.receiver ?? sharedReceiver();
     this.#listener = options.listener;
+    this.#background = options.background ?? false;
     this.#batchSize = Math.min(options.batch ?? Number.POSITIVE_INFINITY, this.#receiver.lengths.length);
     this.#messages = new MessageReader(this.#receiver.bytes);
     try {
@@ -390,32 +397,59 @@ export class NetlinkSocket {
   }
 
   #sendOrQueue(part: Part): void {
-    if (this.#unsent.length === 0) {
-      if (this.#send(part)) {
-        return;
-      }
-      setImmediate(() => this.#sendQueued());
+    const first = this.#unsent.length === 0;
+    if (
+      first &&
+      !this.#background &&
+      this.#sent(part, this.#native.send(part.bytes, part.start, part.end - part.start))
+    ) {
+      return;
     }
     // The bytes are the caller's again when this returns.
     const bytes = part.bytes.slice(part.start, part.end);
     this.#unsent.push({ ...part, bytes, start: 0, end: bytes.length });
+    if (first) {
+      if (this.#background) {
+        this.#sendQueued();
+      } else {
+        setImmediate(() => this.#sendQueued());
+      }
+    }
   }
 
   #sendQueued(): void {
     while (this.#unsent.length > 0) {
-      if (!this.#send(this.#unsent[0])) {
-        setImmediate(() => this.#sendQueued());
+      const part = this.#unsent[0];
+      if (this.#background) {
+        this.#native.sendInBackground(part.bytes, (sent) => this.#sentQueued(part, sent));
         return;
       }
-      this.#unsent.shift();
+      if (!this.#sentQueued(part, this.#native.send(part.bytes, part.start, part.end))) {
+        return;
+      }
     }
+  }
+
+  /** @returns false if the queue has to wait */
+  #sentQueued(part: Part, sent: number): boolean {
+    if (this.#closed) {
+      return false;
+    }
+    if (!this.#sent(part, sent)) {
+      setImmediate(() => this.#sendQueued());
+      return false;
+    }
+    this.#unsent.shift();
     this.#drain();
     this.#keep();
+    if (this.#background) {
+      this.#sendQueued();
+    }
+    return true;
   }
 
   /** @returns false if the kernel has no room for it now */
-  #send(part: Part): boolean {
-    const sent = this.#native.send(part.bytes, part.start, part.end - part.start);
+  #sent(part: Part, sent: number): boolean {
     if (sent >= 0) {
       return sent > 0;
     }

@@ -84,6 +84,10 @@ export class FakeKernel implements NativeSocket {
     return length;
   }
 
+  sendInBackground(bytes: Uint8Array, done: (sent: number) => void): void {
+    setImmediate(() => done(this.send(bytes, 0, bytes.length)));
+  }
+
   receive(): number {
     if (this.waiting.length === 0) {
       return EAGAIN_FOR_NOW;

@@ -18,11 +18,12 @@ import { ack, done, FakeKernel, message, PORT, part } from './fake-kernel.js';
 const TYPE = 0x20;
 const ENOBUFS = 105;
 
-function open(options: { listener?: NetlinkListener; slots?: number; batch?: number } = {}) {
+function open(options: { listener?: NetlinkListener; slots?: number; background?: boolean } = {}) {
   const kernel = new FakeKernel();
   const native = kernel.native();
   const receiver = new Receiver(options.slots ?? 8, 1024, native);
-  const socket = new NetlinkSocket({ protocol: 0, native, receiver, listener: options.listener, batch: options.batch });
+  const { listener, background } = options;
+  const socket = new NetlinkSocket({ protocol: 0, native, receiver, listener, background });
   return { kernel, socket, native, receiver };
 }
 
@@ -349,6 +350,42 @@ test('closing fails what is not done, and everything after', async (t) => {
   t.throws(() => socket.submit(requests(1), { asked: 'x', done: () => t.fail() }), { code: 'MN_CLOSED' });
   t.throws(() => socket.join(1), { code: 'MN_CLOSED' });
   await t.throwsAsync(socket.request(requests(1), 'ask'), { code: 'MN_CLOSED' });
+});
+
+test('in the background: nothing is sent at once, all is sent in order, with its bytes kept', async (t) => {
+  const { kernel, socket } = open({ background: true });
+  kernel.sendResults.push(0, 0);
+  kernel.answer = (request) => (request.wantsAck ? [ack(request, request.sequence === 302 ? 17 : 0)] : []);
+  const order: string[] = [];
+  const writer = requests(300, 1000);
+  const first = socket.request(writer, 'first').then(() => order.push('first'));
+  writer.reset();
+  writer.bytes.fill(0xff);
+  const second = socket.request(requests(2), 'second').catch((error: Error) => order.push(error.message));
+  const third = socket.request(requests(1), 'third').then(() => order.push('third'));
+  t.is(kernel.requests.length, 0);
+  t.true(kernel.kept);
+  await Promise.all([first, second, third]);
+  t.deepEqual(order, ['first', 'second: EEXIST', 'third']);
+  t.deepEqual(
+    kernel.requests.map((request) => request.sequence),
+    Array.from({ length: 303 }, (_, i) => i + 1),
+  );
+  t.false(kernel.kept);
+});
+
+test('in the background: refused, lost, and closed meanwhile', async (t) => {
+  const { kernel, socket } = open({ background: true });
+  kernel.sendResults.push(-1);
+  await t.throwsAsync(socket.request(requests(1), 'ask'), { message: 'ask: EPERM' });
+  kernel.answer = () => [-ENOBUFS];
+  await t.throwsAsync(socket.request(requests(1), 'ask'), { message: 'ask: ENOBUFS' });
+  const request = socket.request(requests(1), 'ask');
+  const next = socket.request(requests(1), 'ask');
+  socket.close();
+  await t.throwsAsync(request, { code: 'MN_CLOSED' });
+  await t.throwsAsync(next, { code: 'MN_CLOSED' });
+  await new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
 });
 
 test('an aborted request rejects with the reason, and leaves no listener on the signal', async (t) => {
