@@ -94,7 +94,19 @@ export class Lab {
     const nsdb = { listen: `unix:${this.nsdbSocket}`, dataFolder: join(this.folder, 'nsdb') };
     await writeFile(config, JSON.stringify({ nsdb }));
     this.nsdb = await startService(['nsdb', '--config', config], join(this.folder, 'nsdb.log'));
-    await until('the NSDB to answer', () => answers(this.nsdbSocket));
+    await this.untilAnswers(this.nsdb, this.nsdbSocket);
+  }
+
+  /** Wait until a service takes connections. @throws Error with its log if it ends or takes too long */
+  async untilAnswers(service: ChildProcess, socket: string): Promise<void> {
+    try {
+      await until(`an answer at ${socket}`, () => {
+        if (service.exitCode !== null) throw new Error(`a service ended with status ${service.exitCode}`);
+        return answers(socket);
+      });
+    } catch (error) {
+      throw new Error(`${(error as Error).message}\n${await this.logs()}`);
+    }
   }
 
   async stopNsdb(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
@@ -197,7 +209,7 @@ export class LabNode {
       join(this.lab.folder, `${this.name}.log`),
       this.name,
     );
-    await until(`the agent of ${this.name} to answer`, () => answers(this.cniSocket));
+    await this.lab.untilAnswers(this.agent, this.cniSocket);
   }
 
   /** End the agent; SIGKILL as a crash would. */
