@@ -1,0 +1,642 @@
+/**
+ * The compliance suite of the store: the client against a server, the embedded one or Apache ZooKeeper. A test file calls
+ * {@link storeCompliance} with how to start its server; one ava test per behaviour. Every test works below a root of its
+ * own, which is also what makes each of them a test of the chroot.
+ */
+
+import { setTimeout as delay } from 'node:timers/promises';
+import type { ExecutionContext, TestFn } from 'ava';
+import { ClosedError, InvalidInputError } from '../../src/errors.js';
+import {
+  EphemeralParentError,
+  type EphemeralState,
+  type NodeError,
+  NodeExistsError,
+  NodeNotEmptyError,
+  NodeNotFoundError,
+  RequestTooLargeError,
+  type Store,
+  type StoreEvent,
+  type StoreNode,
+  type StoreOperation,
+  StoreUnavailableError,
+  VersionConflictError,
+} from '../../src/nsdb/store.js';
+import { ZookeeperStore, type ZookeeperStoreOptions } from '../../src/nsdb/zookeeper/client.js';
+import { CutProxy } from '../nsdb/cut-proxy.js';
+
+/** A running server; sessions from 200 ms to 60 s must be possible. */
+export interface StoreServer {
+  /** host:port */
+  readonly address: string;
+  close(): Promise<void>;
+}
+
+const NONE = new Uint8Array();
+
+export function bytes(text: string): Uint8Array {
+  return new TextEncoder().encode(text);
+}
+
+export function text(node: StoreNode | undefined): string | undefined {
+  return node === undefined ? undefined : new TextDecoder().decode(node.data);
+}
+
+/** Waits until something holds, looking often; fails after `limit` ms. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>, limit = 15_000): Promise<void> {
+  const end = performance.now() + limit;
+  while (!(await holds())) {
+    if (performance.now() > end) throw new Error(`it did not come about within ${limit} ms that ${what}`);
+    await delay(5);
+  }
+}
+
+/** What a test uses, closed when it ends. */
+class Bench {
+  private readonly closers: (() => Promise<void>)[] = [];
+
+  constructor(
+    readonly server: StoreServer,
+    private readonly root: string,
+  ) {}
+
+  /** A client in the test's root. */
+  store(options: Partial<ZookeeperStoreOptions> = {}, address = this.server.address): ZookeeperStore {
+    const store = new ZookeeperStore({ sessionTimeout: 10_000, ...options, connect: `${address}${this.root}` });
+    this.closers.push(() => store.close());
+    return store;
+  }
+
+  async proxy(): Promise<CutProxy> {
+    const proxy = await CutProxy.to(this.server.address);
+    this.closers.push(() => proxy.close());
+    return proxy;
+  }
+
+  async close(): Promise<void> {
+    for (const close of this.closers.reverse()) await close();
+  }
+}
+
+export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>): void {
+  let server: StoreServer;
+  let count = 0;
+
+  test.before(async () => {
+    server = await start();
+  });
+  test.after.always(async () => {
+    await server?.close();
+  });
+
+  const check = (title: string, run: (t: ExecutionContext, bench: Bench) => Promise<void>) => {
+    // One after the other: some of them look at the clock.
+    test.serial(title, async (t) => {
+      const bench = new Bench(server, `/compliance/${count++}`);
+      try {
+        const store = bench.store();
+        await store.ensure('/');
+        await run(t, bench);
+      } finally {
+        await bench.close();
+      }
+    });
+  };
+
+  check('nodes are made, read, changed and deleted', async (t, bench) => {
+    const store = bench.store();
+    t.is(await store.get('/a'), undefined);
+    t.is(await store.exists('/a'), undefined);
+    t.is(await store.children('/a'), undefined);
+    t.is(await store.create('/a', bytes('one')), '/a');
+    await store.create('/a/c', NONE);
+    await store.create('/a/b', NONE);
+    t.deepEqual(await store.children('/a'), ['b', 'c']);
+    t.deepEqual(await store.children('/a/b'), []);
+    const made = (await store.get('/a'))!;
+    t.is(text(made), 'one');
+    t.like(made.stat, { version: 0, cversion: 2, numChildren: 2, dataLength: 3, ephemeralOwner: undefined });
+    t.is(made.stat.czxid, made.stat.mzxid);
+    t.true(made.stat.pzxid > made.stat.czxid);
+    t.true(Math.abs(made.stat.ctime - Date.now()) < 60_000);
+    const set = await store.set('/a', bytes('second'));
+    t.like(set, { version: 1, dataLength: 6, czxid: made.stat.czxid });
+    t.true(set.mzxid > made.stat.pzxid);
+    t.deepEqual((await store.get('/a'))!.stat, set);
+    t.deepEqual(await store.exists('/a'), set);
+    await store.delete('/a/b');
+    t.like(await store.exists('/a'), { cversion: 3, numChildren: 1, version: 1 });
+    await store.delete('/a/c', 0);
+    await store.delete('/a', 1);
+    t.is(await store.get('/a'), undefined);
+  });
+
+  check('bytes come back as they were', async (t, bench) => {
+    const store = bench.store();
+    const all = Uint8Array.from({ length: 512 }, (_, i) => i & 0xff);
+    await store.create('/bytes', all);
+    t.deepEqual(new Uint8Array((await store.get('/bytes'))!.data), all);
+    await store.create('/naïve-名前', NONE);
+    t.deepEqual(await store.children('/'), ['bytes', 'naïve-名前']);
+  });
+
+  check('errors name the node and tell what is wrong', async (t, bench) => {
+    const store = bench.store();
+    await store.create('/a', NONE);
+    await store.create('/a/b', NONE);
+    const parent = await t.throwsAsync<NodeError>(store.create('/x/y', NONE), { instanceOf: NodeNotFoundError });
+    t.is(parent.path, '/x');
+    t.is(parent.code, 'MN_NOT_FOUND');
+    await t.throwsAsync(store.create('/a', NONE), { instanceOf: NodeExistsError, message: /\/a / });
+    await t.throwsAsync(store.set('/x', NONE), { instanceOf: NodeNotFoundError });
+    await t.throwsAsync(store.set('/a', NONE, 3), { instanceOf: VersionConflictError });
+    await t.throwsAsync(store.delete('/x'), { instanceOf: NodeNotFoundError });
+    await t.throwsAsync(store.delete('/a/b', 1), { instanceOf: VersionConflictError });
+    await t.throwsAsync(store.delete('/a'), { instanceOf: NodeNotEmptyError });
+    await store.create('/e', NONE, { ephemeral: true });
+    await t.throwsAsync(store.create('/e/f', NONE), { instanceOf: EphemeralParentError });
+    for (const path of ['', 'a', '/a/', '//a', '/a/./b', '/a/..', '/a\u0000']) {
+      await t.throwsAsync(store.create(path, NONE), { instanceOf: InvalidInputError }, path);
+      await t.throwsAsync(store.get(path), { instanceOf: InvalidInputError }, path);
+    }
+    t.is(store.metrics.disconnects, 0);
+  });
+
+  check('a request larger than servers take is refused before it harms the connection', async (t, bench) => {
+    const store = bench.store();
+    const large = new Uint8Array(1_048_000).fill(7);
+    await store.create('/large', large);
+    t.is((await store.get('/large'))!.data.length, large.length);
+    await t.throwsAsync(store.set('/large', new Uint8Array(1_048_576)), { instanceOf: RequestTooLargeError });
+    t.like(await store.exists('/large'), { version: 0 });
+    t.is(store.metrics.disconnects, 0);
+  });
+
+  check('sequential nodes are numbered within their parent', async (t, bench) => {
+    const store = bench.store();
+    await store.create('/q', NONE);
+    const made = await Promise.all(Array.from({ length: 20 }, () => store.create('/q/n-', NONE, { sequential: true })));
+    t.deepEqual(
+      made,
+      made.map((_, i) => `/q/n-${String(i).padStart(10, '0')}`),
+    );
+    await store.delete(made[19]);
+    t.is(await store.create('/q/', NONE, { sequential: true, ephemeral: true }), '/q/0000000020');
+    t.is((await store.exists('/q/0000000020'))!.ephemeralOwner, store.sessionId);
+  });
+
+  check('a multi happens wholly, with a result for every part', async (t, bench) => {
+    const store = bench.store();
+    await store.create('/m', bytes('0'));
+    const results = await store.multi([
+      { type: 'check', path: '/m', version: 0 },
+      { type: 'create', path: '/m/a', data: bytes('a') },
+      { type: 'create', path: '/m/a/s-', data: NONE, sequential: true },
+      { type: 'create', path: '/m/e', data: NONE, ephemeral: true },
+      { type: 'set', path: '/m', data: bytes('1'), version: 0 },
+      { type: 'set', path: '/m', data: bytes('2'), version: 1 },
+      { type: 'delete', path: '/m/a/s-0000000000' },
+    ]);
+    t.deepEqual(
+      results.map(({ path }) => path),
+      ['/m', '/m/a', '/m/a/s-0000000000', '/m/e', '/m', '/m', '/m/a/s-0000000000'],
+    );
+    t.is(results[5].stat!.version, 2);
+    const node = (await store.get('/m'))!;
+    t.is(text(node), '2');
+    t.like(node.stat, { version: 2, numChildren: 2 });
+    const { ephemeralOwner, czxid } = (await store.exists('/m/e'))!;
+    t.is(ephemeralOwner, store.sessionId);
+    t.is(czxid, node.stat.mzxid, 'all parts are one change');
+    t.deepEqual(await store.multi([]), []);
+  });
+
+  check('a multi that fails leaves no trace and names the part', async (t, bench) => {
+    const store = bench.store();
+    await store.create('/m', bytes('0'));
+    await store.create('/m/full', NONE);
+    await store.create('/m/full/child', NONE);
+    const before = await store.get('/m');
+    let calls = 0;
+    const watches = ['/m', '/m/new', '/m/full'].flatMap((path) => [
+      store.watchData(path, () => calls++),
+      store.watchChildren(path, () => calls++),
+    ]);
+    await Promise.all(watches.map(({ ready }) => ready));
+    calls = 0;
+    const good: StoreOperation[] = [
+      { type: 'create', path: '/m/new', data: NONE },
+      { type: 'create', path: '/m/new/s-', data: NONE, sequential: true },
+      { type: 'set', path: '/m', data: bytes('1') },
+      { type: 'delete', path: '/m/full/child' },
+    ];
+    const bad: [StoreOperation, new (path: string) => NodeError][] = [
+      [{ type: 'create', path: '/m/new', data: NONE }, NodeExistsError],
+      [{ type: 'create', path: '/none/x', data: NONE }, NodeNotFoundError],
+      [{ type: 'check', path: '/m', version: 0 }, VersionConflictError],
+      [{ type: 'set', path: '/m', data: NONE, version: 7 }, VersionConflictError],
+      [{ type: 'delete', path: '/m/new' }, NodeNotEmptyError],
+      [{ type: 'delete', path: '/none' }, NodeNotFoundError],
+    ];
+    for (const [operation, kind] of bad) {
+      const after: StoreOperation = { type: 'create', path: '/m/after', data: NONE };
+      const error = await t.throwsAsync<NodeError>(store.multi([...good, operation, after]), { instanceOf: kind });
+      t.is(error.operationIndex, good.length);
+      t.is(error.path, operation.path === '/none/x' ? '/none' : operation.path);
+    }
+    t.deepEqual(await store.get('/m'), before);
+    t.deepEqual(await store.children('/m'), ['full']);
+    t.deepEqual(await store.children('/m/full'), ['child']);
+    t.is(calls, 0);
+  });
+
+  check('ensure makes parents, also when several do so at once', async (t, bench) => {
+    const [one, two] = [bench.store(), bench.store()];
+    await Promise.all([one.ensure('/a/b/c/d'), two.ensure('/a/b/c/e'), one.ensure('/a/b/c/d')]);
+    t.deepEqual(await one.children('/a/b/c'), ['d', 'e']);
+    await one.ensure('/a/b');
+    await one.ensure('/');
+  });
+
+  check('a watch of data tells the value, every change and absence', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    const seen: (string | undefined)[] = [];
+    const watch = store.watchData('/w', (node) => seen.push(text(node)));
+    t.is(seen.length, 0, 'not called before watchData returns');
+    await watch.ready;
+    t.deepEqual(seen, [undefined]);
+    const expected: (string | undefined)[] = [undefined];
+    const step = async (value: string | undefined, change: () => Promise<unknown>) => {
+      await change();
+      expected.push(value);
+      await until(`${value} is seen`, () => seen.length === expected.length);
+      t.deepEqual(seen, expected);
+    };
+    await step('1', () => other.create('/w', bytes('1')));
+    await step('2', () => other.set('/w', bytes('2')));
+    await step('3', () => store.set('/w', bytes('3')));
+    await step(undefined, () => other.delete('/w'));
+    await step('4', () => store.create('/w', bytes('4')));
+    await store.create('/w/child', NONE);
+    const late: (string | undefined)[] = [];
+    const second = store.watchData('/w', (node) => late.push(text(node)));
+    await second.ready;
+    t.deepEqual(late, ['4']);
+    watch.close();
+    await other.set('/w', bytes('5'));
+    await until('the second watch sees it', () => late.at(-1) === '5');
+    t.deepEqual(seen, expected, 'a closed watch is silent, and children are no data');
+    second.close();
+    t.is(store.metrics.tracked, 0);
+  });
+
+  check('a watch of children tells the names, every change and absence', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    const seen: (readonly string[] | undefined)[] = [];
+    const watch = store.watchChildren('/w', (names) => seen.push(names));
+    await watch.ready;
+    const expected: (string[] | undefined)[] = [undefined];
+    const step = async (value: string[] | undefined, change: () => Promise<unknown>) => {
+      await change();
+      expected.push(value);
+      await until(`${value} is seen`, () => seen.length === expected.length);
+      t.deepEqual(seen, expected);
+    };
+    await step([], () => other.create('/w', NONE));
+    await step(['b'], () => other.create('/w/b', NONE));
+    await step(['a', 'b'], () => store.create('/w/a', NONE, { ephemeral: true }));
+    await other.set('/w/b', bytes('data are not children'));
+    await other.create('/w/b/grandchild', NONE);
+    await other.delete('/w/b/grandchild');
+    await step(['b'], () => other.delete('/w/a'));
+    await step([], () => other.delete('/w/b'));
+    await step(undefined, () => other.delete('/w'));
+    watch.close();
+  });
+
+  check('a watch sees values in order and ends with the last', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    await other.create('/n', bytes('0'));
+    const seen: number[] = [];
+    const watch = store.watchData('/n', (node) => seen.push(Number(text(node))));
+    await watch.ready;
+    await Promise.all(Array.from({ length: 500 }, (_, i) => other.set('/n', bytes(String(i + 1)))));
+    await until('the last value is seen', () => seen.at(-1) === 500);
+    t.deepEqual(
+      seen,
+      [...new Set(seen)].sort((a, b) => a - b),
+    );
+  });
+
+  check('the event comes before any answer that shows a later change', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    await other.create('/first', bytes('0'));
+    await other.create('/second', bytes('0'));
+    let seen = '';
+    const watch = store.watchData('/first', (node) => {
+      seen = text(node)!;
+    });
+    await watch.ready;
+    for (let round = 1; round <= 50; round++) {
+      const events = store.metrics.watchEvents;
+      void other.set('/first', bytes(String(round)));
+      const second = other.set('/second', bytes(String(round)));
+      while (text(await store.get('/second')) !== String(round)) {}
+      t.true(store.metrics.watchEvents > events, `round ${round}`);
+      await second;
+      await until('the value is seen', () => seen === String(round));
+    }
+  });
+
+  check('a thousand watches all fire', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    const values = new Map<number, string | undefined>();
+    const watches = Array.from({ length: 1000 }, (_, i) =>
+      store.watchData(`/w${i}`, (node) => values.set(i, text(node))),
+    );
+    await Promise.all(watches.map(({ ready }) => ready));
+    t.is(values.size, 1000);
+    await Promise.all(watches.map((_, i) => other.create(`/w${i}`, bytes(`v${i}`))));
+    await until('all are seen', () => [...values].every(([i, value]) => value === `v${i}`));
+    t.pass();
+  });
+
+  check('a list of children may be larger than a request', async (t, bench) => {
+    const store = bench.store();
+    await store.create('/many', NONE);
+    const names = Array.from({ length: 12_000 }, (_, i) => `${'n'.repeat(90)}-${String(i).padStart(6, '0')}`);
+    for (let i = 0; i < names.length; i += 1000) {
+      await store.multi(
+        names.slice(i, i + 1000).map((name) => ({ type: 'create', path: `/many/${name}`, data: NONE })),
+      );
+    }
+    t.deepEqual(await store.children('/many'), names);
+    t.is((await store.exists('/many'))!.numChildren, names.length);
+  });
+
+  check('calls in a row are carried out in that order', async (t, bench) => {
+    const store = bench.store();
+    const results = await Promise.all([
+      store.create('/o', bytes('1')),
+      store.get('/o'),
+      store.set('/o', bytes('2'), 0),
+      store.get('/o'),
+      store.delete('/o', 1),
+      store.get('/o'),
+    ]);
+    t.deepEqual([text(results[1]), text(results[3]), results[5]], ['1', '2', undefined]);
+  });
+
+  check('what one client wrote another reads after a sync', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    for (let i = 0; i < 20; i++) {
+      await other.create(`/s${i}`, NONE);
+      await store.sync();
+      t.not(await store.exists(`/s${i}`), undefined);
+    }
+  });
+
+  check('ephemeral nodes end with the session that is closed', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    await store.create('/e', bytes('x'), { ephemeral: true });
+    t.is((await other.exists('/e'))!.ephemeralOwner, store.sessionId);
+    const seen: (string | undefined)[] = [];
+    const watch = other.watchData('/e', (node) => seen.push(text(node)));
+    await watch.ready;
+    await store.close();
+    await until('it is gone', () => seen.length === 2);
+    t.deepEqual(seen, ['x', undefined]);
+    t.is(store.state, 'closed');
+    await t.throwsAsync(store.get('/e'), { instanceOf: ClosedError });
+  });
+
+  check('a session is taken up again after the connection was cut', async (t, bench) => {
+    const [proxy, other] = [await bench.proxy(), bench.store()];
+    const store = bench.store({ sessionTimeout: 20_000 }, proxy.address);
+    const events: StoreEvent[] = [];
+    store.onState((event) => events.push(event));
+    await other.create('/changed', bytes('1'));
+    await other.create('/same', bytes('1'));
+    await other.create('/deleted', bytes('1'));
+    await other.create('/parent', NONE);
+    const seen: string[] = [];
+    const watches = [
+      ...['/changed', '/same', '/deleted', '/created', '/never'].map((path) =>
+        store.watchData(path, (node) => seen.push(`${path} ${text(node)}`)),
+      ),
+      store.watchChildren('/parent', (names) => seen.push(`/parent [${names}]`)),
+      store.watchChildren('/same', (names) => seen.push(`/same [${names}]`)),
+    ];
+    await Promise.all(watches.map(({ ready }) => ready));
+    await store.create('/e', NONE, { ephemeral: true });
+    const session = store.sessionId;
+    seen.length = 0;
+    proxy.cut();
+    await until('the client knows', () => store.state === 'disconnected');
+    await other.set('/changed', bytes('2'));
+    await other.delete('/deleted');
+    await other.create('/created', bytes('1'));
+    await other.create('/parent/child', NONE);
+    proxy.pass();
+    t.is(text(await store.get('/changed')), '2', 'a call waits for the connection');
+    await until('all is seen', () => seen.length >= 4);
+    t.deepEqual(seen.sort(), ['/changed 2', '/created 1', '/deleted undefined', '/parent [child]']);
+    t.is(store.sessionId, session);
+    t.is((await other.exists('/e'))!.ephemeralOwner, session);
+    t.deepEqual(events, ['connected', 'disconnected', 'connected']);
+    await other.set('/same', bytes('2'));
+    await other.create('/never', bytes('after all'));
+    await until('watches set again fire', () => seen.length === 6);
+    t.deepEqual(seen.slice(4).sort(), ['/never after all', '/same 2']);
+  });
+
+  check('cutting the connection again and again loses nothing', async (t, bench) => {
+    const [proxy, other] = [await bench.proxy(), bench.store()];
+    const store = bench.store({ sessionTimeout: 20_000, operationTimeout: 15_000 }, proxy.address);
+    await other.create('/n', bytes('0'));
+    const seen: number[] = [];
+    const watch = store.watchData('/n', (node) => seen.push(Number(text(node))));
+    await watch.ready;
+    const session = store.sessionId;
+    let reads = 0;
+    let last = 0;
+    for (let i = 1; i <= 60; i++) {
+      const write = other.set('/n', bytes(String(i)));
+      if (i % 6 === 0) setTimeout(() => proxy.drop(), Math.random() * 4);
+      const value = Number(text(await store.get('/n')));
+      t.true(value >= last, 'reads do not go back in time');
+      last = value;
+      reads++;
+      await write;
+    }
+    t.is(reads, 60);
+    await until('the last value is seen', () => seen.at(-1) === 60);
+    t.deepEqual(
+      seen,
+      [...new Set(seen)].sort((a, b) => a - b),
+    );
+    t.is(store.sessionId, session);
+    t.true(store.metrics.disconnects >= 5);
+  });
+
+  check('a connection that went dead without a word is noticed and replaced', async (t, bench) => {
+    const proxy = await bench.proxy();
+    const store = bench.store({ sessionTimeout: 1500, operationTimeout: 10_000 }, proxy.address);
+    await store.create('/e', NONE, { ephemeral: true });
+    const session = store.sessionId;
+    proxy.stall();
+    proxy.pass();
+    const since = performance.now();
+    // Between two thirds of the timeout and the whole of it: there is time to take up the session.
+    t.not(await store.exists('/e'), undefined);
+    const took = performance.now() - since;
+    t.true(took > 500 && took < 5000, `${took}`);
+    t.is(store.sessionId, session);
+    t.is(store.metrics.disconnects, 1);
+  });
+
+  check('an idle session stays alive', async (t, bench) => {
+    const store = bench.store({ sessionTimeout: 900 });
+    await store.create('/e', NONE, { ephemeral: true });
+    await delay(2500);
+    t.not(await store.exists('/e'), undefined);
+    t.is(store.metrics.disconnects, 0);
+  });
+
+  check('calls end in time, and say whether the change may have been made', async (t, bench) => {
+    const proxy = await bench.proxy();
+    const store = bench.store({ operationTimeout: 400, sessionTimeout: 20_000 }, proxy.address);
+    await store.create('/a', NONE);
+    proxy.stall();
+    const timed = async (call: Promise<unknown>, unknown: boolean, within: number) => {
+      const since = performance.now();
+      const error = await t.throwsAsync<StoreUnavailableError>(call, { instanceOf: StoreUnavailableError });
+      t.is(error.code, 'MN_STORE_UNAVAILABLE');
+      t.is(error.outcomeUnknown, unknown);
+      t.true(performance.now() - since < within, `${performance.now() - since}`);
+    };
+    await Promise.all([timed(store.set('/a', NONE), true, 2000), timed(store.get('/a'), false, 2000)]);
+    const sent = timed(store.set('/a', NONE), true, 2000);
+    await delay(20);
+    proxy.cut();
+    await sent;
+    await until('the client knows', () => store.state === 'disconnected');
+    await Promise.all([timed(store.set('/a', NONE), false, 2000), timed(store.get('/a'), false, 2000)]);
+    const abort = new AbortController();
+    const aborted = store.get('/a', { signal: abort.signal });
+    abort.abort(new Error('enough'));
+    await t.throwsAsync(aborted, { message: 'enough' });
+    proxy.pass();
+    await until('it is back', () => store.state === 'connected');
+    t.not(await store.get('/a'), undefined);
+  });
+
+  check('a client with several servers finds the one that lives', async (t, bench) => {
+    const dead = await bench.proxy();
+    dead.cut();
+    const silent = await bench.proxy();
+    silent.stall();
+    const addresses = `${dead.address},${silent.address},127.0.0.1:1,${bench.server.address}`;
+    const store = bench.store({ sessionTimeout: 1000, operationTimeout: 10_000 }, addresses);
+    await store.create('/a', NONE);
+    t.is(store.state, 'connected');
+  });
+
+  check('after session loss ephemerals are made and watches read again', async (t, bench) => {
+    const [proxy, other] = [await bench.proxy(), bench.store()];
+    const store = bench.store({ sessionTimeout: 800, operationTimeout: 10_000 }, proxy.address);
+    const events: StoreEvent[] = [];
+    store.onState((event) => events.push(event));
+    await other.create('/same', bytes('1'));
+    await other.create('/changed', bytes('1'));
+    const seen: string[] = [];
+    const watches = ['/same', '/changed'].map((path) =>
+      store.watchData(path, (node) => seen.push(`${path} ${text(node)}`)),
+    );
+    await Promise.all(watches.map(({ ready }) => ready));
+    const states: EphemeralState[] = [];
+    const kept = store.ephemeral('/kept', bytes('me'), { onState: (state) => states.push(state) });
+    await kept.ready;
+    await store.create('/plain', NONE, { ephemeral: true });
+    const session = store.sessionId;
+    seen.length = 0;
+    proxy.cut();
+    await until('the session is over', async () => (await other.exists('/plain')) === undefined);
+    t.is(await other.exists('/kept'), undefined);
+    await other.set('/changed', bytes('2'));
+    proxy.pass();
+    await until('it is made again', async () => (await other.exists('/kept')) !== undefined);
+    await until('the client knows', () => kept.state === 'held');
+    const node = (await other.get('/kept'))!;
+    t.is(text(node), 'me');
+    t.is(node.stat.ephemeralOwner, store.sessionId);
+    t.not(store.sessionId, session);
+    t.deepEqual(states, ['held', 'pending', 'held']);
+    await until('the change is seen', () => seen.length > 0);
+    t.deepEqual(seen, ['/changed 2']);
+    t.deepEqual(events, ['connected', 'disconnected', 'session-lost', 'connected']);
+    await other.set('/same', bytes('2'));
+    await until('watches fire', () => seen.includes('/same 2'));
+    t.is(await other.exists('/plain'), undefined);
+  });
+
+  check('a kept ephemeral node follows its owner, whatever others do', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    const kept = store.ephemeral('/k', bytes('1'));
+    await kept.ready;
+    t.is(kept.state, 'held');
+    await other.delete('/k');
+    await until('it is made again', async () => text(await other.get('/k')) === '1');
+    kept.set(bytes('2'));
+    kept.set(bytes('3'));
+    await until('it is set', async () => text(await other.get('/k')) === '3');
+    await other.set('/k', bytes('not mine'));
+    await until('it is set back', async () => text(await other.get('/k')) === '3');
+    await kept.close();
+    t.is(kept.state, 'closed');
+    t.is(await other.exists('/k'), undefined);
+  });
+
+  check('two who want the same ephemeral node', async (t, bench) => {
+    const [first, second, third] = [bench.store(), bench.store(), bench.store()];
+    const held = first.ephemeral('/k', bytes('first'));
+    await held.ready;
+    const waiting = second.ephemeral('/k', bytes('second'));
+    await until('the conflict is told', () => waiting.state === 'conflict');
+    t.is(text(await third.get('/k')), 'first');
+    await first.close();
+    await until('the second has it', () => waiting.state === 'held');
+    t.is(text(await third.get('/k')), 'second');
+    const asked: string[] = [];
+    const heir = third.ephemeral('/k', bytes('third'), {
+      takeOver: (current) => {
+        asked.push(text(current)!);
+        return true;
+      },
+    });
+    await until('the third has it', () => heir.state === 'held');
+    t.deepEqual(asked, ['second']);
+    await until('the second knows', () => waiting.state === 'conflict');
+    t.is((await second.get('/k'))!.stat.ephemeralOwner, third.sessionId);
+  });
+
+  check('nothing is called after close, and waiting calls fail', async (t, bench) => {
+    const proxy = await bench.proxy();
+    const store: Store = bench.store({ operationTimeout: 10_000 }, proxy.address);
+    await store.create('/a', NONE);
+    let calls = 0;
+    const watch = store.watchData('/a', () => calls++);
+    await watch.ready;
+    proxy.cut();
+    await until('the client knows', () => store.state === 'disconnected');
+    const waiting = t.throwsAsync(store.get('/a'), { instanceOf: ClosedError });
+    const unborn = store.watchData('/b', () => calls++);
+    await store.close();
+    await waiting;
+    await unborn.ready;
+    proxy.pass();
+    await delay(50);
+    t.is(calls, 1);
+    t.throws(() => store.watchData('/a', () => {}), { instanceOf: ClosedError });
+  });
+}

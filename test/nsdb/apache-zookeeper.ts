@@ -1,0 +1,94 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { type AddressInfo, connect, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+
+const JAR = '/usr/share/java/zookeeper.jar';
+const JAVA = '/usr/bin/java';
+
+/** Debian's ZooKeeper on a loopback port, with a folder of its own. */
+export class ApacheZookeeper {
+  private constructor(
+    readonly address: string,
+    private readonly process: ChildProcess,
+    private readonly folder: string,
+  ) {}
+
+  /** What to do when this is false: `apt-get install zookeeper default-jre-headless`. */
+  static get installed(): boolean {
+    return existsSync(JAR) && existsSync(JAVA);
+  }
+
+  static async start(): Promise<ApacheZookeeper> {
+    if (!ApacheZookeeper.installed) {
+      throw new Error('Apache ZooKeeper is not installed: apt-get install zookeeper default-jre-headless');
+    }
+    const folder = await mkdtemp(join(tmpdir(), 'midonet-zookeeper-'));
+    const port = await freePort();
+    const settings = {
+      tickTime: 100,
+      minSessionTimeout: 200,
+      maxSessionTimeout: 60_000,
+      maxClientCnxns: 0,
+      dataDir: join(folder, 'data'),
+      clientPort: port,
+      clientPortAddress: '127.0.0.1',
+      'admin.enableServer': false,
+      '4lw.commands.whitelist': '*',
+    };
+    const text = Object.entries(settings).map(([name, value]) => `${name}=${value}\n`);
+    await writeFile(join(folder, 'zoo.cfg'), text.join(''));
+    const child = spawn(
+      JAVA,
+      [
+        '-Xmx256m',
+        '-XX:TieredStopAtLevel=1',
+        '-cp',
+        JAR,
+        'org.apache.zookeeper.server.quorum.QuorumPeerMain',
+        join(folder, 'zoo.cfg'),
+      ],
+      { stdio: 'ignore' },
+    );
+    const server = new ApacheZookeeper(`127.0.0.1:${port}`, child, folder);
+    for (let attempt = 0; !(await isWell(port)); attempt++) {
+      if (attempt === 300 || child.exitCode !== null) {
+        await server.close();
+        throw new Error('Apache ZooKeeper does not start');
+      }
+      await delay(100);
+    }
+    return server;
+  }
+
+  async close(): Promise<void> {
+    if (this.process.exitCode === null && this.process.kill('SIGKILL')) await once(this.process, 'exit');
+    await rm(this.folder, { recursive: true, force: true });
+  }
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+/** Asks with ZooKeeper's own word whether a server is well. */
+function isWell(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => socket.write('ruok'));
+    let answer = '';
+    socket.on('data', (chunk) => {
+      answer += chunk.toString();
+    });
+    socket.on('error', () => resolve(false));
+    socket.on('close', () => resolve(answer === 'imok'));
+  });
+}
