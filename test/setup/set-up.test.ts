@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import test from 'ava';
 import { modulesFit } from '#setup/project.mjs';
 import { selectTests } from '#setup/tests.mjs';
@@ -14,6 +15,23 @@ test('npm ci is needed when a package is missing or has another version', (t) =>
   t.false(modulesFit(LOCKED, { 'node_modules/a': { version: '1.0.1' } }));
   t.false(modulesFit(LOCKED, { 'node_modules/b': { version: '1.0.0' } }));
   t.false(modulesFit(LOCKED, { ...LOCKED, 'node_modules/for-another-machine': { version: '1.9.9' } }));
+});
+
+test('package-lock.json has an entry for every optional package: npm ci refuses it otherwise', (t) => {
+  interface Locked {
+    version?: string;
+    optionalDependencies?: Record<string, string>;
+  }
+  const { packages } = JSON.parse(readFileSync('package-lock.json', 'utf8')) as { packages: Record<string, Locked> };
+  for (const [path, { optionalDependencies = {} }] of Object.entries(packages)) {
+    for (const name of Object.keys(optionalDependencies)) {
+      const places = [`${path}/node_modules/${name}`, `node_modules/${name}`];
+      t.true(
+        places.some((place) => packages[place]?.version),
+        `${name}, which ${path} names`,
+      );
+    }
+  }
 });
 
 const BUILT = [
