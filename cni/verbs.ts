@@ -95,6 +95,7 @@ export class CniVerbs {
   async #add(environment: CniEnvironment, head: ConfigurationHead, signal: AbortSignal): Promise<object> {
     const config = readConfiguration(head, environment);
     const previous = readPreviousResult(head.raw.prevResult);
+    const mtu = this.#mtu(config.mtu);
     const { containerId, interfaceName, namespacePath } = environment;
     const attachment = await this.#attach(async () => {
       const network = await this.#options.networks.ensure(config.network, signal);
@@ -104,7 +105,7 @@ export class CniVerbs {
           containerId,
           interfaceName,
           namespacePath,
-          mtu: this.#mtu(config.mtu),
+          mtu,
           mac: config.mac,
           addresses: config.addresses,
           defaultRoute: config.defaultRoute,
