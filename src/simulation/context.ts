@@ -15,11 +15,12 @@ export interface Limits {
 export class SimulationContext {
   readonly mask = new FlowMask();
   readonly actions: Action[] = [];
-  private readonly tags: Fact<unknown>[] = [];
-  private readonly missing: Fact<unknown>[] = [];
+  private readonly tags = new Set<Fact<unknown>>();
+  private readonly missing = new Set<Fact<unknown>>();
   private readonly effects: Effect[] = [];
   private install = true;
   private dropReason: DropReason | undefined;
+  private copiesLength = 0;
   private cutCopies = 0;
 
   constructor(
@@ -35,8 +36,8 @@ export class SimulationContext {
 
   /** Read a fact: undefined when it is not in hand, and then the decision will be to wait for it. */
   read<T>(fact: Fact<T>): T | null | undefined {
-    if (!this.tags.includes(fact)) this.tags.push(fact);
-    if (fact.value === undefined && !this.missing.includes(fact)) this.missing.push(fact);
+    this.tags.add(fact);
+    if (fact.value === undefined) this.missing.add(fact);
     return fact.value;
   }
 
@@ -54,18 +55,24 @@ export class SimulationContext {
     this.install = false;
   }
 
-  /** Count copies that do not fit. */
-  cut(copies: number): void {
-    this.cutCopies += copies;
+  /** Send one of several copies by these actions, unless the list would get longer than the datapath takes. */
+  copy(actions: readonly Action[]): void {
+    const length = this.copiesLength + this.limits.actionsLength(actions);
+    if (length > this.limits.maxActionsLength) {
+      this.cutCopies++;
+      return;
+    }
+    this.copiesLength = length;
+    this.actions.push(...actions);
   }
 
   decision(): Decision {
-    if (this.missing.length > 0) return { type: 'wait', missing: this.missing };
+    if (this.missing.size > 0) return { type: 'wait', missing: [...this.missing] };
     return {
       type: 'done',
       actions: this.actions,
       mask: this.mask,
-      tags: this.tags,
+      tags: [...this.tags],
       effects: this.effects,
       install: this.install,
       drop: this.dropReason,

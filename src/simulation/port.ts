@@ -1,3 +1,4 @@
+import type { Action } from '../flow/action.js';
 import { bridgeInput } from './bridge.js';
 import type { SimulationContext } from './context.js';
 import type { Fact, PortFact, RemoteHost, TunnelPath } from './fact.js';
@@ -29,34 +30,27 @@ export function egressPort(context: SimulationContext, fact: Fact<PortFact>): vo
   }
   const path = context.read(port.location.tunnel);
   if (path === null) context.drop('no-tunnel');
-  else if (path !== undefined) pushTunnel(context, path, port.location.tunnelKey);
+  else if (path !== undefined) context.actions.push(...tunnelActions(path, port.location.tunnelKey));
 }
 
 /**
- * A copy out of every datapath port in `outputs` but the one it came in at, and one to every host. Copies to hosts that
- * would make the action list longer than the datapath takes are left out and counted.
+ * A copy out of every datapath port in `outputs` but the one it came in at, and one to every host. Copies that would make
+ * the action list longer than the datapath takes are left out and counted.
  */
 export function flood(context: SimulationContext, outputs: readonly number[], hosts: readonly RemoteHost[]): void {
-  for (const port of outputs) if (port !== context.key.inPort) context.actions.push({ type: 'output', port });
-  let length = context.limits.actionsLength(context.actions);
-  let left = 0;
+  for (const port of outputs) if (port !== context.key.inPort) context.copy([{ type: 'output', port }]);
   for (const host of hosts) {
     const path = context.read(host.tunnel);
-    if (path === undefined || path === null) continue;
-    const before = context.actions.length;
-    pushTunnel(context, path, host.floodKey);
-    length += context.limits.actionsLength(context.actions.slice(before));
-    if (length <= context.limits.maxActionsLength) continue;
-    context.actions.length = before;
-    left++;
+    if (path !== undefined && path !== null) context.copy(tunnelActions(path, host.floodKey));
   }
-  context.cut(left);
 }
 
-function pushTunnel(context: SimulationContext, path: TunnelPath, tunnelKey: number): void {
-  context.actions.push({
-    type: 'set-tunnel',
-    tunnel: { id: tunnelKey, src: path.src, dst: path.dst, tos: 0, ttl: TUNNEL_TTL, flags: 0 },
-  });
-  context.actions.push({ type: 'output', port: path.output });
+function tunnelActions(path: TunnelPath, tunnelKey: number): Action[] {
+  return [
+    {
+      type: 'set-tunnel',
+      tunnel: { id: tunnelKey, src: path.src, dst: path.dst, tos: 0, ttl: TUNNEL_TTL, flags: 0 },
+    },
+    { type: 'output', port: path.output },
+  ];
 }

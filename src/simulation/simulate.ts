@@ -19,7 +19,7 @@ export function simulate(key: FlowKey, ingress: Fact<Ingress>, limits: Limits): 
     context.mask.seeTunId();
     const target = context.read(entry.target(key.tunId));
     if (target === null) context.drop('unknown-tunnel-key');
-    else if (target !== undefined) for (const port of target.outputs) context.actions.push({ type: 'output', port });
+    else if (target !== undefined) for (const port of target.outputs) context.copy([{ type: 'output', port }]);
   }
   return context.decision();
 }
