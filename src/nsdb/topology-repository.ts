@@ -1,11 +1,20 @@
 import { z } from 'zod';
 import { InvalidInputError, MidonetError } from '../errors.js';
-import { type Kind, type Port, SCHEMAS, type TopologyTypes, tunnelZoneMemberSchema } from '../topology/types.js';
+import {
+  type Host,
+  type Kind,
+  type Port,
+  SCHEMAS,
+  type TopologyTypes,
+  tunnelZoneMemberSchema,
+} from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import {
   bridgeHostPath,
   bridgePoolPath,
   bridgePortPath,
+  hostAlivePath,
+  hostBlocksPath,
   hostPortPath,
   hostPortsPath,
   ipPath,
@@ -17,6 +26,7 @@ import {
 } from './layout.js';
 import { joinPath, parentPath } from './path.js';
 import {
+  NodeError,
   NodeExistsError,
   NodeNotFoundError,
   type Store,
@@ -66,6 +76,13 @@ export class ObjectExistsError extends MidonetError {
     value: string,
   ) {
     super('MN_ALREADY_EXISTS', `${field}: ${value} exists already`);
+  }
+}
+
+/** The object cannot be deleted while it is in use. */
+export class ObjectInUseError extends MidonetError {
+  constructor(kind: Kind, id: string, reason: string) {
+    super('MN_REFERENCED', `${kind} ${id}: ${reason}`);
   }
 }
 
@@ -134,8 +151,10 @@ export class TopologyRepository {
     for (const folder of OBJECT_FOLDERS[kind]) {
       operations.push({ type: 'create', path: joinPath(path, folder), data: EMPTY });
     }
-    for (const entry of indexEntries(kind, object))
+    for (const entry of indexEntries(kind, object)) {
       operations.push({ type: 'create', path: entry.path, data: entry.data });
+    }
+    operations.push(...referenceChecks(kind, object));
     await this.commit(kind, object, operations, signal);
     return object;
   }
@@ -166,6 +185,7 @@ export class TopologyRepository {
       }
     }
     for (const gone of old.values()) operations.push({ type: 'delete', path: gone.path });
+    operations.push(...referenceChecks(kind, object));
     await this.commit(kind, object, operations, signal);
     return object;
   }
@@ -194,7 +214,8 @@ export class TopologyRepository {
 
   /**
    * Delete an object and what belongs to it: a bridge takes its ports and pools along, a host its bindings and
-   * memberships. Succeeds when there is no such object.
+   * memberships, a tunnel zone the memberships of its hosts. Succeeds when there is no such object.
+   * @throws ObjectInUseError for a host whose agent runs
    */
   async delete(kind: Kind, id: string, signal?: AbortSignal): Promise<void> {
     for (;;) {
@@ -247,38 +268,67 @@ export class TopologyRepository {
     });
   }
 
-  /** Make the host a member of the zone at `address`, or change its address there. */
+  /**
+   * Make the host a member of the zone at `address`, or change its address there.
+   * @throws ObjectNotFoundError for the host or the zone
+   */
   async joinTunnelZone(zoneId: string, hostId: string, address: string, signal?: AbortSignal): Promise<void> {
-    const member = validate(tunnelZoneMemberSchema, { address }, 'tunnelZoneMember');
-    await this.modify(
-      'host',
-      hostId,
-      (host) =>
-        host.tunnelZoneIds.includes(zoneId) ? undefined : { ...host, tunnelZoneIds: [...host.tunnelZoneIds, zoneId] },
-      signal,
-    );
+    const data = encodeJson(validate(tunnelZoneMemberSchema, { address }, 'tunnelZoneMember'));
     const path = tunnelZoneMemberPath(zoneId, hostId);
-    try {
-      await this.store.create(path, encodeJson(member), { signal });
-    } catch (error) {
-      if (error instanceof NodeNotFoundError) throw new ObjectNotFoundError('tunnel-zone', zoneId);
-      if (!(error instanceof NodeExistsError)) throw error;
-      await this.store.set(path, encodeJson(member), undefined, { signal });
-    }
+    await this.changeMembership(hostId, signal, async (host) => {
+      const current = await this.store.get(path, { signal });
+      const listed = host.tunnelZoneIds.includes(zoneId);
+      if (listed && current !== undefined && Buffer.compare(current.data, data) === 0) return undefined;
+      return {
+        tunnelZoneIds: listed ? host.tunnelZoneIds : [...host.tunnelZoneIds, zoneId],
+        member: current === undefined ? { type: 'create', path, data } : { type: 'set', path, data },
+      };
+    });
   }
 
   /** Succeeds when the host is no member. */
   async leaveTunnelZone(zoneId: string, hostId: string, signal?: AbortSignal): Promise<void> {
-    await this.modify(
-      'host',
-      hostId,
-      (host) =>
-        host.tunnelZoneIds.includes(zoneId)
-          ? { ...host, tunnelZoneIds: host.tunnelZoneIds.filter((id) => id !== zoneId) }
-          : undefined,
-      signal,
-    );
-    await this.deleteIfThere(tunnelZoneMemberPath(zoneId, hostId), signal);
+    const path = tunnelZoneMemberPath(zoneId, hostId);
+    await this.changeMembership(hostId, signal, async (host) => {
+      const listed = host.tunnelZoneIds.includes(zoneId);
+      const there = (await this.store.exists(path, { signal })) !== undefined;
+      if (!listed && !there) return undefined;
+      return {
+        tunnelZoneIds: host.tunnelZoneIds.filter((id) => id !== zoneId),
+        member: there ? { type: 'delete', path } : undefined,
+      };
+    });
+  }
+
+  /** Change a host's list of zones and its entry in one of them together; again while others interfere. */
+  private async changeMembership(
+    hostId: string,
+    signal: AbortSignal | undefined,
+    change: (host: Host) => Promise<{ tunnelZoneIds: string[]; member: StoreOperation | undefined } | undefined>,
+  ): Promise<void> {
+    for (;;) {
+      signal?.throwIfAborted();
+      const current = await this.get('host', hostId, signal);
+      if (current === undefined) throw new ObjectNotFoundError('host', hostId);
+      const { object: host, version } = current;
+      const changes = await change(host);
+      if (changes === undefined) return;
+      const { tunnelZoneIds, member } = changes;
+      const object: Host = { ...host, tunnelZoneIds };
+      const operations: StoreOperation[] = [
+        { type: 'set', path: objectPath('host', hostId), data: encodeJson(object), version },
+        ...referenceChecks('host', object),
+      ];
+      if (member !== undefined) operations.push(member);
+      try {
+        await this.store.multi(operations, { signal });
+        return;
+      } catch (error) {
+        const gone = error instanceof NodeNotFoundError && missingReference('host', object, error.path);
+        if (gone) throw gone;
+        if (!(error instanceof NodeError && INTERFERED.has(error.code))) throw error;
+      }
+    }
   }
 
   /** Tell others that a host has exterior ports on a bridge (undefined: no longer). */
@@ -319,6 +369,8 @@ export class TopologyRepository {
       } catch (error) {
         if (error instanceof NodeNotFoundError) {
           if (error.path === objectPath(kind, object.id)) throw new ObjectNotFoundError(kind, object.id);
+          const reference = missingReference(kind, object, error.path);
+          if (reference !== undefined) throw reference;
           const gone = operations.findIndex(
             (operation) => operation.type === 'delete' && operation.path === error.path,
           );
@@ -333,16 +385,30 @@ export class TopologyRepository {
     }
   }
 
-  /** Make the missing shard folder `path`, or say which reference of the object leads nowhere. */
+  /** Make the missing folder `path`, or say which reference of the object leads nowhere. */
   private async makeFolder(kind: Kind, object: TopologyTypes[Kind], path: string, signal?: AbortSignal): Promise<void> {
-    const owner = path.split('/').slice(0, 3).join('/');
-    for (const reference of references(kind, object)) {
-      if (objectPath(reference.kind, reference.id) !== owner) continue;
-      if ((await this.store.exists(owner, { signal })) === undefined) {
-        throw new ObjectNotFoundError(reference.kind, reference.id, `${kind}.${reference.field}`);
-      }
+    try {
+      await this.store.create(path, EMPTY, { signal });
+    } catch (error) {
+      if (error instanceof NodeExistsError) return;
+      if (!(error instanceof NodeNotFoundError)) throw error;
+      // Making the parents, too, would bring back a part of an object that is deleted just now.
+      const reference = references(kind, object).find((one) => path.startsWith(`${objectPath(one.kind, one.id)}/`));
+      if (reference === undefined) await this.store.ensure(path, { signal });
+      else throw new ObjectNotFoundError(reference.kind, reference.id, `${kind}.${reference.field}`);
     }
-    await this.store.ensure(path, { signal });
+  }
+
+  /**
+   * Make the shard folder of an entry of a bridge's MAC or IP table.
+   * @throws NodeNotFoundError if there is no such bridge
+   */
+  async ensureTableFolder(entryPath: string, signal?: AbortSignal): Promise<void> {
+    try {
+      await this.store.create(parentPath(entryPath)!, EMPTY, { signal });
+    } catch (error) {
+      if (!(error instanceof NodeExistsError)) throw error;
+    }
   }
 
   /** Delete the table entry at `path` if it was learned: what the topology says takes its place. */
@@ -362,18 +428,35 @@ export class TopologyRepository {
         await this.delete('pool', poolId, signal);
       }
     } else if (kind === 'host') {
-      for (const portId of await this.portsOfHost(object.id, signal)) {
-        await this.modify('port', portId, (port) => ({ ...port, binding: undefined }), signal);
+      if ((await this.store.exists(hostAlivePath(object.id), { signal })) !== undefined) {
+        throw new ObjectInUseError(kind, object.id, 'its agent runs');
       }
-      for (const zoneId of (object as TopologyTypes['host']).tunnelZoneIds) {
-        await this.deleteIfThere(tunnelZoneMemberPath(zoneId, object.id), signal);
-      }
+      await this.unbindHost(object as Host, signal);
     } else if (kind === 'tunnel-zone') {
-      for (const hostId of (await this.store.children(`${path}/hosts`, { signal })) ?? []) {
-        await this.leaveTunnelZone(object.id, hostId, signal);
+      for (const hostId of await this.list('host', signal)) {
+        await unlessNotFound('host', hostId, this.leaveTunnelZone(object.id, hostId, signal));
+      }
+    } else if (kind === 'pool') {
+      for (const hostId of await this.list('host', signal)) {
+        const blocks = hostBlocksPath(hostId, object.id);
+        await this.empty(blocks, signal);
+        await this.deleteIfThere(blocks, signal);
       }
     }
     for (const folder of OBJECT_FOLDERS[kind]) await this.empty(`${path}/${folder}`, signal);
+  }
+
+  private async unbindHost(host: Host, signal?: AbortSignal): Promise<void> {
+    for (const portId of await this.portsOfHost(host.id, signal)) {
+      const unbind = (port: Port) => (port.binding?.hostId === host.id ? { ...port, binding: undefined } : undefined);
+      await unlessNotFound('port', portId, this.modify('port', portId, unbind, signal));
+    }
+    for (const bridgeId of await this.list('bridge', signal)) {
+      await this.deleteIfThere(bridgeHostPath(bridgeId, host.id), signal);
+    }
+    for (const zoneId of host.tunnelZoneIds) {
+      await this.deleteIfThere(tunnelZoneMemberPath(zoneId, host.id), signal);
+    }
   }
 
   /** Names in a sharded folder. */
@@ -393,6 +476,16 @@ export class TopologyRepository {
 }
 
 const RETRIED: ReadonlySet<string> = new Set(['MN_NOT_FOUND', 'MN_CONFLICT', 'MN_REFERENCED']);
+/** What a change of two nodes together fails with when somebody else changes one of them. */
+const INTERFERED: ReadonlySet<string> = new Set(['MN_NOT_FOUND', 'MN_ALREADY_EXISTS', 'MN_CONFLICT']);
+
+async function unlessNotFound(kind: Kind, id: string, work: Promise<void>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    if (!(error instanceof ObjectNotFoundError && error.kind === kind && error.id === id)) throw error;
+  }
+}
 
 interface IndexEntry {
   readonly path: string;
@@ -438,14 +531,38 @@ function portIndexEntries(port: Port): IndexEntry[] {
   return entries;
 }
 
+interface Reference {
+  readonly kind: Kind;
+  readonly id: string;
+  readonly field: string;
+}
+
 /** The references of an object to others that must exist. */
-function references(kind: Kind, object: TopologyTypes[Kind]): { kind: Kind; id: string; field: string }[] {
+function references(kind: Kind, object: TopologyTypes[Kind]): Reference[] {
   if (kind === 'pool') return [{ kind: 'bridge', id: (object as TopologyTypes['pool']).bridgeId, field: 'bridgeId' }];
+  if (kind === 'host') {
+    const { tunnelZoneIds } = object as Host;
+    return tunnelZoneIds.map((id, i) => ({ kind: 'tunnel-zone', id, field: `tunnelZoneIds[${i}]` }));
+  }
   if (kind !== 'port') return [];
   const port = object as Port;
-  const found: { kind: Kind; id: string; field: string }[] = [{ kind: 'bridge', id: port.bridgeId, field: 'bridgeId' }];
+  const found: Reference[] = [{ kind: 'bridge', id: port.bridgeId, field: 'bridgeId' }];
   if (port.binding) found.push({ kind: 'host', id: port.binding.hostId, field: 'binding.hostId' });
   return found;
+}
+
+/** Parts of a multi that fail when a reference leads nowhere. */
+function referenceChecks(kind: Kind, object: TopologyTypes[Kind]): StoreOperation[] {
+  return references(kind, object).map((reference) => ({
+    type: 'check',
+    path: objectPath(reference.kind, reference.id),
+  }));
+}
+
+/** What to say when there is no node `path`, if that is an object referred to. */
+function missingReference(kind: Kind, object: TopologyTypes[Kind], path: string): ObjectNotFoundError | undefined {
+  const reference = references(kind, object).find((one) => objectPath(one.kind, one.id) === path);
+  return reference && new ObjectNotFoundError(reference.kind, reference.id, `${kind}.${reference.field}`);
 }
 
 function existsError(kind: Kind, object: TopologyTypes[Kind], path: string): ObjectExistsError {
@@ -462,8 +579,16 @@ function validateObject<K extends Kind>(kind: K, input: unknown): TopologyTypes[
     if (port.addresses.length > 0 && port.mac === undefined) {
       throw new InvalidInputError('port.mac', undefined, 'expected a MAC address, as the port has IP addresses');
     }
+    checkDistinct('port.addresses', port.addresses);
+  } else if (kind === 'host') {
+    checkDistinct('host.tunnelZoneIds', (object as Host).tunnelZoneIds);
   }
   return object;
+}
+
+function checkDistinct(field: string, values: readonly string[]): void {
+  const again = values.findIndex((value, i) => values.indexOf(value) < i);
+  if (again >= 0) throw new InvalidInputError(`${field}[${again}]`, values[again], 'expected each value once');
 }
 
 function decodeObject<K extends Kind>(kind: K, node: StoreNode, path: string): TopologyTypes[K] {
