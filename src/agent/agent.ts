@@ -90,6 +90,7 @@ export class Agent {
       hostId,
       (id) => this.tunnels.path(id),
       (id) => this.bindings.output(id),
+      (id) => this.bindings.forgetOutput(id),
       onChange,
       clock,
       log,
@@ -136,7 +137,7 @@ export class Agent {
 
   /** The front ends have attached again what they had attached before the restart; other ports come from the NSDB. */
   portsKnown(): void {
-    this.bindings.start();
+    this.bindings.start(this.tunnels.ready);
     this.bindings.changed();
   }
 

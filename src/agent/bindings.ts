@@ -3,9 +3,10 @@ import type { Datapath } from '../datapath/datapath.js';
 import { DatapathError } from '../datapath/errors.js';
 import { hostPortsPath } from '../nsdb/layout.js';
 import type { Watch } from '../nsdb/store.js';
-import { ObjectExistsError, type TopologyRepository } from '../nsdb/topology-repository.js';
+import { ObjectExistsError, ObjectNotFoundError, type TopologyRepository } from '../nsdb/topology-repository.js';
 import type { Ingress, TunnelTarget } from '../simulation/fact.js';
-import type { Binding, Port } from '../topology/types.js';
+import { type Port, portSchema } from '../topology/types.js';
+import { validate } from '../topology/validate.js';
 import { Cell } from './cell.js';
 import type { LocalPorts } from './local-ports.js';
 import type { Publisher } from './publisher.js';
@@ -23,6 +24,8 @@ interface Wanted {
   readonly local: boolean;
   /** Datapath port number while the interface is attached. */
   number: number | undefined;
+  /** Whether the interface was ever attached for this port. */
+  attached: boolean;
 }
 
 export interface BindingsOptions {
@@ -52,6 +55,10 @@ export class Bindings implements LocalPorts {
   private readonly active = new Map<string, Set<Wanted>>();
   private readonly portWatches = new Map<string, Watch>();
   private listWatch: Watch | undefined;
+  /** What the NSDB lists for this host has been read once. */
+  private listed = false;
+  /** Every other use of datapath ports is known. */
+  private othersKnown = false;
   /** The ports of this host are all known: what is not among them does not exist. */
   private complete = false;
   private settling: NodeJS.Timeout | undefined;
@@ -64,8 +71,13 @@ export class Bindings implements LocalPorts {
   /**
    * Watch the bindings of this host in the NSDB. To be called when the front ends have attached what they know of:
    * ports that the NSDB says are theirs and that they do not know are leftovers of a crash, and deleted.
+   * @param othersKnown settles when {@link ingress} has been set for the datapath ports that belong to no virtual port
    */
-  start(): void {
+  start(othersKnown: Promise<void>): void {
+    othersKnown.then(() => {
+      this.othersKnown = true;
+      this.changed();
+    });
     this.listWatch = this.options.repository.store.watchChildren(hostPortsPath(this.options.hostId), (ids = []) =>
       this.boundPorts(ids),
     );
@@ -86,6 +98,11 @@ export class Bindings implements LocalPorts {
     return this.cell(this.targets, tunnelKey, `tunnel key ${tunnelKey}`);
   }
 
+  /** No packet has gone to the port for a while. */
+  forgetOutput(portId: string): void {
+    if (!this.wanted.has(portId)) this.outputs.delete(portId);
+  }
+
   /** Tunnel keys in use. */
   tunnelKeys(): number[] {
     return [...this.targets].filter(([, cell]) => cell.value != null).map(([key]) => key);
@@ -99,24 +116,37 @@ export class Bindings implements LocalPorts {
   }
 
   async attach(port: Port, interfaceName: string, signal?: AbortSignal): Promise<void> {
-    const { datapath } = this.options;
+    const { datapath, keys, hostId } = this.options;
+    const valid = validate(portSchema, { ...port, binding: { hostId, interfaceName } }, 'port');
+    const holder = this.byInterface.get(interfaceName);
+    if (holder !== undefined && holder.port.id !== port.id) {
+      throw new DatapathError('busy', `interface ${interfaceName} is bound to port ${holder.port.id}`);
+    }
     const { number } = await datapath.addPort(interfaceName, 'netdev', signal);
-    const key = await this.options.keys.take(portOwner(port.id));
-    const binding: Binding = { hostId: this.options.hostId, interfaceName, tunnelKey: key };
-    const bound: Port = { ...port, binding };
+    const tunnelKey = await keys.take(portOwner(port.id));
+    const bound: Port = { ...valid, binding: { hostId, interfaceName, tunnelKey } };
     const before = this.wanted.get(port.id);
     if (before !== undefined) this.forget(before);
-    const wanted: Wanted = { port: bound, interfaceName, local: true, number: undefined };
+    const wanted: Wanted = { port: bound, interfaceName, local: true, number: undefined, attached: false };
     this.want(wanted);
-    this.activate(wanted, number, key);
+    this.activate(wanted, number, tunnelKey);
     this.publishPort(bound);
+    if (before !== undefined && before.interfaceName !== interfaceName) await this.detachInterface(before, signal);
   }
 
   async detach(portId: string, signal?: AbortSignal): Promise<void> {
     const wanted = this.wanted.get(portId);
     if (wanted !== undefined) {
       this.forget(wanted);
-      await this.options.datapath.deletePort(wanted.interfaceName, signal);
+      try {
+        await this.detachInterface(wanted, signal);
+      } catch (error) {
+        // It is still attached, so it is still ours, and the caller may try again.
+        if (!this.wanted.has(portId)) this.want(wanted);
+        this.changed();
+        throw error;
+      }
+      if (this.wanted.has(portId)) return;
     }
     await this.options.keys.release(portOwner(portId));
     this.publishDeletion(portId);
@@ -161,19 +191,40 @@ export class Bindings implements LocalPorts {
   }
 
   private want(wanted: Wanted): void {
-    this.wanted.set(wanted.port.id, wanted);
-    this.byInterface.set(wanted.interfaceName, wanted);
+    const { port, interfaceName } = wanted;
+    this.wanted.set(port.id, wanted);
+    const holder = this.byInterface.get(interfaceName);
+    if (holder === undefined) this.byInterface.set(interfaceName, wanted);
+    else {
+      this.options.log.error(
+        { interface: interfaceName, port: port.id, holder: holder.port.id },
+        'two ports are bound to one interface; the first keeps it',
+      );
+    }
   }
 
   private forget(wanted: Wanted): void {
     this.deactivate(wanted);
     this.wanted.delete(wanted.port.id);
-    if (this.byInterface.get(wanted.interfaceName) === wanted) this.byInterface.delete(wanted.interfaceName);
-    this.outputs.delete(wanted.port.id);
+    if (this.byInterface.get(wanted.interfaceName) !== wanted) return;
+    this.byInterface.delete(wanted.interfaceName);
+    for (const other of this.wanted.values()) {
+      if (other.interfaceName !== wanted.interfaceName) continue;
+      this.byInterface.set(other.interfaceName, other);
+      return;
+    }
+  }
+
+  /** After {@link forget}: take the interface out of the datapath, unless it never was in it for this port. */
+  private async detachInterface(wanted: Wanted, signal?: AbortSignal): Promise<void> {
+    if (wanted.attached) await this.options.datapath.deletePort(wanted.interfaceName, signal);
+    // Another port may have waited for the interface.
+    this.changed();
   }
 
   private activate(wanted: Wanted, number: number, tunnelKey: number): void {
     wanted.number = number;
+    wanted.attached = true;
     const { port } = wanted;
     const cache = this.options.cache();
     this.output(port.id).set(number);
@@ -205,7 +256,7 @@ export class Bindings implements LocalPorts {
     const ports = this.active.get(bridgeId) ?? new Set();
     ports.add(wanted);
     this.active.set(bridgeId, ports);
-    this.floodTargetChanged(bridgeId, ports);
+    this.floodTargetChanged(bridgeId);
     if (ports.size === 1) {
       this.options.cache().bridge(bridgeId).presume(true);
       this.announceBridge(bridgeId);
@@ -216,16 +267,18 @@ export class Bindings implements LocalPorts {
     const { bridgeId } = wanted.port;
     const ports = this.active.get(bridgeId);
     if (!ports?.delete(wanted)) return;
+    this.floodTargetChanged(bridgeId);
     if (ports.size === 0) {
       this.active.delete(bridgeId);
       this.options.cache().bridge(bridgeId).presume(false);
       this.announceBridge(bridgeId);
     }
-    this.floodTargetChanged(bridgeId, ports);
   }
 
-  private floodTargetChanged(bridgeId: string, ports: ReadonlySet<Wanted>): void {
-    const outputs = [...ports].map((wanted) => wanted.number!).sort((a, b) => a - b);
+  private floodTargetChanged(bridgeId: string): void {
+    const outputs: number[] = [];
+    for (const { port, number } of this.active.get(bridgeId) ?? []) if (port.adminStateUp) outputs.push(number!);
+    outputs.sort((a, b) => a - b);
     this.options.cache().bridge(bridgeId).localOutputs.set(outputs);
     const key = this.options.keys.keyOf(bridgeOwner(bridgeId));
     if (key === undefined) return;
@@ -237,14 +290,13 @@ export class Bindings implements LocalPorts {
   private announceBridge(bridgeId: string): void {
     const { keys, repository, hostId, publisher } = this.options;
     publisher.publish(`bridge ${bridgeId}`, async (signal) => {
-      const ports = this.active.get(bridgeId);
-      if (ports === undefined) {
+      if (!this.active.has(bridgeId)) {
         await repository.setBridgeHost(bridgeId, hostId, undefined, signal);
         if (!this.active.has(bridgeId)) await keys.release(bridgeOwner(bridgeId));
         return;
       }
       const floodKey = await keys.take(bridgeOwner(bridgeId));
-      this.floodTargetChanged(bridgeId, ports);
+      this.floodTargetChanged(bridgeId);
       await repository.setBridgeHost(bridgeId, hostId, { floodKey }, signal);
     });
   }
@@ -289,7 +341,11 @@ export class Bindings implements LocalPorts {
       this.portWatches.set(id, watch);
       unknown.push(watch.ready);
     }
-    if (!this.complete) Promise.all(unknown).then(() => this.becomeComplete());
+    if (this.listed) return;
+    Promise.all(unknown).then(() => {
+      this.listed = true;
+      this.changed();
+    });
   }
 
   /** A port that the NSDB lists for this host, as it is now. */
@@ -312,20 +368,24 @@ export class Bindings implements LocalPorts {
     }
     const current = this.wanted.get(id);
     if (current !== undefined) {
-      current.port = { ...port, binding: current.port.binding };
+      const { binding } = current.port;
+      current.port = { ...port, binding };
+      if (current.number === undefined) return;
+      this.floodTargetChanged(port.bridgeId);
+      if (port.binding?.tunnelKey !== binding?.tunnelKey) this.publishKey(current);
       return;
     }
-    this.want({ port, interfaceName, local: false, number: undefined });
+    this.want({ port, interfaceName, local: false, number: undefined, attached: false });
     this.changed();
   }
 
   /** A port that the NSDB bound here is bound here no longer. */
   private unbind(wanted: Wanted): void {
-    const { datapath, keys, log } = this.options;
+    const { keys, log } = this.options;
+    const { id } = wanted.port;
     this.forget(wanted);
-    datapath
-      .deletePort(wanted.interfaceName)
-      .then(() => keys.release(portOwner(wanted.port.id)))
+    this.detachInterface(wanted)
+      .then(() => (this.wanted.has(id) ? undefined : keys.release(portOwner(id))))
       .catch((error: Error) =>
         log.error({ error: error.message, interface: wanted.interfaceName }, 'could not detach an interface'),
       );
@@ -345,8 +405,9 @@ export class Bindings implements LocalPorts {
   private async releaseUnusedKeys(): Promise<void> {
     for (const owner of [...this.options.keys.owners()]) {
       const [kind, id] = owner.split(' ');
-      const used = kind === 'port' ? this.wanted.has(id) : this.active.has(id);
-      if (!used) await this.options.keys.release(owner);
+      // What other hosts were told of a bridge in the last run has to be taken back, too.
+      if (kind === 'bridge') this.announceBridge(id);
+      else if (!this.wanted.has(id)) await this.options.keys.release(owner);
     }
   }
 
@@ -371,6 +432,7 @@ export class Bindings implements LocalPorts {
 
   private async reconcileNow(): Promise<void> {
     const { datapath } = this.options;
+    const all = this.listed && this.othersKnown;
     const before = new Map([...this.wanted.values()].map((wanted) => [wanted, wanted.number]));
     const ports = new Map((await datapath.ports()).map((port) => [port.name, port]));
     for (const [wanted, number] of before) {
@@ -379,10 +441,13 @@ export class Bindings implements LocalPorts {
       if (number !== undefined && ports.get(wanted.interfaceName)?.number !== number) this.deactivate(wanted);
       if (wanted.number === undefined) await this.tryActivate(wanted);
     }
+    // Not before what is wanted has been attached: flows of the last run must not find themselves without a port.
+    if (all) this.becomeComplete();
   }
 
   private async tryActivate(wanted: Wanted): Promise<void> {
-    const { datapath, keys, hostId, publisher, repository, log } = this.options;
+    const { datapath, keys, hostId, log } = this.options;
+    if (this.byInterface.get(wanted.interfaceName) !== wanted) return;
     let number: number;
     try {
       number = (await datapath.addPort(wanted.interfaceName, 'netdev')).number;
@@ -395,24 +460,29 @@ export class Bindings implements LocalPorts {
       return;
     }
     const { id } = wanted.port;
-    const key = await keys.take(portOwner(id));
+    const tunnelKey = await keys.take(portOwner(id));
     if (this.closed || this.wanted.get(id) !== wanted || wanted.number !== undefined) return;
-    const binding: Binding = { hostId, interfaceName: wanted.interfaceName, tunnelKey: key };
-    wanted.port = { ...wanted.port, binding };
-    this.activate(wanted, number, key);
-    if (wanted.local) return;
+    wanted.port = { ...wanted.port, binding: { hostId, interfaceName: wanted.interfaceName, tunnelKey } };
+    this.activate(wanted, number, tunnelKey);
+    if (!wanted.local) this.publishKey(wanted);
+  }
+
+  /** Tell other hosts the tunnel key of a port that is bound here in the NSDB. */
+  private publishKey(wanted: Wanted): void {
+    const { hostId, publisher, repository } = this.options;
+    const { id } = wanted.port;
     publisher.publish(`port ${id}`, async (signal) => {
-      // Deleted or bound elsewhere meanwhile: the watch tells.
-      if (this.wanted.get(id) !== wanted) return;
-      await repository.modify(
-        'port',
-        id,
-        (port) =>
-          port.binding?.hostId === hostId && port.binding.tunnelKey !== key
-            ? { ...port, binding: { ...port.binding, tunnelKey: key } }
-            : undefined,
-        signal,
-      );
+      const tunnelKey = wanted.port.binding?.tunnelKey;
+      const change = (port: Port): Port | undefined =>
+        this.wanted.get(id) === wanted && port.binding?.hostId === hostId && port.binding.tunnelKey !== tunnelKey
+          ? { ...port, binding: { ...port.binding, tunnelKey } }
+          : undefined;
+      try {
+        await repository.modify('port', id, change, signal);
+      } catch (error) {
+        // Deleted meanwhile: the watch tells.
+        if (!(error instanceof ObjectNotFoundError && error.id === id)) throw error;
+      }
     });
   }
 }

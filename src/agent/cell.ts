@@ -10,7 +10,7 @@ export interface CellOptions<T> {
   /** Whether two values mean the same to a simulation; when absent, whether they are identical. */
   readonly same?: (a: T, b: T) => boolean;
   /** Takes the cell out of whatever finds it by name: it is not needed any more. */
-  readonly forget?: () => void;
+  readonly forget?: (cell: Cell<T>) => void;
 }
 
 /**
@@ -54,7 +54,7 @@ export class Cell<T> implements Fact<T> {
     this.watch?.close();
     this.watch = undefined;
     this.remote = undefined;
-    if (!this.isLocal) this.options.forget?.();
+    if (!this.isLocal) this.options.forget?.(this);
   }
 
   /** What the source says; `null` when there is no such thing. */
@@ -64,12 +64,10 @@ export class Cell<T> implements Fact<T> {
     this.changed(before);
   }
 
-  /** What is known on this host; undefined to go by the source again. */
+  /** What is known on this host; undefined to go by the source again, which whoever needs it then has to start. */
   setLocal(value: T | undefined): void {
     const before = this.value;
     this.local = value;
-    // Whoever read it before needs to hear from the source from now on.
-    if (value === undefined && (this.flows.size > 0 || this.watch !== undefined)) this.start();
     this.changed(before);
   }
 

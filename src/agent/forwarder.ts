@@ -1,5 +1,5 @@
 import type { Logger } from 'pino';
-import type { Datapath, Flow, FlowOperation, Upcall } from '../datapath/datapath.js';
+import type { Datapath, Flow, FlowOperation, PacketOrigin, Upcall } from '../datapath/datapath.js';
 import { DatapathError } from '../datapath/errors.js';
 import { type Action, actionsEqual } from '../flow/action.js';
 import { FLOW_KEY_WORDS, type FlowKey } from '../flow/key.js';
@@ -79,7 +79,8 @@ export class Forwarder {
   pin(key: FlowKey): void {
     const decision = this.decide(key);
     if (decision.type === 'wait' || !decision.install) return;
-    const existing = this.flows.find(key.masked(decision.mask), decision.mask);
+    // One that was adopted may match by other bits: the datapath takes some fields only along with others.
+    const existing = this.flows.lookup(key);
     if (existing !== undefined) return this.flows.pin(existing);
     const operations: FlowOperation[] = [];
     this.install(key, decision, true, operations);
@@ -95,15 +96,21 @@ export class Forwarder {
     const found = await this.datapath.flows(signal);
     const operations: FlowOperation[] = [];
     let kept = 0;
+    let removed = 0;
     for (const flow of found) {
       if (flow.id !== undefined && this.flows.get(flow.id) !== undefined) continue;
+      if (flow.id !== undefined && flow.complete && this.adoptFlow(flow, flow.id, operations)) {
+        kept++;
+        continue;
+      }
+      removed++;
       if (flow.id === undefined || !flow.complete) this.metrics.foreignFlows++;
-      else if (this.adoptFlow(flow, flow.id, operations)) kept++;
+      if (flow.id !== undefined) operations.push({ type: 'delete', id: flow.id });
     }
     const foreign = found.some((flow) => flow.id === undefined);
     this.submit(operations);
     if (foreign) await this.replaceAll(signal);
-    return { kept, removed: found.length - kept };
+    return { kept, removed };
   }
 
   /** To be called once a second: idle flows, packets that waited too long, addresses not seen any more. */
@@ -133,29 +140,35 @@ export class Forwarder {
 
   private upcall(upcall: Upcall, operations: FlowOperation[]): void {
     this.metrics.upcalls++;
-    const { key, packet } = upcall;
-    if (this.waiting.join(key, packet)) return;
+    const { key, packet, origin } = upcall;
+    const joined = this.waiting.join(upcall);
+    if (joined === 'full') this.metrics.drop('waiting-room-full', 1);
+    if (joined !== 'alone') return;
     const flow = upcall.complete ? this.flows.lookup(key) : undefined;
     if (flow !== undefined) {
       // Its flow was installed while this packet was on its way to us.
       this.metrics.duplicates++;
-      this.execute(key, packet, flow.actions, operations);
+      this.execute(key, packet, origin, flow.actions, operations);
       return;
     }
     const decision = this.decide(key);
-    if (decision.type === 'done') this.carryOut(decision, key, packet, upcall.complete, operations);
-    else this.park(decision.missing as readonly Cell<unknown>[], key, packet, upcall.complete);
+    if (decision.type === 'done') this.carryOut(decision, key, packet, origin, upcall.complete, operations);
+    else this.park(decision.missing as readonly Cell<unknown>[], upcall);
   }
 
   private decide(key: FlowKey): Decision {
-    this.metrics.simulations++;
-    const decision = simulate(key, this.ingress(key.inPort), this.datapath);
-    if (decision.type === 'wait') for (const fact of decision.missing) this.load(fact as Cell<unknown>);
-    return decision;
+    for (;;) {
+      this.metrics.simulations++;
+      const decision = simulate(key, this.ingress(key.inPort), this.datapath);
+      if (decision.type === 'done') return decision;
+      for (const fact of decision.missing) this.load(fact as Cell<unknown>);
+      // A fact that is known at once changes before anybody waits for it.
+      if (decision.missing.some((fact) => fact.value === undefined)) return decision;
+    }
   }
 
-  private park(missing: readonly Cell<unknown>[], key: FlowKey, packet: Uint8Array, complete: boolean): void {
-    if (this.waiting.park(missing, key, packet, complete)) this.metrics.parked++;
+  private park(missing: readonly Cell<unknown>[], upcall: Upcall): void {
+    if (this.waiting.park(missing, upcall)) this.metrics.parked++;
     else this.metrics.drop('waiting-room-full', 1);
   }
 
@@ -165,10 +178,10 @@ export class Forwarder {
       this.waiting.parkAgain(parked, decision.missing as readonly Cell<unknown>[]);
       return;
     }
-    for (const packet of parked.packets) {
+    for (const { bytes, origin } of parked.packets) {
       const flow = parked.complete ? this.flows.lookup(parked.key) : undefined;
-      if (flow === undefined) this.carryOut(decision, parked.key, packet, parked.complete, operations);
-      else this.execute(parked.key, packet, flow.actions, operations);
+      if (flow === undefined) this.carryOut(decision, parked.key, bytes, origin, parked.complete, operations);
+      else this.execute(parked.key, bytes, origin, flow.actions, operations);
     }
   }
 
@@ -176,6 +189,7 @@ export class Forwarder {
     decision: Done,
     key: FlowKey,
     packet: Uint8Array,
+    origin: PacketOrigin | undefined,
     complete: boolean,
     operations: FlowOperation[],
   ): void {
@@ -193,9 +207,9 @@ export class Forwarder {
     for (const effect of decision.effects) {
       if (effect.type !== 'emit') continue;
       this.metrics.answers++;
-      this.execute(key, effect.packet, [{ type: 'output', port: effect.output }], operations);
+      this.execute(key, effect.packet, undefined, [{ type: 'output', port: effect.output }], operations);
     }
-    this.execute(key, packet, decision.actions, operations);
+    this.execute(key, packet, origin, decision.actions, operations);
   }
 
   private install(key: FlowKey, decision: Done, pinned: boolean, operations: FlowOperation[]): void {
@@ -221,8 +235,14 @@ export class Forwarder {
     operations.push(putOperation(record));
   }
 
-  private execute(key: FlowKey, packet: Uint8Array, actions: readonly Action[], operations: FlowOperation[]): void {
-    if (actions.length > 0) operations.push({ type: 'execute', key, packet, actions });
+  private execute(
+    key: FlowKey,
+    packet: Uint8Array,
+    origin: PacketOrigin | undefined,
+    actions: readonly Action[],
+    operations: FlowOperation[],
+  ): void {
+    if (actions.length > 0) operations.push({ type: 'execute', key, packet, actions, origin });
   }
 
   private removeFlow(record: FlowRecord, operations: FlowOperation[]): void {
@@ -236,10 +256,14 @@ export class Forwarder {
     for (const learned of record.learned) this.learner.release(learned);
   }
 
-  private learnedBy(decision: Done): LearnedMac[] {
+  /** @param known what the flow says already: to look at it again is no new sighting */
+  private learnedBy(decision: Done, known: readonly LearnedMac[] = []): LearnedMac[] {
     const learned: LearnedMac[] = [];
     for (const effect of decision.effects) {
-      if (effect.type === 'learn') learned.push(this.learner.learn(effect.bridge.id, effect.mac, effect.port.id));
+      if (effect.type !== 'learn') continue;
+      const { bridge, mac, port } = effect;
+      const before = known.find((entry) => entry.mac === mac && entry.bridgeId === bridge.id);
+      learned.push(before ?? this.learner.learn(bridge.id, mac, port.id));
     }
     return learned;
   }
@@ -284,10 +308,7 @@ export class Forwarder {
     const key = flow.key.masked(flow.mask);
     const decision = this.decide(key);
     const usable = decision.type === 'wait' || (decision.install && covers(flow.mask, decision.mask));
-    if (!usable || this.flows.find(key, flow.mask) !== undefined) {
-      operations.push({ type: 'delete', id });
-      return false;
-    }
+    if (!usable || this.flows.find(key, flow.mask) !== undefined) return false;
     const record: FlowRecord = {
       id,
       key,
@@ -300,11 +321,7 @@ export class Forwarder {
     };
     this.flows.add(record);
     for (const learned of record.learned) this.learner.use(learned);
-    if (decision.type === 'done' && !actionsEqual(flow.actions, decision.actions)) {
-      record.actions = decision.actions;
-      operations.push(putOperation(record));
-      this.metrics.replaced++;
-    }
+    if (decision.type === 'done') this.replace(record, decision.actions, operations);
     return true;
   }
 
@@ -353,36 +370,47 @@ export class Forwarder {
       return;
     }
     this.flows.retag(record, decision.tags as readonly Cell<unknown>[], this.clock());
-    const learned = this.learnedBy(decision);
+    const learned = this.learnedBy(decision, record.learned);
     for (const mac of learned) this.learner.use(mac);
     for (const mac of record.learned) this.learner.release(mac);
     record.learned = learned;
-    if (actionsEqual(record.actions, decision.actions)) return;
-    record.actions = decision.actions;
+    this.replace(record, decision.actions, operations);
+  }
+
+  private replace(record: FlowRecord, actions: readonly Action[], operations: FlowOperation[]): void {
+    if (actionsEqual(record.actions, actions)) return;
+    record.actions = actions;
     this.metrics.replaced++;
     operations.push(putOperation(record));
   }
 
   private async checkIdle(): Promise<void> {
     const due = this.flows.takeDue(Math.floor(this.clock() / 1000));
-    for (let i = 0; i < due.length && !this.closed; i += STATISTICS_BATCH) {
-      const batch = due.slice(i, i + STATISTICS_BATCH);
-      const found = await Promise.all(batch.map((record) => this.datapath.flow(record.id)));
-      const operations: FlowOperation[] = [];
-      for (let j = 0; j < batch.length; j++) {
-        const record = batch[j];
-        if (this.flows.get(record.id) !== record) continue;
-        const flow = found[j];
-        // Installed since less than a period, a flow that was never hit has no time of last use.
-        const idle = flow === undefined ? Number.POSITIVE_INFINITY : (flow.idleMs ?? Number.POSITIVE_INFINITY) / 1000;
-        if (idle < this.options.idleTimeout) this.flows.used(record, this.nextCheck(idle));
-        else {
-          this.metrics.expired++;
-          this.removeFlow(record, operations);
-        }
+    while (due.length > 0 && !this.closed) {
+      const batch = due.splice(0, STATISTICS_BATCH);
+      let found: readonly (Flow | undefined)[];
+      try {
+        found = await Promise.all(batch.map((record) => this.datapath.flow(record.id)));
+      } catch (error) {
+        for (const record of [...batch, ...due]) this.flows.used(record, this.nextCheck(0));
+        throw error;
       }
+      const operations: FlowOperation[] = [];
+      for (let i = 0; i < batch.length; i++) this.judgeIdle(batch[i], found[i], operations);
       this.submit(operations);
     }
+  }
+
+  private judgeIdle(record: FlowRecord, flow: Flow | undefined, operations: FlowOperation[]): void {
+    if (record.pinned || this.flows.get(record.id) !== record) return;
+    // A flow that was never hit has no time of last use: it has been there for a whole period.
+    const idle = (flow?.idleMs ?? Number.POSITIVE_INFINITY) / 1000;
+    if (idle < this.options.idleTimeout) {
+      this.flows.used(record, this.nextCheck(idle));
+      return;
+    }
+    this.metrics.expired++;
+    this.removeFlow(record, operations);
   }
 
   /** The second in which a flow that has been idle for `idle` seconds is due, if nothing uses it. */

@@ -35,7 +35,10 @@ export class MacLearner {
     private readonly log: Logger,
   ) {}
 
-  /** The address was seen behind the port. The result is to be given to {@link use} for as long as a flow says so. */
+  /**
+   * A packet was seen with the address behind the port. The result is to be given to {@link use} for as long as a flow
+   * says so.
+   */
   learn(bridgeId: string, mac: number, portId: string): LearnedMac {
     let macs = this.bridges.get(bridgeId);
     if (macs === undefined) {
@@ -48,7 +51,14 @@ export class MacLearner {
       macs.set(mac, learned);
       this.unused.add(learned);
       this.publish(learned);
-    } else if (learned.portId !== portId) {
+      return learned;
+    }
+    if (learned.flows === 0) {
+      learned.unusedSince = this.clock();
+      this.unused.delete(learned);
+      this.unused.add(learned);
+    }
+    if (learned.portId !== portId) {
       learned.portId = portId;
       learned.node?.set(entryOf(learned));
     }
@@ -89,16 +99,18 @@ export class MacLearner {
 
   private publish(learned: LearnedMac): void {
     const path = macPath(learned.bridgeId, formatMac(learned.mac));
-    const parent = path.slice(0, path.lastIndexOf('/'));
-    this.repository.store
-      .ensure(parent)
+    this.repository
+      .ensureTableFolder(path)
       .then(() => {
         if (this.bridges.get(learned.bridgeId)?.get(learned.mac) !== learned) return;
+        let held = false;
         learned.node = this.repository.store.ephemeral(path, entryOf(learned), {
-          takeOver: (current) => current.stat.ephemeralOwner !== undefined,
+          // The newest sighting counts: ours when we begin, that of whoever takes the entry from us later.
+          takeOver: (current) => !held && current.stat.ephemeralOwner !== undefined,
           onState: (state) => {
+            if (state === 'held') held = true;
             // Seeded, or seen elsewhere since: theirs counts. The next new flow from it asks again.
-            if (state === 'conflict') this.forget(learned);
+            else if (state === 'conflict') this.forget(learned);
           },
         });
       })

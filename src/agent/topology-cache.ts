@@ -8,7 +8,7 @@ import {
   macEntrySchema,
   type TopologyRepository,
 } from '../nsdb/topology-repository.js';
-import { formatIpv4, formatIpv6, formatMac, ipv6Equal, parseMac } from '../packet/address.js';
+import { formatIpv4, formatIpv6, formatMac, parseMac } from '../packet/address.js';
 import { parseIp } from '../packet/ip.js';
 import type { BridgeFact, Fact, MacFact, NeighborFact, PortFact, RemoteHost, TunnelPath } from '../simulation/fact.js';
 import type { Bridge, Port } from '../topology/types.js';
@@ -25,11 +25,12 @@ const RELEASE_AFTER_MS = 60_000;
 export class TopologyCache {
   private readonly ports = new Map<string, Cell<PortFact>>();
   private readonly bridges = new Map<string, BridgeNode>();
-  /** Facts being watched and when that was last found to be needed, oldest first. */
+  /** Facts to be given up and when they were last found to be needed, oldest first. */
   private readonly watched = new Map<Cell<unknown>, number>();
 
   /**
    * @param tunnel gives the way to a host
+   * @param forgotten is told of ports that no packet has needed for a while
    * @param onChange is told of every fact that changes
    */
   constructor(
@@ -37,12 +38,13 @@ export class TopologyCache {
     private readonly hostId: string,
     private readonly tunnel: (hostId: string) => Fact<TunnelPath>,
     private readonly output: (portId: string) => Fact<number>,
+    private readonly forgotten: (portId: string) => void,
     private readonly onChange: (cell: Cell<unknown>) => void,
     private readonly clock: () => number,
     private readonly log: Logger,
   ) {}
 
-  /** How many facts are watched in the NSDB. */
+  /** How many facts are watched in the NSDB, or were needed a short while ago. */
   get size(): number {
     return this.watched.size;
   }
@@ -68,7 +70,10 @@ export class TopologyCache {
             this.invalid,
           ),
         same: samePort,
-        forget: () => this.ports.delete(id),
+        forget: (self) => {
+          if (this.ports.get(id) === self) this.ports.delete(id);
+          this.forgotten(id);
+        },
       });
       this.ports.set(id, cell);
     }
@@ -88,7 +93,8 @@ export class TopologyCache {
     for (const [cell, since] of this.watched) {
       if (since > horizon) return;
       this.watched.delete(cell);
-      if (cell.flows.size === 0 && (cell.idleSince ?? since) <= horizon) cell.stop();
+      // What is set on this host packets do not wait for, so nothing would start the watch again.
+      if (!cell.isLocal && cell.flows.size === 0 && (cell.idleSince ?? since) <= horizon) cell.stop();
       else this.watched.set(cell, this.clock());
     }
   }
@@ -101,8 +107,7 @@ export class TopologyCache {
 
   clearLocalPort(port: Port): void {
     this.seed(port, false);
-    this.port(port.id).setLocal(undefined);
-    if (!this.port(port.id).started) this.ports.delete(port.id);
+    this.clearLocal(this.port(port.id));
   }
 
   close(): void {
@@ -144,7 +149,8 @@ export class TopologyCache {
     const members = new Map<string, { watch: Watch; entry: BridgeHost | undefined; known: boolean }>();
     const update = () => {
       const hosts: RemoteHost[] = [];
-      for (const [hostId, member] of members) {
+      // In one order on every host and after every restart, so that flows come out the same.
+      for (const [hostId, member] of [...members].sort(([a], [b]) => (a < b ? -1 : 1))) {
         if (!member.known) return;
         if (member.entry) hosts.push({ tunnel: this.tunnel(hostId), floodKey: member.entry.floodKey });
       }
@@ -211,8 +217,21 @@ export class TopologyCache {
     if (port.mac === undefined) return;
     const bridge = this.bridge(port.bridgeId);
     const mac = parseMac(port.mac)!;
-    bridge.mac(mac).setLocal(present ? { port: this.port(port.id) } : undefined);
-    for (const address of port.addresses) bridge.neighbor(address).setLocal(present ? { mac } : undefined);
+    const neighbors = port.addresses.map((address) => bridge.neighbor(address));
+    if (present) {
+      bridge.mac(mac).setLocal({ port: this.port(port.id) });
+      for (const neighbor of neighbors) neighbor.setLocal({ mac });
+    } else {
+      this.clearLocal(bridge.mac(mac));
+      for (const neighbor of neighbors) this.clearLocal(neighbor);
+    }
+  }
+
+  /** Flows that need the fact load it when they are revisited; it is given up when none does. */
+  private clearLocal<T>(cell: Cell<T>): void {
+    cell.setLocal(undefined);
+    this.watched.delete(cell as Cell<unknown>);
+    this.watched.set(cell as Cell<unknown>, this.clock());
   }
 
   private readonly invalid = (error: Error): void => {
@@ -258,7 +277,9 @@ export class BridgeNode implements BridgeFact {
       cell = this.cache.cell<MacFact>(`mac ${formatMac(mac)} on bridge ${this.id}`, {
         subscribe: (self) => this.cache.watchMac(this.id, mac, self),
         same: (a, b) => a.port === b.port,
-        forget: () => this.macs.delete(mac),
+        forget: (self) => {
+          if (this.macs.get(mac) === self) this.macs.delete(mac);
+        },
       });
       this.macs.set(mac, cell);
     }
@@ -268,7 +289,9 @@ export class BridgeNode implements BridgeFact {
   ipv4(address: number): Cell<NeighborFact> {
     let cell = this.ipv4s.get(address);
     if (cell === undefined) {
-      cell = this.neighborCell(formatIpv4(address), () => this.ipv4s.delete(address));
+      cell = this.neighborCell(formatIpv4(address), (self) => {
+        if (this.ipv4s.get(address) === self) this.ipv4s.delete(address);
+      });
       this.ipv4s.set(address, cell);
     }
     return cell;
@@ -284,8 +307,8 @@ export class BridgeNode implements BridgeFact {
       if (i === 4) return entry.cell;
     }
     const address = words.slice(offset, offset + 4);
-    const cell = this.neighborCell(formatIpv6(address), () => {
-      const rest = (this.ipv6s.get(hash) ?? []).filter((entry) => !ipv6Equal(entry.words, address));
+    const cell = this.neighborCell(formatIpv6(address), (self) => {
+      const rest = (this.ipv6s.get(hash) ?? []).filter((entry) => entry.cell !== self);
       if (rest.length === 0) this.ipv6s.delete(hash);
       else this.ipv6s.set(hash, rest);
     });
@@ -306,7 +329,7 @@ export class BridgeNode implements BridgeFact {
     if (present) this.cache.load(this.cell as Cell<unknown>);
   }
 
-  private neighborCell(address: string, forget: () => void): Cell<NeighborFact> {
+  private neighborCell(address: string, forget: (self: Cell<NeighborFact>) => void): Cell<NeighborFact> {
     return this.cache.cell<NeighborFact>(`address ${address} on bridge ${this.id}`, {
       subscribe: (self) => this.cache.watchIp(this.id, address, self),
       same: (a, b) => a.mac === b.mac,

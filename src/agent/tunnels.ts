@@ -56,6 +56,9 @@ export class Tunnels {
   private readonly zones = new Map<string, Zone>();
   private readonly hosts = new Map<string, RemoteHostPath>();
   private readonly ports = new Map<TunnelType, number>();
+  /** Settles when the endpoints that follow from the NSDB are there for the first time. */
+  readonly ready: Promise<void>;
+  private markReady = () => {};
   private hostWatch: Watch | undefined;
   private zonesKnown = false;
   private mtuValue = DEFAULT_MTU;
@@ -64,7 +67,11 @@ export class Tunnels {
   private retry: NodeJS.Timeout | undefined;
   private readonly abort = new AbortController();
 
-  constructor(private readonly options: TunnelsOptions) {}
+  constructor(private readonly options: TunnelsOptions) {
+    this.ready = new Promise((resolve) => {
+      this.markReady = resolve;
+    });
+  }
 
   start(): void {
     const { repository, hostId } = this.options;
@@ -75,7 +82,7 @@ export class Tunnels {
   path(hostId: string): Cell<TunnelPath> {
     let host = this.hosts.get(hostId);
     if (host === undefined) {
-      host = new RemoteHostPath(hostId, this, this.options.onChange, () => this.hosts.delete(hostId));
+      host = new RemoteHostPath(hostId, this, this.options.onChange);
       this.hosts.set(hostId, host);
     }
     return host.cell;
@@ -212,6 +219,7 @@ export class Tunnels {
     const { signal } = this.abort;
     const types = new Set<TunnelType>();
     let mtu: number | undefined;
+    const all = this.zonesKnown && [...this.zones.values()].every(isKnown);
     for (const { zone, member } of [...this.zones.values()]) {
       if (!zone || !member) continue;
       types.add(zone.type);
@@ -228,6 +236,7 @@ export class Tunnels {
     const changed = [...this.ports].some(([type, port]) => before.get(type) !== port);
     if (changed) for (const host of this.hosts.values()) host.update();
     this.options.onEndpoints();
+    if (all) this.markReady();
   }
 
   private readonly invalid = (error: Error): void => {
@@ -245,13 +254,11 @@ class RemoteHostPath {
     private readonly hostId: string,
     private readonly tunnels: Tunnels,
     onChange: (cell: Cell<unknown>) => void,
-    forget: () => void,
   ) {
     this.cell = new Cell<TunnelPath>(`tunnel to host ${hostId}`, {
       onChange,
       subscribe: () => this.subscribe(),
       same: samePath,
-      forget,
     });
   }
 
@@ -296,6 +303,10 @@ class RemoteHostPath {
       },
     };
   }
+}
+
+function isKnown({ zone, member }: Zone): boolean {
+  return zone !== undefined && member !== undefined;
 }
 
 function samePath(a: TunnelPath, b: TunnelPath): boolean {

@@ -1,3 +1,4 @@
+import type { PacketOrigin, Upcall } from '../datapath/datapath.js';
 import type { FlowKey } from '../flow/key.js';
 import type { Cell } from './cell.js';
 
@@ -7,10 +8,16 @@ const MAX_PACKETS_PER_KEY = 16;
 /** How long a packet waits. MidoNet's value. */
 const TIMEOUT_MS = 5000;
 
+/** What is kept of an upcall. */
+export interface ParkedPacket {
+  readonly bytes: Uint8Array;
+  readonly origin: PacketOrigin | undefined;
+}
+
 /** Packets with one key whose simulation waits for facts. */
 export interface Parked {
   readonly key: FlowKey;
-  readonly packets: Uint8Array[];
+  readonly packets: ParkedPacket[];
   readonly complete: boolean;
   missing: readonly Cell<unknown>[];
   readonly deadline: number;
@@ -21,7 +28,6 @@ export class WaitingRoom {
   /** By hash of the key; oldest first within a bucket. */
   private readonly byKey = new Map<number, Parked[]>();
   private readonly byFact = new Map<Cell<unknown>, Set<Parked>>();
-  /** In order of deadline. */
   private readonly queue = new Set<Parked>();
   private packets = 0;
 
@@ -32,24 +38,23 @@ export class WaitingRoom {
     return this.packets;
   }
 
-  /** Put the packet with those of the same key. False if there are none; it is dropped if there are too many. */
-  join(key: FlowKey, packet: Uint8Array): boolean {
-    if (this.packets === 0) return false;
+  /** Put the packet with those of the same key, if there are any. */
+  join({ key, packet, origin }: Upcall): 'joined' | 'full' | 'alone' {
+    if (this.packets === 0) return 'alone';
     const parked = this.byKey.get(key.hash())?.find((entry) => entry.key.equals(key));
-    if (parked === undefined) return false;
-    if (parked.packets.length < MAX_PACKETS_PER_KEY && this.packets < MAX_PACKETS) {
-      parked.packets.push(packet.slice());
-      this.packets++;
-    }
-    return true;
+    if (parked === undefined) return 'alone';
+    if (parked.packets.length >= MAX_PACKETS_PER_KEY || this.packets >= MAX_PACKETS) return 'full';
+    parked.packets.push({ bytes: packet.slice(), origin });
+    this.packets++;
+    return 'joined';
   }
 
   /** False if the room is full. */
-  park(missing: readonly Cell<unknown>[], key: FlowKey, packet: Uint8Array, complete: boolean): boolean {
+  park(missing: readonly Cell<unknown>[], { key, packet, origin, complete }: Upcall): boolean {
     if (this.packets >= MAX_PACKETS) return false;
     const parked: Parked = {
       key: key.clone(),
-      packets: [packet.slice()],
+      packets: [{ bytes: packet.slice(), origin }],
       complete,
       missing,
       deadline: this.clock() + TIMEOUT_MS,
