@@ -67,15 +67,17 @@ export class InterfaceNameTakenError extends MidonetError {
   }
 }
 
-/** veth pairs in the namespace the process is in. Close it. */
+/** veth pairs. Close it. */
 export class VethInterfaces implements ContainerInterfaces {
-  readonly #host = new Links();
+  readonly #host: Links;
   readonly #home: string;
 
-  constructor() {
-    const home = Namespace.current();
-    this.#home = home.identity;
-    home.close();
+  /** @param home where to make the host ends, used here only; the namespace the process is in if undefined */
+  constructor(home?: Namespace) {
+    this.#host = new Links(home);
+    const namespace = home ?? Namespace.current();
+    this.#home = namespace.identity;
+    if (home === undefined) namespace.close();
   }
 
   namespaceIdentity(path: string): string {
