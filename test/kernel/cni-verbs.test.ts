@@ -179,7 +179,7 @@ test('failures of ADD name their cause and leave nothing', async (t) => {
     [variables(pod), 100, /CNI_IFNAME.*eth0/],
     [{ ...variables(pod), CNI_NETNS: '/run/netns/mn-does-not-exist' }, 8, /CNI_NETNS.*not found/],
     [{ ...variables(pod), CNI_NETNS: '/etc/hostname' }, 8, /CNI_NETNS.*not a network namespace/],
-    [{ ...variables(pod), CNI_NETNS: '/proc/1/ns/uts' }, 8, /CNI_NETNS.*not a network namespace/],
+    [{ ...variables(pod), CNI_NETNS: '/proc/self/ns/uts' }, 8, /CNI_NETNS.*not a network namespace/],
     [{ ...variables(pod), CNI_NETNS: node.home.path }, 8, /CNI_NETNS.*the agent runs in/],
   ] as const) {
     const result = await node.call('ADD', environment);
