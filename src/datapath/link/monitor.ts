@@ -6,6 +6,9 @@ import { Links } from './links.js';
 import type { Namespace } from './namespace.js';
 import { RTM_DELLINK, RTM_NEWLINK, RTNLGRP_LINK } from './rtnetlink.js';
 
+/** Bytes of unread events, about 1 KiB each, that the kernel keeps. */
+const RECEIVE_BUFFER = 1024 * 1024;
+
 /** Called synchronously; must not throw. */
 export interface LinkEvents {
   appeared(link: Link): void;
@@ -42,6 +45,7 @@ export class LinkMonitor {
         protocol: NETLINK_ROUTE,
         namespaceFd: namespace?.fd,
         native,
+        receiveBuffer: RECEIVE_BUFFER,
         listener: {
           message: (message) => {
             if (message.type === RTM_NEWLINK || message.type === RTM_DELLINK) {

@@ -40,7 +40,10 @@ const NO_ERRORS: readonly undefined[] = Object.freeze([]);
 
 /** What was not asked for: notifications to a group, upcalls. Called synchronously; must not throw. */
 export interface NetlinkListener {
-  /** The message, and the bytes it lies in, are valid until the function returns. */
+  /**
+   * `message` itself is used for the next one when this returns; the bytes it lies in stay as they are until
+   * {@link NetlinkListener.batchEnd} returns.
+   */
   message(message: MessageReader): void;
   /** All messages that were received in one go have been handed over. */
   batchEnd?(): void;
