@@ -448,6 +448,16 @@ export function datapathCompliance(driver: string, factory: DatapathFactory): vo
     t.is(await bench.datapath.flow(77), undefined);
   });
 
+  run('a key that another flow matches already is refused', async (bench, t) => {
+    const a = await bench.attach('a0');
+    await bench.put(keyOf(udp4(1, 2), a), protocolMask(), []);
+    const narrower = protocolMask();
+    narrower.seeTpDst();
+    const key = keyOf(udp4(3, 4), a);
+    const error = await bench.fails({ type: 'put', id: 77, key, mask: narrower, actions: [] });
+    t.is(error instanceof DatapathError ? error.kind : String(error), 'exists');
+  });
+
   run('errors of a batch stand where their operations do', async (bench, t) => {
     const a = await bench.attach('a0');
     const key = keyOf(udp4(1, 2), a);

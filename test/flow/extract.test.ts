@@ -72,6 +72,8 @@ test('fragments', (t) => {
     extract(frame(EtherType.IPV6, buildIpv6({ src: A, dst: B, protocol: 17, fragment: { offset, more, id: 1 } }, udp)))
       .key;
   t.like(fragment6(0, true), { nwFrag: Frag.FIRST, tpSrc: 1111, nwProto: 17 });
+  const odd = buildIpv6({ src: A, dst: B, protocol: 60, fragment: { offset: 8, more: true, id: 1 } }, udp);
+  t.like(extract(frame(EtherType.IPV6, odd)).key, { nwFrag: Frag.FIRST, nwProto: 59, tpSrc: 0 });
   t.like(fragment6(8, false), { nwFrag: Frag.LATER, tpSrc: 0, nwProto: 17 });
 });
 

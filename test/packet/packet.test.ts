@@ -403,6 +403,26 @@ test('DHCP messages', (t) => {
   );
 });
 
+test('DHCP messages that are malformed or of another kind are refused', (t) => {
+  const discover = buildDhcpRequest(DhcpMessageType.DISCOVER, 1, 7);
+  const parse = (change: (bytes: Uint8Array) => void) => {
+    const bytes = discover.slice(42);
+    change(bytes);
+    return parseDhcp(bytes, 0, bytes.length);
+  };
+  const options = 240;
+  t.truthy(parse(() => {}));
+  const changes: ((bytes: Uint8Array) => void)[] = [
+    (bytes) => bytes.set([3], 0),
+    (bytes) => bytes.set([6], 1),
+    (bytes) => bytes.set([0], options - 1),
+    (bytes) => bytes.set([0, 0, 0], options),
+    (bytes) => bytes.set([53, 2], options),
+    (bytes) => bytes.set([12, 255], options + 3),
+  ];
+  for (const change of changes) t.is(parse(change), undefined, change.toString());
+});
+
 test('DHCP answers go where the client can hear them', (t) => {
   const discover = buildDhcpRequest(DhcpMessageType.DISCOVER, 0x02aa_0000_0001, 7);
   const request = parseDhcp(discover, 42, discover.length)!;

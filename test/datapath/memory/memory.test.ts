@@ -210,6 +210,23 @@ test('source translation gives each connection a port of its own, and its replie
   t.is(step('a0', udp(9, IP_B, 5000, 53)).out.length, 1, 'ports come free');
 });
 
+test('a translated packet that was sent up is still known to its connection', (t) => {
+  const world = new World();
+  const nat: NatSpec = { kind: 'src', ipMin: [0xc0a8_0001], ipMax: [0xc0a8_0001], portMin: 100, portMax: 100 };
+  tracking(world, nat)('a0', udp(IP_A, IP_B, 5000, 53));
+  const again = (key: FlowKey, packet: Uint8Array): Upcall => {
+    const actions: Action[] = [{ type: 'ct', zone: 1, nat: { kind: 'restore' } }, { type: 'userspace' }];
+    world.node.switch('dp').operate({ type: 'execute', key, packet, actions });
+    world.network.pump();
+    return world.upcalls.pop()!;
+  };
+  const first = again(new FlowKey(), udp(IP_B, 0xc0a8_0001, 53, 100));
+  t.like(first.key, { ipv4Dst: IP_A, tpDst: 5000 });
+  const second = again(first.key, first.packet);
+  t.is(second.key.ctState, first.key.ctState);
+  t.deepEqual(second.packet, first.packet);
+});
+
 test('two destinations that become one keep their clients apart', (t) => {
   const world = new World();
   const nat: NatSpec = { kind: 'dst', ipMin: [0xc0a8_0005], ipMax: [0xc0a8_0005], portMin: 80, portMax: 80 };
