@@ -36,8 +36,8 @@ export class CutProxy {
   /** Ends every connection; new ones are let through. */
   drop(): void {
     for (const [near, far] of this.pairs) {
-      near.resetAndDestroy();
-      far.resetAndDestroy();
+      near.destroy();
+      far.destroy();
     }
   }
 
