@@ -83,6 +83,8 @@ export class OvsLab implements Lab {
     readonly kind: 'vxlan' | 'gretap',
     private readonly yard: Room,
     private readonly wire: OvsDatapath,
+    /** The datapath under test may be closed while its kernel part is watched. */
+    private readonly watcher: OvsDatapath,
     private readonly options: OvsDatapathOptions,
   ) {
     wire.start({
@@ -104,7 +106,8 @@ export class OvsLab implements Lab {
     const all = { ...options, namespace: room.namespace };
     const datapath = await OvsDatapath.open('dp', all);
     const wire = await OvsDatapath.open('wire', { namespace: yard.namespace });
-    return new OvsLab(room, datapath, underlay, kind, yard, wire, all);
+    const watcher = await OvsDatapath.open('dp', { namespace: room.namespace });
+    return new OvsLab(room, datapath, underlay, kind, yard, wire, watcher, all);
   }
 
   /** Two nodes with a cable between them. */
@@ -156,15 +159,16 @@ export class OvsLab implements Lab {
   async settle(): Promise<void> {
     let quiet = 0;
     while (quiet < 2) {
-      const before = `${this.#events} ${JSON.stringify(await this.datapath.statistics())}`;
+      const before = `${this.#events} ${JSON.stringify(await this.watcher.statistics())}`;
       await new Promise((resolve) => setTimeout(resolve, 25));
-      const after = `${this.#events} ${JSON.stringify(await this.datapath.statistics())}`;
+      const after = `${this.#events} ${JSON.stringify(await this.watcher.statistics())}`;
       quiet = before === after ? quiet + 1 : 0;
     }
   }
 
   async close(): Promise<void> {
     await this.datapath.close();
+    await this.watcher.close();
     await this.wire.close();
     // Datapaths go with their namespaces, but the kernel takes its time for that.
     await OvsDatapath.destroy('dp', { namespace: this.room.namespace });

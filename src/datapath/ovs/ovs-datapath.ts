@@ -1,6 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { ClosedError, InvalidInputError, type MidonetError, UnsupportedError } from '../../errors.js';
 import type { Action } from '../../flow/action.js';
+import type { FlowKey } from '../../flow/key.js';
+import type { FlowMask } from '../../flow/mask.js';
 import type {
   BatchDone,
   Datapath,
@@ -88,6 +90,9 @@ export interface OvsStatistics {
   readonly masks: number;
 }
 
+/** For a flow that another driver object put. Hashes are not negative. */
+const UNKNOWN_HASH = -1;
+
 /** In per-CPU dispatch the netlink port in vports and actions only has to differ from zero. */
 const ANY_PID = 0xffff_ffff;
 const LOCAL_PORT = 0;
@@ -126,10 +131,11 @@ export class OvsDatapath implements Datapath {
   readonly #writer = new MessageWriter(64 * 1024);
   #writing = false;
   /**
-   * Ids of flows that are believed to be there: says which of two commands to try first. The other one follows if the
-   * kernel disagrees.
+   * Flows that are believed to be there: says which of two commands to try first; the other one follows if the kernel
+   * disagrees. With each id a hash of key and mask as they were put, or {@link UNKNOWN_HASH}: the kernel would change the
+   * actions of a flow without a look at the key that comes with them.
    */
-  readonly #known = new Set<FlowId>();
+  readonly #known = new Map<FlowId, number>();
   #handler: DatapathHandler | undefined;
   #upcalls: UpcallSockets | undefined;
   #events: NetlinkSocket | undefined;
@@ -290,7 +296,7 @@ export class OvsDatapath implements Datapath {
   submit(operations: readonly FlowOperation[], done?: BatchDone): void {
     this.#throwIfClosed();
     const writer = this.#takeWriter();
-    let errors: (Error | undefined)[] | undefined;
+    const errors = new Array<Error | undefined>(operations.length).fill(undefined);
     /** Operation of each message, once one was left out. */
     let sent: number[] | undefined;
     for (let i = 0; i < operations.length; i++) {
@@ -300,7 +306,6 @@ export class OvsDatapath implements Datapath {
       } catch (error) {
         writer.cancel();
         sent ??= Array.from({ length: i }, (_, before) => before);
-        errors ??= [];
         errors[i] = error as Error;
       }
     }
@@ -323,13 +328,16 @@ export class OvsDatapath implements Datapath {
             again.push(hasErrno(error, Errno.EEXIST) ? i : -1 - i);
             continue;
           }
-          errors ??= [];
+          if (operation.type === 'put' && this.#known.get(operation.id) === hashMatch(operation.key, operation.mask)) {
+            // Whether it was new or not: the next put asks the kernel.
+            this.#known.delete(operation.id);
+          }
           errors[i] = this.#refused(operation, error);
         }
         if (again === undefined) {
-          done?.(errors ?? NO_ERRORS);
+          done?.(errors);
         } else {
-          this.#putAgain(operations, again, errors ?? [], done);
+          this.#putAgain(operations, again, errors, done);
         }
       },
     });
@@ -400,7 +408,7 @@ export class OvsDatapath implements Datapath {
       this.#known.delete(id);
       return undefined;
     }
-    this.#known.add(id);
+    this.#remember(id);
     return { ...found, actions: found.actions ?? [] };
   }
 
@@ -421,7 +429,7 @@ export class OvsDatapath implements Datapath {
           continue;
         }
         seen.add(flow.id);
-        this.#known.add(flow.id);
+        this.#remember(flow.id);
       }
       if (flow.actions !== undefined) {
         flows.push({ ...flow, actions: flow.actions });
@@ -493,16 +501,31 @@ export class OvsDatapath implements Datapath {
     }
   }
 
+  #remember(id: FlowId): void {
+    if (!this.#known.has(id)) {
+      this.#known.set(id, UNKNOWN_HASH);
+    }
+  }
+
   #begin(writer: MessageWriter, family: Family, version: number, command: number, flags: number): void {
     beginMessage(writer, family, version, command, flags, this.ifindex);
   }
 
   #write(writer: MessageWriter, operation: FlowOperation): void {
     switch (operation.type) {
-      case 'put':
-        this.#writePut(writer, operation, this.#known.has(operation.id) ? Command.SET : Command.NEW);
-        this.#known.add(operation.id);
+      case 'put': {
+        const known = this.#known.get(operation.id);
+        const hash = hashMatch(operation.key, operation.mask);
+        if (known !== undefined && known !== UNKNOWN_HASH && known !== hash) {
+          throw new DatapathError(
+            'invalid',
+            `${describeOperation(operation, this.name)}: the flow of this id has another key or mask`,
+          );
+        }
+        this.#writePut(writer, operation, known === undefined ? Command.NEW : Command.SET);
+        this.#known.set(operation.id, hash);
         return;
+      }
       case 'delete':
         this.#begin(writer, this.#families.flow, FLOW_VERSION, Command.DEL, 0);
         writeUfid(writer, operation.id);
@@ -757,8 +780,6 @@ export class OvsDatapath implements Datapath {
   }
 }
 
-const NO_ERRORS: readonly undefined[] = Object.freeze([]);
-
 /** A descriptor of our own: the caller's may be closed before `start` opens sockets. */
 function reopen(namespace: Namespace | undefined): Namespace | undefined {
   return namespace && Namespace.open(`/proc/self/fd/${namespace.fd}`);
@@ -927,6 +948,10 @@ function readVport(message: MessageReader): Vport {
     datapathIfindex,
     upcallPid,
   };
+}
+
+function hashMatch(key: FlowKey, mask: FlowMask): number {
+  return (Math.imul(key.hash(mask), 31) ^ mask.hash()) >>> 0;
 }
 
 function toPort({ number, name, type, ifindex }: Vport): DatapathPort {

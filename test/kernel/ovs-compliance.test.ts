@@ -1,0 +1,4 @@
+import { datapathCompliance } from '../compliance/datapath.js';
+import { ovsFactory } from './ovs-lab.js';
+
+datapathCompliance('ovs', ovsFactory);
