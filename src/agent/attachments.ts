@@ -174,6 +174,7 @@ export class Attachments {
           await this.#undo(record);
           found.undone += 1;
         } else if (!present.has(record.hostInterface)) {
+          await localPorts.detach(id, signal);
           found.dead += 1;
         } else {
           try {
@@ -218,7 +219,7 @@ export class Attachments {
         this.#records.set(id, record);
         await this.#write(record);
         await this.#options.interfaces.create(
-          { ...record, hostName: record.hostInterface, name: record.interfaceName },
+          { ...record, hostName: record.hostInterface, name: record.interfaceName, alias: aliasOf(record) },
           signal,
         );
         await this.#options.localPorts.attach(record.port, record.hostInterface, signal);
@@ -483,6 +484,11 @@ function macOf(id: string, firstByte: number): string {
 
 function describe(key: AttachmentKey): string {
   return `${key.interfaceName} of container ${key.containerId} in network ${key.network}`;
+}
+
+/** Fits the kernel's 255 bytes (IFALIASZ in linux/if.h). */
+function aliasOf(key: AttachmentKey): string {
+  return `${key.interfaceName} ${key.containerId} ${key.network}`.slice(0, 240);
 }
 
 function ignoreMissing(error: unknown): void {

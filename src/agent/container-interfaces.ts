@@ -22,6 +22,8 @@ export interface InterfaceRoute {
 export interface InterfacePair {
   readonly hostName: string;
   readonly hostMac: string;
+  /** Says to people who look at the host's interfaces what this one is. */
+  readonly alias: string;
   readonly namespacePath: string;
   /** Name, MAC address and so on of the container's end. */
   readonly name: string;
@@ -128,10 +130,10 @@ export class VethInterfaces implements ContainerInterfaces {
 
   /** The pair, with the other end made directly in the container's namespace. */
   async #makeVeth(pair: InterfacePair, namespace: Namespace, container: Links, signal?: AbortSignal): Promise<void> {
-    const { hostName, hostMac, name, mac, mtu } = pair;
+    const { hostName, hostMac, alias, name, mac, mtu } = pair;
     const request = () =>
       new LinkRequests().addVeth(
-        { name: hostName, mtu, mac: requireMac(hostMac, 'hostMac'), up: true },
+        { name: hostName, mtu, mac: requireMac(hostMac, 'hostMac'), up: true, alias },
         { name, mtu, mac: requireMac(mac, 'mac'), namespace },
       );
     try {

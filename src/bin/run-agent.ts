@@ -61,6 +61,8 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
     const { repository } = agent;
     const networks = await Networks.open({ repository, folder: join(config.stateFolder, 'networks'), warn });
     closers.push(() => networks.close());
+    // Also those without containers here: their blocks are given back.
+    for (const network of networks.list()) for (const pool of network.pools) ipam.pool(pool);
     const interfaces = new VethInterfaces();
     closers.push(() => interfaces.close());
     const attachments = await Attachments.open({

@@ -1,4 +1,3 @@
-import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { MidonetError } from '../errors.js';
@@ -70,20 +69,6 @@ export class Ipam {
     });
     this.#pools.set(pool.id, allocator);
     return allocator;
-  }
-
-  /** The allocator of a pool that {@link pool} was called for. */
-  find(poolId: string): PoolAllocator | undefined {
-    return this.#pools.get(poolId);
-  }
-
-  /** Forget a pool that does not exist any more. None of its addresses may be in use. */
-  async forget(poolId: string): Promise<void> {
-    const allocator = this.#pools.get(poolId);
-    this.#pools.delete(poolId);
-    this.#saved.delete(poolId);
-    await allocator?.close();
-    await rm(join(this.#options.folder, `${poolId}.json`), { force: true });
   }
 
   usage(): PoolUsage[] {

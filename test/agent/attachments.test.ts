@@ -185,6 +185,7 @@ test('an interface of the name in the container is an error that leaves nothing'
   node.interfaces.pairs.set('foreign', {
     hostName: 'foreign',
     hostMac: '06:00:00:00:00:01',
+    alias: '',
     namespacePath: NAMESPACE,
     name: 'eth0',
     mac: '02:00:00:00:00:01',

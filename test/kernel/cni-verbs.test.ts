@@ -149,8 +149,9 @@ for (const cniVersion of SUPPORTED_VERSIONS) {
     const [outside] = JSON.parse(ip(node.home, '-json', 'link', 'show', interfaces[0].name)) as {
       address: string;
       operstate: string;
+      ifalias: string;
     }[];
-    t.like(outside, { address: interfaces[0].mac, operstate: 'UP' });
+    t.like(outside, { address: interfaces[0].mac, operstate: 'UP', ifalias: 'eth0 c1 net' });
 
     if (cniVersion !== '0.3.0' && cniVersion !== '0.3.1') {
       const checked = await node.call('CHECK', variables(pod), { cniVersion, prevResult: added.output });
