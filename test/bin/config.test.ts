@@ -1,0 +1,97 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { loadConfig, parseListen } from '../../src/bin/config.js';
+import { InvalidInputError } from '../../src/errors.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'config-'));
+test.after.always(() => rmSync(folder, { recursive: true }));
+
+let files = 0;
+function file(text: string): string {
+  const path = join(folder, `${files++}.yaml`);
+  writeFileSync(path, text);
+  return path;
+}
+
+test('the empty file gives the defaults', (t) => {
+  const config = loadConfig(file(''), {});
+  t.is(config.nsdb.connect, '127.0.0.1:2181');
+  t.is(config.flows.maxFlows, 200_000);
+  t.deepEqual(config.tunnels.zones, []);
+  t.not(config.host.name, '');
+});
+
+test('a field of the file replaces its default and no other', (t) => {
+  const config = loadConfig(file('flows: { idleTimeout: 5 }\nhttp:\n  port: 0\n'), {});
+  t.is(config.flows.idleTimeout, 5);
+  t.is(config.flows.maxFlows, 200_000);
+  t.is(config.http.port, 0);
+});
+
+test('the environment comes before the file', (t) => {
+  const config = loadConfig(file('http: { port: 1, host: "::1" }'), {
+    MIDONET_HTTP_PORT: '2',
+    MIDONET_LOG_LEVEL: 'debug',
+  });
+  t.is(config.http.port, 2);
+  t.is(config.http.host, '::1');
+  t.is(config.log.level, 'debug');
+});
+
+test('MIDONET_CONFIG names the file', (t) => {
+  t.is(loadConfig(undefined, { MIDONET_CONFIG: file('datapath: { name: other }') }).datapath.name, 'other');
+});
+
+const wrong: [text: string, field: string, value: string][] = [
+  ['host: { id: 7 }', 'config.host.id', '7'],
+  ['host: { name: "a b" }', 'config.host.name', 'a b'],
+  ['host: []', 'config.host', '[]'],
+  ['stateFolder: var', 'config.stateFolder', 'var'],
+  ['log: { level: loud }', 'config.log.level', 'loud'],
+  ['nsdb: { connect: "" }', 'config.nsdb.connect', '""'],
+  ['nsdb: { listen: 2181 }', 'config.nsdb.listen', '2181'],
+  ['nsdb: { dataFolder: here }', 'config.nsdb.dataFolder', 'here'],
+  ['nsdb: { sessionTimeout: 1 }', 'config.nsdb.sessionTimeout', '1'],
+  ['datapath: { name: "much-too-long-a-name" }', 'config.datapath.name', 'much-too-long-a-name'],
+  ['tunnels: { vxlanPort: 70000 }', 'config.tunnels.vxlanPort', '70000'],
+  ['tunnels: { zones: [{ name: "", type: vxlan, address: 10.0.0.1 }] }', 'config.tunnels.zones[0].name', '""'],
+  ['tunnels: { zones: [{ name: a, type: stt, address: 10.0.0.1 }] }', 'config.tunnels.zones[0].type', 'stt'],
+  ['tunnels: { zones: [{ name: a, type: gre, address: 10.0.0 }] }', 'config.tunnels.zones[0].address', '10.0.0'],
+  ['tunnels: { zones: [{ name: a, type: gre, address: 10.0.0.1, mtu: 1 }] }', 'config.tunnels.zones[0].mtu', '1'],
+  ['flows: { idleTimeout: 0 }', 'config.flows.idleTimeout', '0'],
+  ['flows: { maxFlows: 1.5 }', 'config.flows.maxFlows', '1.5'],
+  ['cni: { socket: relative.sock }', 'config.cni.socket', 'relative.sock'],
+  ['http: { host: "" }', 'config.http.host', '""'],
+  ['http: { port: -1 }', 'config.http.port', '-1'],
+  ['colour: blue', 'config.colour', 'blue'],
+];
+for (const [text, field, value] of wrong) {
+  test(`${text} is refused by name`, (t) => {
+    const error = t.throws(() => loadConfig(file(text), {}), { instanceOf: InvalidInputError });
+    t.true(error.message.startsWith(`${field}: `), error.message);
+    t.true(error.message.includes(value), error.message);
+  });
+}
+
+test('a wrong value in the environment is refused by its field', (t) => {
+  const error = t.throws(() => loadConfig(file(''), { MIDONET_HTTP_PORT: 'many' }), { instanceOf: InvalidInputError });
+  t.true(error.message.startsWith('config.http.port: '), error.message);
+  t.true(error.message.includes('many'), error.message);
+});
+
+test('files that cannot be read or are no mapping are refused', (t) => {
+  t.throws(() => loadConfig(join(folder, 'none.yaml'), {}), { message: /none\.yaml.*|cannot be read/ });
+  t.throws(() => loadConfig(file('a: ['), {}), { message: /is not YAML/ });
+  t.throws(() => loadConfig(file('- 1'), {}), { message: /expected a mapping/ });
+});
+
+test('where the NSDB listens', (t) => {
+  t.deepEqual(parseListen('127.0.0.1:2181'), { host: '127.0.0.1', port: 2181 });
+  t.deepEqual(parseListen('[::1]:0'), { host: '::1', port: 0 });
+  t.deepEqual(parseListen('unix:/run/a.sock'), { path: '/run/a.sock' });
+  for (const text of ['2181', 'a:', 'a:99999', 'unix:relative', ':2181']) {
+    t.throws(() => parseListen(text), { instanceOf: InvalidInputError, message: /^config\.nsdb\.listen: / });
+  }
+});
