@@ -259,6 +259,11 @@ export class LabNode {
     return run('ip', 'netns', 'exec', this.name, ...command);
   }
 
+  /** Start a program in the node's namespace that goes on. */
+  start(...command: string[]): ChildProcess {
+    return spawn('ip', ['netns', 'exec', this.name, ...command], { stdio: ['ignore', 'pipe', 'pipe'] });
+  }
+
   /** What the kernel's datapath of this node holds. */
   async flows(): Promise<Flow[]> {
     return this.withDatapath((datapath) => datapath.flows());

@@ -8,7 +8,7 @@ const FIELDS = Object.entries(Word).map(([name, first], i, all) => ({
 }));
 
 /** The fields of `key` that `mask` matches, in hexadecimal: `in_port=3 eth_type=800 nw_dst=a000000/ff000000`. */
-function describeMatch(key: FlowKey, mask: FlowKey): string {
+export function describeMatch(key: FlowKey, mask: FlowKey): string {
   const found: string[] = [];
   for (const { name, first, words } of FIELDS) {
     const bits = mask.words.subarray(first, first + words);
