@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { ClosedError, InvalidInputError, type MidonetError, UnsupportedError } from '../../errors.js';
+import { ClosedError, InvalidInputError, MidonetError, UnsupportedError } from '../../errors.js';
 import type { Action } from '../../flow/action.js';
 import type { FlowKey } from '../../flow/key.js';
 import type { FlowMask } from '../../flow/mask.js';
@@ -646,25 +646,28 @@ export class OvsDatapath implements Datapath {
       for (const { number } of vports) {
         this.#writePid(writer, number, this.#pidOfPort(number));
       }
-      this.#ask(writer, `take upcalls of the ports of datapath ${this.name}`, undefined, () => undefined);
+      // A port may be gone by now.
+      const asked = `take upcalls of the ports of datapath ${this.name}`;
+      this.#ask(writer, asked, undefined, () => undefined, Errno.ENODEV);
     });
   }
 
   /**
    * Requests of `start`, which may not wait: they are normally done before it returns. A refusal that comes later is
-   * told to the next who asks for something. A port that is gone by now is none.
+   * told to the next who asks for something.
    */
   #ask(
     writer: MessageWriter,
     asked: string,
     reply: ((message: MessageReader) => void) | undefined,
     next: () => void,
+    ...tolerated: number[]
   ): void {
     this.#socket.submit(writer, {
       asked,
       reply: reply && ((_index, message) => reply(message)),
       done: (errors) => {
-        const error = errors.find((one, i) => one !== undefined && !(i > 0 && hasErrno(one, Errno.ENODEV)));
+        const error = errors.find((one) => one !== undefined && !hasErrno(one, ...tolerated));
         if (error === undefined) {
           next();
         } else if (!this.#closed) {
@@ -972,6 +975,6 @@ async function refusalOf<T>(result: Promise<T>): Promise<T> {
   try {
     return await result;
   } catch (error) {
-    throw hasErrno(error) || error instanceof Error ? toDatapathError(error as MidonetError) : error;
+    throw error instanceof MidonetError ? toDatapathError(error) : error;
   }
 }
