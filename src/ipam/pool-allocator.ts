@@ -9,6 +9,8 @@ import { PoolLayout } from './pool-layout.js';
 const QUIET_MS = 60_000;
 /** How long after a failure nothing is taken in advance. */
 const RETRY_MS = 10_000;
+/** How long a change that was sent may take to be made after its sender has given up, or has crashed. */
+const LATE_MS = 30_000;
 
 export interface PoolAllocatorOptions {
   readonly pool: Pool;
@@ -68,11 +70,14 @@ export class PoolAllocator {
   #refilling: Promise<void> | undefined;
   /** What is in memory may differ from the NSDB. */
   #unconfirmed = true;
+  /** When a change last failed; before the start one may have, too. */
+  #doubtedAt: number;
   #refillAfter = Number.NEGATIVE_INFINITY;
   readonly #closing = new AbortController();
 
   constructor(options: PoolAllocatorOptions) {
     this.#options = options;
+    this.#doubtedAt = options.now();
     this.pool = options.pool;
     this.layout = new PoolLayout(options.pool);
     this.#registry = new BlockRegistry(options.store, options.hostId, options.pool.id, this.layout);
@@ -191,6 +196,7 @@ export class PoolAllocator {
   }
 
   async #reconcile(signal?: AbortSignal): Promise<void> {
+    const settled = this.#options.now() - this.#doubtedAt >= LATE_MS;
     this.#unconfirmed = true;
     const own = new Map((await this.#registry.own(signal)).map((block) => [block.name, block]));
     for (const [name, block] of [...this.#blocks]) {
@@ -213,7 +219,7 @@ export class PoolAllocator {
       await this.#claimAgain(name, this.#addBlock(name, undefined, true), signal);
     }
     await this.#saveNew();
-    this.#unconfirmed = false;
+    this.#unconfirmed = !settled;
   }
 
   /** Claim a block of which addresses are in use here. Until that succeeds no more of it are handed out. */
@@ -303,8 +309,9 @@ export class PoolAllocator {
   async #takeBlock(): Promise<void> {
     const { signal } = this.#closing;
     if (this.#unconfirmed) {
+      const before = this.#free.size;
       await this.#reconcile(signal);
-      if (this.#free.size > 0) return;
+      if (this.#free.size > before) return;
     }
     const block = await this.#doubting(() => this.#registry.takeAny(signal));
     if (block === undefined) {
@@ -343,6 +350,7 @@ export class PoolAllocator {
       return await change();
     } catch (error) {
       this.#unconfirmed = true;
+      this.#doubtedAt = this.#options.now();
       throw error;
     }
   }
