@@ -34,6 +34,7 @@ export class AvaOutput {
     [/^ {2}[✘×✖] (\S+) exited (?:with|due)/, (file) => this.#crashed.add(file)],
     [/^ {2}[✘×✖] Exiting due to process\.exit\(\) when running (\S+)/, (file) => this.#crashed.add(file)],
     [/^ {2}[✘×✖] No tests found in ([^ ,]+)/, (file) => this.#crashed.add(file)],
+    [/^ {2}Failed to exit when running (\S+)/, (file) => this.#crashed.add(file)],
     [/^ {2}(?:Uncaught exception|Unhandled rejection) in (\S+)/, (file) => this.#crashed.add(file)],
     // The tests concerned come in lines of their own.
     [/^ {2}[✘×✖] Timed out while running tests/, () => {}],

@@ -12,8 +12,12 @@ const AVA = 'node_modules/ava/entrypoints/cli.mjs';
 /** What runs in the VM, as compiled. */
 const KERNEL_TESTS = 'build/test/kernel/';
 
-/** A VM that takes longer hangs. */
+/** What takes longer hangs: ava waits for ever for a test file that does not exit. */
+const HOST_LIMIT_S = 900;
 const VM_LIMIT_S = 1800;
+
+/** Set by Ctrl-C: what has not begun does not begin any more. */
+let interrupted = false;
 
 /** @typedef {import('./ava-output.mjs').Count} Count */
 
@@ -41,7 +45,9 @@ export async function runTests(checkout, words) {
     say(`${host.length} test files on this machine`);
     counts.push(await runAva(checkout, [...options, ...host], runHere));
   }
-  if (kernel.length > 0) {
+  if (interrupted) {
+    say('interrupted');
+  } else if (kernel.length > 0) {
     say(`${kernel.length} test files in the VM`);
     counts.push(await runAva(checkout, ['--concurrency', '2', ...options, ...kernel], runThere));
   } else if (wanted.length === 0) {
@@ -120,10 +126,26 @@ function runHere(checkout, args, onOutput) {
       cwd: checkout,
       stdio: ['ignore', 'pipe', 'inherit'],
       env: avaEnvironment(),
+      detached: true,
     });
+    // The whole group: the processes of its test files with it.
+    const end = () => ava.pid !== undefined && process.kill(-ava.pid, 'SIGKILL');
+    const interrupt = () => {
+      interrupted = true;
+      end();
+    };
+    const timer = setTimeout(() => {
+      say(`ava is ended after ${HOST_LIMIT_S} s`);
+      end();
+    }, HOST_LIMIT_S * 1000);
+    process.once('SIGINT', interrupt).once('SIGTERM', interrupt).once('SIGHUP', interrupt);
     ava.stdout.on('data', onOutput);
     ava.once('error', () => resolve(127));
-    ava.once('close', (code) => resolve(code ?? 1));
+    ava.once('close', (code) => {
+      clearTimeout(timer);
+      process.off('SIGINT', interrupt).off('SIGTERM', interrupt).off('SIGHUP', interrupt);
+      resolve(code ?? 1);
+    });
   });
 }
 
