@@ -30,7 +30,7 @@ export interface AttachmentRequest {
   /** Path of the container's network namespace. */
   readonly namespacePath: string;
   readonly mtu: number;
-  /** MAC address as text; follows from the key if undefined. */
+  /** MAC address as text; follows from the first address if undefined. */
   readonly mac?: string;
   /** Addresses asked for, at most one a pool; pools without one give the next free address. */
   readonly addresses: readonly string[];
@@ -279,7 +279,8 @@ export class Attachments {
   ): Attachment {
     const { network, containerId, interfaceName, namespacePath, mtu, owner } = request;
     const hostInterface = hostInterfaceName(id);
-    const mac = request.mac ?? macOf(id, 0x02);
+    // An address that is used again has the same MAC, so what others have in their neighbour caches stays right.
+    const mac = request.mac ?? macOf(idFromName('mac', network.bridgeId, reserved[0]?.address ?? id), 0x02);
     const routes: InterfaceRoute[] = [];
     for (const { allocator } of reserved) {
       const { gateway } = allocator.pool;
