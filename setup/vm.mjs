@@ -113,6 +113,8 @@ class Machine {
   /** @type {import('node:net').Socket | undefined} */
   #control;
   #interrupts = 0;
+  /** Ended by the user before the command had a say. */
+  #interrupted = false;
 
   /**
    * @param {import('./kernel.mjs').Kernel} kernel
@@ -164,7 +166,7 @@ class Machine {
     this.#flush();
     if (this.#status !== undefined) return this.#status;
     if (this.#timedOut) return TIMED_OUT;
-    if (this.options.signal?.aborted || this.#interrupts > 1) return 128 + system.signals.SIGINT;
+    if (this.options.signal?.aborted || this.#interrupted) return 128 + system.signals.SIGINT;
     if (this.probing && !this.#ready) return undefined;
     throw new SetupError(
       `the VM ended without an exit status (qemu ${signal ?? `exit ${code}`}); the end of its serial line:\n${this.#tail()}`,
@@ -301,8 +303,10 @@ class Machine {
     const names = /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP']);
     const onSignal = (/** @type {string} */ name) => {
       this.#interrupts += 1;
-      if (!this.#ready || this.#interrupts > 2) this.#kill();
-      else this.#tell(`signal ${name.slice(3)}`);
+      if (!this.#ready || this.#interrupts > 2) {
+        this.#interrupted = true;
+        this.#kill();
+      } else this.#tell(`signal ${name.slice(3)}`);
     };
     for (const name of names) process.on(name, onSignal);
     const onAbort = () => this.#kill();
