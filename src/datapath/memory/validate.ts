@@ -42,9 +42,6 @@ export function validateKey(key: FlowKey): void {
   }
   if (k[Word.NW_FRAG] > Frag.LATER)
     throw new DatapathError('invalid', `nwFrag ${k[Word.NW_FRAG]} is no kind of fragment`);
-  if (k[Word.TUN_DST] !== 0 && k[Word.TUN_TTL] === 0) {
-    throw new DatapathError('invalid', 'a key with a tunnel destination needs a tunnel time to live');
-  }
 }
 
 /**
