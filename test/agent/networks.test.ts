@@ -64,6 +64,15 @@ test('a network that differs is refused, naming the field', async (t) => {
   t.deepEqual((await networks.ensure(DESCRIPTION)).name, 'net');
 });
 
+test('without a block size that of the existing pool counts', async (t) => {
+  const { open } = await setup(t);
+  const network = await (await open('a')).ensure(DESCRIPTION);
+  const subnets = DESCRIPTION.subnets.map(({ cidr, gateway }) => ({ cidr, gateway }));
+  t.deepEqual(await (await open('b')).ensure({ name: 'net', subnets }), network);
+  const fresh = await (await open('b')).ensure({ name: 'fresh', subnets: [{ cidr: '10.9.0.0/16' }] });
+  t.is(fresh.pools[0].blockSize, 26);
+});
+
 test('what a host that crashed left half made is completed', async (t) => {
   const { tree, open } = await setup(t);
   const network = await (await open('a')).ensure(DESCRIPTION);

@@ -1,0 +1,354 @@
+/**
+ * A whole cluster in one process: agents on `memory` datapaths that an underlay joins, one embedded NSDB. Each host
+ * reaches the NSDB through a gate of its own that can be shut. Time stands still unless {@link Cluster.advance} is called.
+ */
+import { randomUUID } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type Logger, pino } from 'pino';
+import { Agent } from '../../src/agent/agent.js';
+import type { ForwarderOptions } from '../../src/agent/forwarder.js';
+import type { TunnelDevices, TunnelType } from '../../src/agent/tunnels.js';
+import type { Flow } from '../../src/datapath/datapath.js';
+import type { MemoryDatapath } from '../../src/datapath/memory/datapath.js';
+import { MemoryNetwork } from '../../src/datapath/memory/network.js';
+import type { MemoryInterface, MemoryNode } from '../../src/datapath/memory/node.js';
+import type { MemorySwitch } from '../../src/datapath/memory/switch.js';
+import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
+import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
+import { formatIpv4, formatIpv6, formatMac, type Ipv6 } from '../../src/packet/address.js';
+import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
+import { IpProtocol } from '../../src/packet/ip-protocol.js';
+import { buildIpv4 } from '../../src/packet/ipv4.js';
+import { buildUdp } from '../../src/packet/udp.js';
+import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
+import { StoreGate } from './store-gate.js';
+import { until } from './until.js';
+
+const UNDERLAY = 0xc0a8_6400;
+
+/** A machine on the virtual network, whether or not it is plugged in now. */
+export class Pod {
+  readonly id = randomUUID();
+  readonly mac: number;
+  readonly ip: number;
+  readonly ip6: Ipv6;
+  readonly interfaceName: string;
+  device: MemoryInterface | undefined;
+  host: TestHost | undefined;
+
+  constructor(
+    readonly bridgeId: string,
+    number: number,
+    /** Whether the topology is told its addresses. */
+    readonly known = true,
+  ) {
+    this.mac = 0x0200_0000_0000 + number;
+    this.ip = 0x0a01_0000 + number;
+    this.ip6 = [0xfd00_0000, 0, 0, number];
+    this.interfaceName = `pod${number}`;
+  }
+
+  /** As a front end describes it. */
+  get port() {
+    const { id, bridgeId } = this;
+    if (!this.known) return { id, bridgeId, adminStateUp: true, addresses: [] };
+    return {
+      id,
+      bridgeId,
+      adminStateUp: true,
+      mac: formatMac(this.mac),
+      addresses: [formatIpv4(this.ip), formatIpv6(this.ip6)],
+    };
+  }
+
+  send(frame: Uint8Array): void {
+    if (this.device === undefined) throw new Error(`pod ${this.interfaceName} is not plugged in`);
+    this.device.send(frame);
+  }
+
+  /** How often a frame with this text in it came. */
+  count(text: string): number {
+    const frames = this.device?.received() ?? [];
+    return frames.filter((frame) => Buffer.from(frame).includes(text)).length;
+  }
+}
+
+class MemoryTunnelDevices implements TunnelDevices {
+  constructor(
+    private readonly node: MemoryNode,
+    private readonly datapath: MemoryDatapath,
+  ) {}
+
+  async ensure(type: TunnelType, signal?: AbortSignal): Promise<number> {
+    const name = `mn-${type}`;
+    if (this.node.interface(name) === undefined) this.node.addInterface(name, type);
+    return (await this.datapath.addPort(name, 'netdev', signal)).number;
+  }
+
+  async underlayMtu(): Promise<number> {
+    return 1500;
+  }
+}
+
+/** A host: what survives its agent, and the agent. */
+export class TestHost {
+  readonly id = randomUUID();
+  readonly node: MemoryNode;
+  readonly switch: MemorySwitch;
+  /** What the front end of this host has attached, as it would find it in its journal. */
+  readonly journal = new Map<string, Pod>();
+  /** What agents of this host warned of. */
+  readonly warnings: string[] = [];
+  private readonly log: Logger;
+  private running: { agent: Agent; store: ZookeeperStore } | undefined;
+  private readonly dying: Promise<unknown>[] = [];
+
+  constructor(
+    readonly cluster: Cluster,
+    readonly name: string,
+    readonly address: number,
+    readonly folder: string,
+    readonly gate: StoreGate,
+    private readonly zoneTypes: readonly TunnelType[],
+    private readonly flowOptions: ForwarderOptions,
+  ) {
+    this.node = cluster.network.node(address);
+    this.switch = this.node.switch('dp');
+    this.log = pino({ level: 'warn', base: null }, { write: (line: string) => this.warnings.push(line) });
+  }
+
+  get agent(): Agent {
+    if (this.running === undefined) throw new Error(`the agent of ${this.name} does not run`);
+    return this.running.agent;
+  }
+
+  get store(): ZookeeperStore {
+    if (this.running === undefined) throw new Error(`the agent of ${this.name} does not run`);
+    return this.running.store;
+  }
+
+  get isRunning(): boolean {
+    return this.running !== undefined;
+  }
+
+  /** Start the agent and attach what the journal holds. */
+  async start(): Promise<void> {
+    const store = new ZookeeperStore({ connect: `unix:${this.gate.path}`, sessionTimeout: 1000 });
+    const datapath = this.node.datapath('dp');
+    const agent = await Agent.start({
+      hostId: this.id,
+      hostName: this.name,
+      stateFolder: this.folder,
+      store,
+      datapath,
+      devices: new MemoryTunnelDevices(this.node, datapath),
+      tunnelZones: this.zoneTypes.map((type, i) => ({ name: `zone-${i}`, type, address: formatIpv4(this.address) })),
+      flows: this.flowOptions,
+      log: this.log,
+      clock: () => this.cluster.now,
+    });
+    this.running = { agent, store };
+    for (const pod of this.journal.values())
+      await agent.bindings.attach({ ...pod.port, owner: 'cni' }, pod.interfaceName);
+    agent.portsKnown();
+  }
+
+  async stop(): Promise<void> {
+    const running = this.running;
+    if (running === undefined) return;
+    this.running = undefined;
+    await running.agent.close();
+    await running.store.close();
+  }
+
+  /** The process is killed: nothing is written any more, the session is left to time out. */
+  async crash(): Promise<void> {
+    const { agent, store } = this.running!;
+    this.running = undefined;
+    this.gate.shut();
+    await until(`${this.name} has lost the NSDB`, () => store.state !== 'connected');
+    // What is left of the old process in this one: it reaches neither the NSDB nor, closed, the datapath.
+    const end = async () => {
+      await agent.close();
+      await store.close();
+    };
+    this.dying.push(end());
+    this.gate.reopen();
+    store.close().catch(() => {});
+  }
+
+  /** Like a container runtime: make the interface and have it attached. */
+  async attach(pod: Pod): Promise<void> {
+    this.plug(pod);
+    this.journal.set(pod.id, pod);
+    await this.agent.bindings.attach({ ...pod.port, owner: 'cni' }, pod.interfaceName);
+  }
+
+  async detach(pod: Pod): Promise<void> {
+    await this.agent.bindings.detach(pod.id);
+    this.journal.delete(pod.id);
+    this.unplug(pod);
+  }
+
+  plug(pod: Pod): void {
+    pod.device = this.node.addInterface(pod.interfaceName);
+    pod.host = this;
+  }
+
+  unplug(pod: Pod): void {
+    this.node.removeInterface(pod.interfaceName);
+    pod.device = undefined;
+    pod.host = undefined;
+  }
+
+  flows(): Flow[] {
+    return this.switch.flows();
+  }
+
+  async close(): Promise<void> {
+    await this.stop();
+    await Promise.all(this.dying);
+    await this.gate.close();
+  }
+}
+
+export interface ClusterOptions {
+  readonly hosts: number;
+  readonly zones?: readonly TunnelType[];
+  readonly flows?: Partial<ForwarderOptions>;
+}
+
+export class Cluster {
+  /** Milliseconds. */
+  now = 1_000_000;
+  readonly network = new MemoryNetwork({ now: () => this.now, automatic: true });
+  readonly hosts: TestHost[] = [];
+  /** Frames that entered a tunnel. */
+  underlayFrames: { from: number; to: number; frame: Uint8Array }[] = [];
+  private readonly store: ZookeeperStore;
+  readonly repository: TopologyRepository;
+  private pods = 0;
+
+  private constructor(readonly nsdb: EmbeddedNsdb) {
+    this.store = nsdb.store();
+    this.repository = new TopologyRepository(this.store);
+    this.network.setUnderlay((from, to, frame) => {
+      this.underlayFrames.push({ from, to, frame });
+      return true;
+    });
+  }
+
+  static async start(options: ClusterOptions): Promise<Cluster> {
+    const nsdb = await EmbeddedNsdb.start();
+    const cluster = new Cluster(nsdb);
+    await cluster.repository.initialize();
+    for (let i = 1; i <= options.hosts; i++) {
+      const folder = join(nsdb.folder, `host-${i}`);
+      await mkdir(folder);
+      const gate = await StoreGate.to(join(nsdb.folder, 'socket'), join(nsdb.folder, `gate-${i}`));
+      const flows = { idleTimeout: 60, maxFlows: 10_000, ...options.flows };
+      cluster.hosts.push(
+        new TestHost(cluster, `host-${i}`, UNDERLAY + i, folder, gate, options.zones ?? ['vxlan'], flows),
+      );
+    }
+    await Promise.all(cluster.hosts.map((host) => host.start()));
+    await cluster.published();
+    return cluster;
+  }
+
+  async createBridge(): Promise<string> {
+    return (await this.repository.create('bridge', { id: randomUUID(), name: 'blue' })).id;
+  }
+
+  pod(bridgeId: string, known = true): Pod {
+    return new Pod(bridgeId, ++this.pods, known);
+  }
+
+  /** A pod on each host, attached as container runtimes do, known everywhere. */
+  async populate(bridgeId: string, perHost: number): Promise<Pod[]> {
+    const pods: Pod[] = [];
+    for (const host of this.hosts) {
+      for (let i = 0; i < perHost; i++) {
+        const pod = this.pod(bridgeId);
+        pods.push(pod);
+        await host.attach(pod);
+      }
+    }
+    await this.published();
+    return pods;
+  }
+
+  /** What hosts have to tell the NSDB is there. */
+  async published(): Promise<void> {
+    await until('everything is published', () =>
+      this.hosts.every((host) => !host.isRunning || host.agent.publisher.backlog === 0),
+    );
+  }
+
+  /** Let time pass, and have agents and datapaths notice. */
+  async advance(milliseconds: number): Promise<void> {
+    this.now += milliseconds;
+    for (const host of this.hosts) {
+      if (!host.isRunning) continue;
+      host.agent.forwarder.tick();
+      host.agent.cache.releaseUnused();
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+
+  /** Send one packet and wait for it to come out, once. */
+  async ping(from: Pod, to: Pod): Promise<void> {
+    const text = this.sendTo(from, to);
+    await until(`a packet from ${from.interfaceName} reaches ${to.interfaceName}`, () => to.count(text) > 0, 3000);
+    if (to.count(text) !== 1) throw new Error(`${to.count(text)} copies came`);
+    to.device?.clear();
+  }
+
+  /** Send packets until one arrives: while the hosts are hearing of each other some may get lost. */
+  async connects(from: Pod, to: Pod): Promise<void> {
+    await until(`${from.interfaceName} connects to ${to.interfaceName}`, async () => {
+      const text = this.sendTo(from, to);
+      for (let i = 0; i < 20; i++) {
+        if (to.count(text) > 0) return true;
+        await new Promise((resolve) => setTimeout(resolve, 2));
+      }
+      return false;
+    });
+    to.device?.clear();
+  }
+
+  /** Returns a text that tells the packet from all others. */
+  sendTo(from: Pod, to: { mac: number; ip: number }, srcPort = 1000): string {
+    const text = randomUUID();
+    from.send(udp(from, to, text, srcPort));
+    return text;
+  }
+
+  /** Everything that was sent has gone as far as it can without the NSDB's help. */
+  async quiet(): Promise<void> {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    this.network.pump();
+  }
+
+  async eachPair(pods: readonly Pod[], check: (from: Pod, to: Pod) => Promise<void>): Promise<void> {
+    for (const from of pods) for (const to of pods) if (from !== to) await check(from, to);
+  }
+
+  async close(): Promise<void> {
+    for (const host of this.hosts) await host.close();
+    await this.nsdb.close();
+  }
+}
+
+function udp(
+  from: { mac: number; ip: number },
+  to: { mac: number; ip: number },
+  text: string,
+  srcPort: number,
+): Uint8Array {
+  return buildEthernet(
+    { dst: to.mac, src: from.mac, type: EtherType.IPV4 },
+    buildIpv4({ src: from.ip, dst: to.ip, protocol: IpProtocol.UDP }, buildUdp(srcPort, 2000, Buffer.from(text))),
+  );
+}
