@@ -18,14 +18,14 @@ export class ApacheZookeeper {
     private readonly folder: string,
   ) {}
 
-  /** What to do when this is false: `apt-get install zookeeper default-jre-headless`. */
+  /** What to do when this is false: `apt-get install libzookeeper-java default-jre-headless`. */
   static get installed(): boolean {
     return existsSync(JAR) && existsSync(JAVA);
   }
 
   static async start(): Promise<ApacheZookeeper> {
     if (!ApacheZookeeper.installed) {
-      throw new Error('Apache ZooKeeper is not installed: apt-get install zookeeper default-jre-headless');
+      throw new Error('Apache ZooKeeper is not installed: apt-get install libzookeeper-java default-jre-headless');
     }
     const folder = await mkdtemp(join(tmpdir(), 'midonet-zookeeper-'));
     const port = await freePort();
