@@ -1,7 +1,6 @@
 import { z } from 'zod';
 import type { NetworkDescription, Subnet } from '../src/agent/networks.js';
 import { InvalidInputError } from '../src/errors.js';
-import { defaultBlockSize } from '../src/ipam/pool-layout.js';
 import { formatMac, isMulticastMac, parseMac } from '../src/packet/address.js';
 import { type Cidr, cidrContains, formatCidr, formatIp, parseCidr, parseIp } from '../src/packet/ip.js';
 import { validate } from '../src/topology/validate.js';
@@ -174,9 +173,9 @@ function readSubnet(input: z.output<typeof subnetSchema>, field: string, ranges:
   }
   ranges.push(range);
   const width = range.family === 4 ? 32 : 128;
-  const blockSize = input.blockSize ?? defaultBlockSize(range);
+  const { blockSize } = input;
   const least = Math.max(range.prefix, width - 16);
-  if (blockSize < least || blockSize > width) {
+  if (blockSize !== undefined && (blockSize < least || blockSize > width)) {
     throw new InvalidInputError(`${field}.blockSize`, blockSize, `expected a prefix length from ${least} to ${width}`);
   }
   const cidr = formatCidr(range);

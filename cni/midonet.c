@@ -35,7 +35,7 @@
 
 /* The whole call. An agent that is down is given up earlier, one that is just restarting is waited for. */
 #define CALL_MS 60000
-#define CONNECT_MS 1500
+#define CONNECT_MS 1000
 #define CONNECT_PAUSE_MS 20
 #define VERSION_MS 1000
 

@@ -50,7 +50,7 @@ export class CniServer {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   readonly #calls = new Set<Promise<void>>();
-  readonly #closing = new AbortController();
+  readonly #ends = new Set<AbortController>();
   #inode: bigint | undefined;
 
   private constructor(options: CniServerOptions) {
@@ -95,7 +95,8 @@ export class CniServer {
   #accept(socket: Socket): void {
     const { warn, arrivalMs = ARRIVAL_MS } = this.#options;
     this.#sockets.add(socket);
-    const gone = new AbortController();
+    const end = new AbortController();
+    this.#ends.add(end);
     const reader = new RequestReader();
     let request: CniRequest | undefined;
     const reject = (error: MidonetError) => {
@@ -116,7 +117,8 @@ export class CniServer {
     socket.on('close', () => {
       clearTimeout(timer);
       this.#sockets.delete(socket);
-      gone.abort(new ClosedError('the connection of the CNI program'));
+      this.#ends.delete(end);
+      end.abort(new ClosedError('the connection of the CNI program'));
     });
     socket.on('data', (chunk: Buffer) => {
       if (socket.destroyed) return;
@@ -130,17 +132,17 @@ export class CniServer {
       }
       if (request === undefined) return;
       clearTimeout(timer);
-      const call = this.#answer(socket, request, gone.signal);
+      const call = this.#answer(socket, request, end.signal);
       this.#calls.add(call);
       void call.finally(() => this.#calls.delete(call));
     });
   }
 
-  async #answer(socket: Socket, request: CniRequest, gone: AbortSignal): Promise<void> {
+  async #answer(socket: Socket, request: CniRequest, signal: AbortSignal): Promise<void> {
     this.counters.calls += 1;
     let bytes: Buffer;
     try {
-      const reply = await this.#options.handler(request, AbortSignal.any([gone, this.#closing.signal]));
+      const reply = await this.#options.handler(request, signal);
       bytes = encodeReply(reply);
     } catch (error) {
       this.#options.warn('CNI call failed without an answer', error);
@@ -160,7 +162,7 @@ export class CniServer {
   /** Stop listening, end the calls under way (each undoes what it has begun and still answers), remove the socket. */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
-    this.#closing.abort(new ClosedError('the agent'));
+    for (const end of this.#ends) end.abort(new ClosedError('the agent'));
     const { path } = this.#options;
     const found = await lstat(path, { bigint: true }).catch(ignoreMissing);
     if (found !== undefined && found.ino === this.#inode) await unlink(path).catch(ignoreMissing);

@@ -1,9 +1,11 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import { InvalidInputError } from '../errors.js';
+import { defaultBlockSize } from '../ipam/pool-layout.js';
 import { bridgePoolPath } from '../nsdb/layout.js';
 import { parentPath } from '../nsdb/path.js';
 import { ObjectExistsError, type TopologyRepository } from '../nsdb/topology-repository.js';
+import { parseCidr } from '../packet/ip.js';
 import { readStateFolder, writeStateFile } from '../state-file.js';
 import { idFromName } from '../topology/id.js';
 import { type Pool, poolSchema } from '../topology/types.js';
@@ -12,7 +14,8 @@ import { validate } from '../topology/validate.js';
 /** A range of addresses of a network, in canonical text. */
 export interface Subnet {
   readonly cidr: string;
-  readonly blockSize: number;
+  /** Undefined: that of the pool if it exists, else the default, which may differ between versions. */
+  readonly blockSize?: number;
   readonly gateway?: string;
 }
 
@@ -96,15 +99,15 @@ export class Networks {
     // Some of the pools may be there already, from a host that makes the same network now or has crashed doing so.
     const fault = difference(description, existing, true);
     if (fault !== undefined) throw fault;
-    const pools = description.subnets.map((subnet) => poolOf(bridgeId, subnet));
-    for (const pool of pools) {
-      if (existing.some((candidate) => candidate.id === pool.id)) continue;
-      await ignoreExisting(repository.create('pool', pool, signal));
+    for (const subnet of description.subnets) {
+      if (existing.some((pool) => pool.cidr === subnet.cidr)) continue;
+      await ignoreExisting(repository.create('pool', poolOf(bridgeId, subnet), signal));
     }
     existing = await this.#readPools(bridgeId, signal);
     const faultNow = difference(description, existing);
     if (faultNow !== undefined) throw faultNow;
 
+    const pools = description.subnets.map((subnet) => existing.find((pool) => pool.cidr === subnet.cidr)!);
     const network: Network = { name: description.name, bridgeId, pools };
     this.#known.set(network.name, network);
     this.#verified.add(network.name);
@@ -157,7 +160,7 @@ function poolOf(bridgeId: string, subnet: Subnet): Pool {
     id: idFromName('pool', bridgeId, subnet.cidr),
     bridgeId,
     cidr: subnet.cidr,
-    blockSize: subnet.blockSize,
+    blockSize: subnet.blockSize ?? defaultBlockSize(parseCidr(subnet.cidr)!),
     ...(subnet.gateway === undefined ? {} : { gateway: subnet.gateway }),
   };
 }
@@ -181,7 +184,7 @@ function difference(
       );
     }
     for (const field of ['gateway', 'blockSize'] as const) {
-      if (subnet[field] === pool[field]) continue;
+      if (subnet[field] === pool[field] || (field === 'blockSize' && subnet.blockSize === undefined)) continue;
       const there = pool[field] === undefined ? `without ${field}` : `with ${field} ${pool[field]}`;
       return new InvalidInputError(`subnets[${i}].${field}`, subnet[field], `subnet ${subnet.cidr} exists ${there}`);
     }
