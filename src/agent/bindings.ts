@@ -276,6 +276,8 @@ export class Bindings implements LocalPorts {
   }
 
   private floodTargetChanged(bridgeId: string): void {
+    // Flows of the last run flood to ports that are not attached again yet.
+    if (!this.complete) return;
     const outputs: number[] = [];
     for (const { port, number } of this.active.get(bridgeId) ?? []) if (port.adminStateUp) outputs.push(number!);
     outputs.sort((a, b) => a - b);
@@ -394,6 +396,7 @@ export class Bindings implements LocalPorts {
   private becomeComplete(): void {
     if (this.complete || this.closed) return;
     this.complete = true;
+    for (const bridgeId of this.active.keys()) this.floodTargetChanged(bridgeId);
     for (const cells of [this.outputs, this.ingresses, this.targets] as Map<unknown, Cell<unknown>>[]) {
       for (const cell of cells.values()) if (cell.value === undefined) cell.set(null);
     }

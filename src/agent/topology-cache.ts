@@ -264,7 +264,6 @@ export class BridgeNode implements BridgeFact {
         }),
     });
     this.localOutputs = cache.cell<readonly number[]>(`local ports of bridge ${id}`, { same: sameNumbers });
-    this.localOutputs.set([]);
     this.remoteHosts = cache.cell<readonly RemoteHost[]>(`hosts of bridge ${id}`, {
       subscribe: (self) => cache.watchRemoteHosts(id, self),
       same: sameHosts,

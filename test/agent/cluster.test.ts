@@ -7,7 +7,7 @@ import { buildArpReply, buildArpRequest } from '../../src/packet/arp.js';
 import { buildNeighborAdvertisement, buildNeighborSolicitation } from '../../src/packet/nd.js';
 import { idFromName } from '../../src/topology/id.js';
 import { allPaths } from '../nsdb/embedded-nsdb.js';
-import { Cluster, type ClusterOptions, type TestHost } from './cluster.js';
+import { Cluster, type ClusterOptions, type Pod, type TestHost } from './cluster.js';
 import { until } from './until.js';
 
 function cluster(
@@ -91,7 +91,7 @@ cluster(
   { hosts: 4 },
   async (t, c) => {
     const bridge = await c.createBridge();
-    const pods = [];
+    const pods: Pod[] = [];
     for (const host of c.hosts.slice(0, 3)) {
       for (let i = 0; i < 2; i++) {
         const pod = c.pod(bridge);
@@ -361,7 +361,7 @@ for (const death of ['stop', 'crash'] as const) {
         await new Promise((resolve) => setTimeout(resolve, 1));
       }
       await until('all is as before', () => flowsOf(host).join() === before.join());
-      t.true(new Set(watching).size <= 1);
+      t.true(new Set(watching).size <= 1, watching.join('\n'));
       await c.published();
       await c.eachPair(pods, (from, to) => c.ping(from, to));
       t.is(upcalls(c), missed);
@@ -531,7 +531,8 @@ cluster(
     host.gate.reopen();
     await until('they arrive, in spite of it all', () => y.device!.received().length === 16);
     t.is(host.agent.forwarder.waitingPackets, 0);
-    t.is(host.agent.metrics.installed, 3);
+    // Those of the tunnel keys were adopted.
+    t.is(host.agent.metrics.installed, 1);
 
     host.gate.shut();
     await until('it has noticed', () => host.store.state !== 'connected');
