@@ -1,6 +1,5 @@
 import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
-import YAML from 'yaml';
 import { z } from 'zod';
 import { InvalidInputError } from '../errors.js';
 import { validate } from '../topology/validate.js';
@@ -96,8 +95,8 @@ export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
  * @param path of the file; undefined: /etc/midonet/midonet.yaml if there is one
  * @throws InvalidInputError naming the field and its value
  */
-export function loadConfig(path: string | undefined, environment: NodeJS.ProcessEnv): Config {
-  const input = readFile(path ?? environment.MIDONET_CONFIG);
+export async function loadConfig(path: string | undefined, environment: NodeJS.ProcessEnv): Promise<Config> {
+  const input = await readFile(path ?? environment.MIDONET_CONFIG);
   for (const [variable, field] of Object.entries(ENVIRONMENT)) {
     const value = environment[variable];
     if (value !== undefined && value !== '') setField(input, field, value);
@@ -117,7 +116,7 @@ export function parseListen(text: string): { host: string; port: number } | { pa
 
 const DEFAULT_FILE = '/etc/midonet/midonet.yaml';
 
-function readFile(path: string | undefined): Record<string, unknown> {
+async function readFile(path: string | undefined): Promise<Record<string, unknown>> {
   let text: string;
   try {
     text = readFileSync(path ?? DEFAULT_FILE, 'utf8');
@@ -127,12 +126,13 @@ function readFile(path: string | undefined): Record<string, unknown> {
   }
   let value: unknown;
   try {
-    value = YAML.parse(text);
+    // JSON is YAML too, and needs no library.
+    value = text.startsWith('{') ? JSON.parse(text) : (await import('yaml')).parse(text);
   } catch (error) {
     throw new InvalidInputError(
       'config',
       path ?? DEFAULT_FILE,
-      `is not YAML (${(error as Error).message.split('\n')[0]})`,
+      `is not YAML or JSON (${(error as Error).message.split('\n')[0]})`,
     );
   }
   if (value === null || value === undefined) return {};

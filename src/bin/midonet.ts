@@ -3,9 +3,11 @@ import { Command } from 'commander';
 import { pino } from 'pino';
 import { MidonetError } from '../errors.js';
 import { type Config, loadConfig } from './config.js';
-import { runAgent } from './run-agent.js';
-import { runNsdb } from './run-nsdb.js';
 import type { Service } from './service.js';
+
+/** A command loads only what it runs: starting again quickly matters. */
+const runNsdb: Run = async (...parameters) => (await import('./run-nsdb.js')).runNsdb(...parameters);
+const runAgent: Run = async (...parameters) => (await import('./run-agent.js')).runAgent(...parameters);
 
 const program = new Command('midonet')
   .description(
@@ -77,7 +79,7 @@ function serviceCommand(name: string, description: string, run: Run): Command {
       '\nEvery field can be set in the file, the common ones in the environment: see docs/configuration.md.',
     )
     .action(async (options: { config?: string }) => {
-      const config = loadConfig(options.config, process.env);
+      const config = await loadConfig(options.config, process.env);
       const log = pino({ level: config.log.level, name: `midonet-${name}` });
       const stop = new AbortController();
       for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());

@@ -6,7 +6,6 @@ import { Agent } from '../agent/agent.js';
 import { Attachments } from '../agent/attachments.js';
 import { VethInterfaces } from '../agent/container-interfaces.js';
 import { hostId } from '../agent/host-id.js';
-import { HttpEndpoint } from '../agent/http.js';
 import { KernelTunnelDevices } from '../agent/kernel-tunnel-devices.js';
 import { Networks } from '../agent/networks.js';
 import type { Link } from '../datapath/link/link.js';
@@ -96,6 +95,8 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
     });
     const cni = await CniServer.listen({ path: config.cni.socket, handler: verbs.handle, warn });
     closers.push(() => cni.close());
+    // Last, as the library it needs is large: containers do not wait for it.
+    const { HttpEndpoint } = await import('../agent/http.js');
     const http = await HttpEndpoint.listen({ ...config.http, agent });
     closers.push(() => http.close());
     log.info({ host: id, name: config.host.name, http: http.port }, 'the agent runs');

@@ -15,23 +15,23 @@ function file(text: string): string {
   return path;
 }
 
-test('the empty file gives the defaults', (t) => {
-  const config = loadConfig(file(''), {});
+test('the empty file gives the defaults', async (t) => {
+  const config = await loadConfig(file(''), {});
   t.is(config.nsdb.connect, '127.0.0.1:2181');
   t.is(config.flows.maxFlows, 200_000);
   t.deepEqual(config.tunnels.zones, []);
   t.not(config.host.name, '');
 });
 
-test('a field of the file replaces its default and no other', (t) => {
-  const config = loadConfig(file('flows: { idleTimeout: 5 }\nhttp:\n  port: 0\n'), {});
+test('a field of the file replaces its default and no other', async (t) => {
+  const config = await loadConfig(file('flows: { idleTimeout: 5 }\nhttp:\n  port: 0\n'), {});
   t.is(config.flows.idleTimeout, 5);
   t.is(config.flows.maxFlows, 200_000);
   t.is(config.http.port, 0);
 });
 
-test('the environment comes before the file', (t) => {
-  const config = loadConfig(file('http: { port: 1, host: "::1" }'), {
+test('the environment comes before the file', async (t) => {
+  const config = await loadConfig(file('http: { port: 1, host: "::1" }'), {
     MIDONET_HTTP_PORT: '2',
     MIDONET_LOG_LEVEL: 'debug',
   });
@@ -40,8 +40,9 @@ test('the environment comes before the file', (t) => {
   t.is(config.log.level, 'debug');
 });
 
-test('MIDONET_CONFIG names the file', (t) => {
-  t.is(loadConfig(undefined, { MIDONET_CONFIG: file('datapath: { name: other }') }).datapath.name, 'other');
+test('MIDONET_CONFIG names the file', async (t) => {
+  const config = await loadConfig(undefined, { MIDONET_CONFIG: file('datapath: { name: other }') });
+  t.is(config.datapath.name, 'other');
 });
 
 const wrong: [text: string, field: string, value: string][] = [
@@ -68,23 +69,26 @@ const wrong: [text: string, field: string, value: string][] = [
   ['colour: blue', 'config.colour', 'blue'],
 ];
 for (const [text, field, value] of wrong) {
-  test(`${text} is refused by name`, (t) => {
-    const error = t.throws(() => loadConfig(file(text), {}), { instanceOf: InvalidInputError });
+  test(`${text} is refused by name`, async (t) => {
+    const error = await t.throwsAsync(() => loadConfig(file(text), {}), { instanceOf: InvalidInputError });
     t.true(error.message.startsWith(`${field}: `), error.message);
     t.true(error.message.includes(value), error.message);
   });
 }
 
-test('a wrong value in the environment is refused by its field', (t) => {
-  const error = t.throws(() => loadConfig(file(''), { MIDONET_HTTP_PORT: 'many' }), { instanceOf: InvalidInputError });
+test('a wrong value in the environment is refused by its field', async (t) => {
+  const error = await t.throwsAsync(() => loadConfig(file(''), { MIDONET_HTTP_PORT: 'many' }), {
+    instanceOf: InvalidInputError,
+  });
   t.true(error.message.startsWith('config.http.port: '), error.message);
   t.true(error.message.includes('many'), error.message);
 });
 
-test('files that cannot be read or are no mapping are refused', (t) => {
-  t.throws(() => loadConfig(join(folder, 'none.yaml'), {}), { message: /none\.yaml.*|cannot be read/ });
-  t.throws(() => loadConfig(file('a: ['), {}), { message: /is not YAML/ });
-  t.throws(() => loadConfig(file('- 1'), {}), { message: /expected a mapping/ });
+test('files that cannot be read or are no mapping are refused', async (t) => {
+  await t.throwsAsync(() => loadConfig(join(folder, 'none.yaml'), {}), { message: /none\.yaml.*|cannot be read/ });
+  await t.throwsAsync(() => loadConfig(file('a: ['), {}), { message: /is not YAML/ });
+  await t.throwsAsync(() => loadConfig(file('{"a": '), {}), { message: /is not YAML or JSON/ });
+  await t.throwsAsync(() => loadConfig(file('- 1'), {}), { message: /expected a mapping/ });
 });
 
 test('where the NSDB listens', (t) => {
