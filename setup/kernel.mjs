@@ -12,9 +12,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { homedir } from 'node:os';
-import { basename, join } from 'node:path';
+import { basename, join, relative } from 'node:path';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { cpioArchive } from './cpio.mjs';
+import { updateLists } from './packages.mjs';
 import { SetupError, say, stderrOf } from './progress.mjs';
 
 /** What the initramfs must be able to do before it sees the host's files, and the VM's serial ports. */
@@ -45,55 +46,58 @@ export function prepareKernel() {
   const folder = join(cacheFolder(), 'kernel');
   const ready = join(folder, 'ready.json');
   if (!existsSync(ready)) {
-    fetchKernel(folder);
-    writeFileSync(ready, JSON.stringify(describeKernel(folder)));
+    // Made beside its place: two set-ups may do so at once, or one may be interrupted.
+    const part = `${folder}.${process.pid}`;
+    try {
+      mkdirSync(part, { recursive: true });
+      fetchKernel(part);
+      writeFileSync(join(part, 'ready.json'), JSON.stringify(describeKernel(part)));
+      if (!existsSync(ready)) {
+        rmSync(folder, { recursive: true, force: true });
+        renameSync(part, folder);
+      }
+    } finally {
+      rmSync(part, { recursive: true, force: true });
+    }
   }
-  /** @type {Kernel} */
-  const kernel = JSON.parse(readFileSync(ready, 'utf8'));
+  const { image, modules, release } = JSON.parse(readFileSync(ready, 'utf8'));
+  const kernel = { image: join(folder, image), modules: join(folder, modules), release, initrd: '' };
   kernel.initrd = prepareInitramfs(kernel);
   return kernel;
 }
 
 function fetchKernel(/** @type {string} */ folder) {
-  rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
-  const name = kernelPackage();
-  say(`fetching ${name} (about 70 MB)`);
-  try {
-    // Where apt runs as root it downloads as _apt, which must be able to write here.
-    execFileSync('apt-get', ['-q', '-o', 'APT::Sandbox::User=root', 'download', name], {
-      cwd: folder,
-      stdio: ['ignore', 'ignore', 'pipe'],
-    });
-  } catch (error) {
-    throw new SetupError(`cannot fetch ${name}: ${stderrOf(error)}`);
+  if (process.arch !== 'x64') throw new SetupError(`the VM needs an x86-64 machine, this one is ${process.arch}`);
+  let failure = downloadKernel(folder);
+  if (failure) {
+    // The lists may be missing, or so old that what they name is gone.
+    updateLists();
+    failure = downloadKernel(folder);
   }
+  if (failure) throw new SetupError(`cannot fetch the kernel for the VM: ${failure}`);
   const archive = readdirSync(folder).find((file) => file.endsWith('.deb'));
-  if (!archive) throw new SetupError(`apt-get download ${name} left no package in ${folder}`);
+  if (!archive) throw new SetupError(`apt-get download left no package in ${folder}`);
   say('unpacking the kernel');
   execFileSync('dpkg-deb', ['-x', join(folder, archive), join(folder, 'root')]);
   rmSync(join(folder, archive));
 }
 
-/** The package that linux-image-amd64 stands for, such as linux-image-6.1.0-56-amd64. */
-function kernelPackage() {
-  if (process.arch !== 'x64') throw new SetupError(`the VM needs an x86-64 machine, this one is ${process.arch}`);
-  const depends = () => {
-    try {
-      return execFileSync('apt-cache', ['depends', 'linux-image-amd64'], {
-        encoding: 'utf8',
-        stdio: ['ignore', 'pipe', 'ignore'],
-      });
-    } catch {
-      return '';
-    }
-  };
-  const name = /Depends: (linux-image-\d\S+)/.exec(depends())?.[1];
-  if (!name) throw new SetupError('apt knows no linux-image-amd64: run apt-get update, and check that this is Debian');
-  return name;
+/** @returns {string | undefined} why it failed */
+function downloadKernel(/** @type {string} */ folder) {
+  try {
+    const depends = execFileSync('apt-cache', ['depends', 'linux-image-amd64'], { encoding: 'utf8', stdio: 'pipe' });
+    const name = /Depends: (linux-image-\d\S+)/.exec(depends)?.[1];
+    if (!name) return 'apt knows no linux-image-amd64; is this Debian?';
+    say(`fetching ${name} (about 70 MB)`);
+    // As root apt would download as the user _apt, who may not write here.
+    execFileSync('apt-get', ['-q', '-o', 'APT::Sandbox::User=root', 'download', name], { cwd: folder, stdio: 'pipe' });
+    return undefined;
+  } catch (error) {
+    return stderrOf(error);
+  }
 }
 
-/** @returns {Kernel} */
+/** What ready.json holds; paths are relative to the folder. */
 function describeKernel(/** @type {string} */ folder) {
   const root = join(folder, 'root');
   // Before Debian 13 the package has /lib, from then on /usr/lib.
@@ -113,7 +117,7 @@ function describeKernel(/** @type {string} */ folder) {
   } catch (error) {
     say(`cannot unpack ${basename(compressed)} (${stderrOf(error)}): the VM will, a second slower`);
   }
-  return { image, initrd: '', modules, release };
+  return { image: relative(folder, image), modules: relative(folder, modules), release };
 }
 
 /**

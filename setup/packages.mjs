@@ -43,10 +43,9 @@ export function missingPackages(wanted) {
 export function installPackages(/** @type {string[]} */ wanted) {
   const missing = missingPackages(wanted);
   if (missing.length === 0) return;
-  const root = rootCommand(missing);
+  const root = rootCommand(`to install ${missing.join(' ')}`);
   say(`installing ${missing.join(' ')}`);
-  const update = () => run([...root, 'apt-get', '-q', 'update']);
-  if (!haveLists()) update();
+  if (!haveLists()) updateLists();
   const install = () => {
     // A policy-rc.d that says 101 keeps packages from starting their daemons on this machine (invoke-rc.d(8)).
     const script = `
@@ -61,7 +60,7 @@ export function installPackages(/** @type {string[]} */ wanted) {
   let failure = install();
   if (failure) {
     // Most likely the lists are old and name versions that are gone.
-    update();
+    updateLists();
     failure = install();
   }
   const still = missingPackages(wanted);
@@ -69,15 +68,20 @@ export function installPackages(/** @type {string[]} */ wanted) {
     throw new SetupError(`cannot install ${still.join(' ')}: ${failure ?? 'apt-get left them out'}`);
 }
 
+/** Fetches apt's lists of packages. That it failed is told by what needs them. */
+export function updateLists() {
+  say('apt-get update');
+  run([...rootCommand('to update the lists of packages'), 'apt-get', '-q', 'update']);
+}
+
 /** @returns {string[]} what to put before a command to run it as root */
-function rootCommand(/** @type {string[]} */ missing) {
+function rootCommand(/** @type {string} */ purpose) {
   if (process.getuid?.() === 0) return [];
-  const told = `to install ${missing.join(' ')}`;
-  if (spawnSync('sudo', ['-V'], { stdio: 'ignore' }).error) throw new SetupError(`neither root nor sudo ${told}`);
+  if (spawnSync('sudo', ['-V'], { stdio: 'ignore' }).error) throw new SetupError(`neither root nor sudo ${purpose}`);
   // With a terminal sudo may ask for a password; without one it must not wait for it.
   const options = process.stdin.isTTY ? [] : ['-n'];
   if (spawnSync('sudo', [...options, 'true'], { stdio: 'inherit' }).status !== 0) {
-    throw new SetupError(`sudo is refused, and root is needed ${told}`);
+    throw new SetupError(`sudo is refused, and root is needed ${purpose}`);
   }
   return ['sudo', ...options];
 }
