@@ -62,7 +62,12 @@ class Bench {
 
   /** A client in the test's root. */
   store(options: Partial<ZookeeperStoreOptions> = {}, address = this.server.address): ZookeeperStore {
-    const store = new ZookeeperStore({ sessionTimeout: 10_000, ...options, connect: `${address}${this.root}` });
+    const store = new ZookeeperStore({
+      sessionTimeout: 10_000,
+      operationTimeout: 20_000,
+      ...options,
+      connect: `${address}${this.root}`,
+    });
     this.closers.push(() => store.close());
     return store;
   }
@@ -481,7 +486,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
 
   check('a connection that went dead without a word is noticed and replaced', async (t, bench) => {
     const proxy = await bench.proxy();
-    const store = bench.store({ sessionTimeout: 1500, operationTimeout: 10_000 }, proxy.address);
+    const store = bench.store({ sessionTimeout: 3000 }, proxy.address);
     await store.create('/e', NONE, { ephemeral: true });
     const session = store.sessionId;
     proxy.stall();
@@ -490,17 +495,17 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     // Between two thirds of the timeout and the whole of it: there is time to take up the session.
     t.not(await store.exists('/e'), undefined);
     const took = performance.now() - since;
-    t.true(took > 500 && took < 5000, `${took}`);
+    t.true(took > 1000 && took < 10_000, `${took}`);
     t.is(store.sessionId, session);
     t.is(store.metrics.disconnects, 1);
   });
 
   check('an idle session stays alive', async (t, bench) => {
-    const store = bench.store({ sessionTimeout: 900 });
+    const [store, other] = [bench.store({ sessionTimeout: 1500 }), bench.store()];
     await store.create('/e', NONE, { ephemeral: true });
-    await delay(2500);
-    t.not(await store.exists('/e'), undefined);
-    t.is(store.metrics.disconnects, 0);
+    await delay(3500);
+    t.not(await other.exists('/e'), undefined);
+    t.is(store.metrics.sessionsLost, 0);
   });
 
   check('calls end in time, and say whether the change may have been made', async (t, bench) => {
@@ -515,13 +520,13 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
       t.is(error.outcomeUnknown, unknown);
       t.true(performance.now() - since < within, `${performance.now() - since}`);
     };
-    await Promise.all([timed(store.set('/a', NONE), true, 2000), timed(store.get('/a'), false, 2000)]);
-    const sent = timed(store.set('/a', NONE), true, 2000);
+    await Promise.all([timed(store.set('/a', NONE), true, 5000), timed(store.get('/a'), false, 5000)]);
+    const sent = timed(store.set('/a', NONE), true, 5000);
     await delay(20);
     proxy.cut();
     await sent;
     await until('the client knows', () => store.state === 'disconnected');
-    await Promise.all([timed(store.set('/a', NONE), false, 2000), timed(store.get('/a'), false, 2000)]);
+    await Promise.all([timed(store.set('/a', NONE), false, 5000), timed(store.get('/a'), false, 5000)]);
     const abort = new AbortController();
     const aborted = store.get('/a', { signal: abort.signal });
     abort.abort(new Error('enough'));
@@ -537,14 +542,14 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     const silent = await bench.proxy();
     silent.stall();
     const addresses = `${dead.address},${silent.address},127.0.0.1:1,${bench.server.address}`;
-    const store = bench.store({ sessionTimeout: 1000, operationTimeout: 10_000 }, addresses);
+    const store = bench.store({ sessionTimeout: 1000 }, addresses);
     await store.create('/a', NONE);
     t.is(store.state, 'connected');
   });
 
   check('after session loss ephemerals are made and watches read again', async (t, bench) => {
     const [proxy, other] = [await bench.proxy(), bench.store()];
-    const store = bench.store({ sessionTimeout: 800, operationTimeout: 10_000 }, proxy.address);
+    const store = bench.store({ sessionTimeout: 1500 }, proxy.address);
     const events: StoreEvent[] = [];
     store.onState((event) => events.push(event));
     await other.create('/same', bytes('1'));

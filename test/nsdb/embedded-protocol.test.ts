@@ -175,7 +175,7 @@ test('jute: what is written is read, and no length is believed', (t) => {
         t.is(r.remaining, 0);
       },
     ),
-    { numRuns: 50 },
+    { numRuns: 300 },
   );
   const lie = new JuteReader(new JuteWriter().int(0x7fffffff).body());
   t.throws(() => lie.strings(), { instanceOf: WireProtocolError });

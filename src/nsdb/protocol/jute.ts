@@ -44,7 +44,9 @@ export class JuteWriter {
   }
 
   bool(value: boolean): this {
-    this.buffer[this.room(1)] = value ? 1 : 0;
+    // First the room: it may replace the buffer.
+    const at = this.room(1);
+    this.buffer[at] = value ? 1 : 0;
     return this;
   }
 
