@@ -65,6 +65,7 @@ export function buildTypeScript(/** @type {string} */ checkout) {
     encoding: 'utf8',
   });
   if (result.error) throw new SetupError(`cannot run tsc: ${result.error.message}`);
+  run('node', ['setup/bundle.mjs'], checkout, 'the program cannot be bundled');
   if (result.status !== 0) return result.stdout.trim() || `tsc ended with ${result.signal ?? result.status}`;
   writeFileSync(stamp, state);
   return '';

@@ -12,7 +12,7 @@ import { OvsDatapath } from '../../src/datapath/ovs/ovs-datapath.js';
 import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 
-const PROGRAM = fileURLToPath(new URL('../../src/bin/midonet.js', import.meta.url));
+const PROGRAM = fileURLToPath(new URL('../../bundle/midonet.js', import.meta.url));
 /** The CNI program that runtimes call. */
 export const CNI_PROGRAM = fileURLToPath(new URL('../../cni/midonet', import.meta.url));
 /** The network of the lab, as runtimes know it. */
