@@ -4,7 +4,7 @@ import test from 'ava';
 import type { Flow } from '../../src/datapath/datapath.js';
 import { describeMatch } from '../../src/datapath/ovs/describe.js';
 import { idFromName } from '../../src/topology/id.js';
-import { Lab, NETWORK, type Pod, received, until } from './lab.js';
+import { Lab, type LabNode, NETWORK, type Pod, received, until } from './lab.js';
 
 /** The issue of this file: what two nodes show together. One lab serves all tests, one after the other. */
 let lab: Lab;
@@ -173,6 +173,12 @@ test.serial('a plain interface joins the bridge by a binding that comes before o
   await node2.run('ip', 'link', 'delete', 'plain0');
 });
 
+/** Packets that left a node through a device; -1 while there is none. */
+async function sent(node: LabNode, device: string): Promise<number> {
+  const { status, stdout } = await node.run('cat', `/sys/class/net/${device}/statistics/tx_packets`);
+  return status === 0 ? Number(stdout) : -1;
+}
+
 test.serial('the tunnel zone changes its type under the pods', async (t) => {
   t.timeout(120_000);
   const repository = lab.repository();
@@ -181,8 +187,11 @@ test.serial('the tunnel zone changes its type under the pods', async (t) => {
     ['vxlan', 'mn-vxlan'],
   ] as const) {
     await repository.modify('tunnel-zone', idFromName('tunnel-zone', 'lab'), (zone) => ({ ...zone, type }));
-    await until(`${type} on both nodes`, async () => (await red.ping(blue.ipv4)) === 1);
-    for (const node of lab.nodes) t.true((await node.ports()).includes(device));
+    await until(`${type} on both nodes`, async () => {
+      const [there, back] = await Promise.all([lab.nodes[0], lab.nodes[1]].map((node) => sent(node, device)));
+      await red.ping(blue.ipv4);
+      return (await sent(lab.nodes[0], device)) > there && (await sent(lab.nodes[1], device)) > back;
+    });
     t.is(await blue.ping(red.ipv4, 3), 3);
     // 1450 less the headers of IP and ICMP.
     const large = await red.run('ping', '-n', '-c', '2', '-M', 'do', '-s', '1422', blue.ipv4);
