@@ -11,6 +11,8 @@ $b mkdir $here
 $b hostname midonet-vm
 $b ip link set lo up
 echo 1 > /proc/sys/net/ipv4/ip_forward
+# No gre0, gretap0 and the like in every namespace as soon as one test loads the module.
+echo 1 > /proc/sys/net/core/fb_tunnels_only_for_init_net
 # The kernel loads openvswitch, vxlan, veth and the like by itself when they are first asked for, through modprobe.
 
 . $job/terminal # end=MARK, rows=N, columns=N; rows=0 without a terminal
