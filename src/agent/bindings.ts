@@ -316,8 +316,10 @@ export class Bindings implements LocalPorts {
   }
 
   private publishDeletion(portId: string): void {
-    const { repository, publisher } = this.options;
-    publisher.publish(`port ${portId}`, (signal) => repository.delete('port', portId, signal));
+    const { repository, publisher, hostId } = this.options;
+    // When it was attached to another host since, it is not ours to delete any more.
+    const isOurs = ({ binding }: Port) => binding === undefined || binding.hostId === hostId;
+    publisher.publish(`port ${portId}`, (signal) => repository.deleteIf('port', portId, isOurs, signal));
   }
 
   /** The NSDB's list of this host's ports. */

@@ -13,7 +13,8 @@ export type Publication = (signal: AbortSignal) => Promise<void>;
 interface Entry {
   publication: Publication;
   attempts: number;
-  running: boolean;
+  /** Ends the run that is under way, if one is. */
+  running: AbortController | undefined;
   /** Set while waiting after a failure that has nothing to do with the connection. */
   timer: NodeJS.Timeout | undefined;
 }
@@ -26,7 +27,7 @@ export class Publisher {
   private readonly pending = new Map<string, Entry>();
   private readonly ready: string[] = [];
   private running = 0;
-  private readonly abort = new AbortController();
+  private closed = false;
   private readonly unsubscribe: () => void;
 
   constructor(
@@ -44,25 +45,29 @@ export class Publisher {
   }
 
   publish(name: string, publication: Publication): void {
-    if (this.abort.signal.aborted) return;
+    if (this.closed) return;
     const entry = this.pending.get(name);
     if (entry === undefined) {
-      this.pending.set(name, { publication, attempts: 0, running: false, timer: undefined });
+      this.pending.set(name, { publication, attempts: 0, running: undefined, timer: undefined });
       this.ready.push(name);
     } else {
       entry.publication = publication;
       entry.attempts = 0;
-      // A running one sees at its end that it was superseded.
-      if (!entry.running) this.wake(name, entry);
+      // What was to be written is not true any more; the new one runs when the old one has ended.
+      if (entry.running === undefined) this.wake(name, entry);
+      else entry.running.abort();
     }
     this.pump();
   }
 
   /** Give up what is pending. */
   close(): void {
-    this.abort.abort();
+    this.closed = true;
     this.unsubscribe();
-    for (const entry of this.pending.values()) clearTimeout(entry.timer);
+    for (const entry of this.pending.values()) {
+      clearTimeout(entry.timer);
+      entry.running?.abort();
+    }
     this.pending.clear();
   }
 
@@ -74,7 +79,7 @@ export class Publisher {
   }
 
   private retryAll(): void {
-    for (const [name, entry] of this.pending) if (!entry.running) this.wake(name, entry);
+    for (const [name, entry] of this.pending) if (entry.running === undefined) this.wake(name, entry);
     this.pump();
   }
 
@@ -90,24 +95,25 @@ export class Publisher {
       const name = this.ready.shift();
       if (name === undefined) return;
       const entry = this.pending.get(name);
-      if (entry !== undefined && !entry.running && entry.timer === undefined) this.run(name, entry);
+      if (entry !== undefined && entry.running === undefined && entry.timer === undefined) this.run(name, entry);
     }
   }
 
   private run(name: string, entry: Entry): void {
     this.running++;
-    entry.running = true;
+    const running = new AbortController();
+    entry.running = running;
     const { publication } = entry;
-    publication(this.abort.signal)
+    publication(running.signal)
       .then(
         () => {
-          entry.running = false;
+          entry.running = undefined;
           if (entry.publication === publication) this.pending.delete(name);
           else this.ready.push(name);
         },
         (error: Error) => {
-          entry.running = false;
-          if (this.abort.signal.aborted) return;
+          entry.running = undefined;
+          if (this.closed) return;
           if (entry.publication !== publication) this.ready.push(name);
           else this.retryLater(name, entry, error);
         },

@@ -217,11 +217,21 @@ export class TopologyRepository {
    * memberships, a tunnel zone the memberships of its hosts. Succeeds when there is no such object.
    * @throws ObjectInUseError for a host whose agent runs
    */
-  async delete(kind: Kind, id: string, signal?: AbortSignal): Promise<void> {
+  delete(kind: Kind, id: string, signal?: AbortSignal): Promise<void> {
+    return this.deleteIf(kind, id, () => true, signal);
+  }
+
+  /** The same, but only if the object as it is then satisfies the condition. */
+  async deleteIf<K extends Kind>(
+    kind: K,
+    id: string,
+    condition: (object: TopologyTypes[K]) => boolean,
+    signal?: AbortSignal,
+  ): Promise<void> {
     for (;;) {
       signal?.throwIfAborted();
       const current = await this.get(kind, id, signal);
-      if (current === undefined) return;
+      if (current === undefined || !condition(current.object)) return;
       await this.deleteDependents(kind, current.object, signal);
       const operations: StoreOperation[] = [];
       for (const entry of indexEntries(kind, current.object)) operations.push({ type: 'delete', path: entry.path });
