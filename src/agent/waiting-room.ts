@@ -44,7 +44,7 @@ export class WaitingRoom {
     const parked = this.byKey.get(key.hash())?.find((entry) => entry.key.equals(key));
     if (parked === undefined) return 'alone';
     if (parked.packets.length >= MAX_PACKETS_PER_KEY || this.packets >= MAX_PACKETS) return 'full';
-    parked.packets.push({ bytes: packet.slice(), origin });
+    parked.packets.push({ bytes: new Uint8Array(packet), origin });
     this.packets++;
     return 'joined';
   }
@@ -54,7 +54,7 @@ export class WaitingRoom {
     if (this.packets >= MAX_PACKETS) return false;
     const parked: Parked = {
       key: key.clone(),
-      packets: [{ bytes: packet.slice(), origin }],
+      packets: [{ bytes: new Uint8Array(packet), origin }],
       complete,
       missing,
       deadline: this.clock() + TIMEOUT_MS,

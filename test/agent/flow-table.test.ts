@@ -1,0 +1,112 @@
+import test from 'ava';
+import { Cell } from '../../src/agent/cell.js';
+import { type FlowRecord, FlowTable } from '../../src/agent/flow-table.js';
+import { FlowKey } from '../../src/flow/key.js';
+import { FlowMask } from '../../src/flow/mask.js';
+
+function cell(tag: string): Cell<unknown> {
+  return new Cell<unknown>(tag, { onChange: () => {} });
+}
+
+function keyFor(port: number, mac = 0): FlowKey {
+  const key = new FlowKey();
+  key.inPort = port;
+  key.ethSrc = mac;
+  return key;
+}
+
+function record(table: FlowTable, port: number, options: Partial<FlowRecord> = {}): FlowRecord {
+  const mask = new FlowMask();
+  mask.seeInPort();
+  return {
+    id: table.newId(),
+    key: keyFor(port),
+    mask,
+    actions: [],
+    tags: [],
+    learned: [],
+    pinned: false,
+    checkAt: 10,
+    ...options,
+  };
+}
+
+test('finds a flow by packet, by mask and by id, until it is removed', (t) => {
+  const table = new FlowTable();
+  const one = record(table, 1);
+  const mask = new FlowMask();
+  mask.seeInPort();
+  mask.seeEthSrc();
+  const two = record(table, 2, { key: keyFor(2, 5), mask });
+  table.add(one);
+  table.add(two);
+  t.is(table.lookup(keyFor(1, 77)), one);
+  t.is(table.lookup(keyFor(2, 5)), two);
+  t.is(table.lookup(keyFor(2, 6)), undefined);
+  t.is(table.find(keyFor(1), one.mask), one);
+  t.is(table.find(keyFor(1), mask), undefined);
+  t.is(table.get(two.id), two);
+  t.deepEqual([table.size, table.masks], [2, 2]);
+  table.remove(two, 0);
+  table.remove(two, 0);
+  t.is(table.lookup(keyFor(2, 5)), undefined);
+  t.deepEqual([table.size, table.masks], [1, 1]);
+});
+
+test('never gives an id twice, nor one that an adopted flow has', (t) => {
+  const table = new FlowTable();
+  const first = table.newId();
+  table.add(record(table, 1, { id: 500 }));
+  const ids = [first, table.newId(), table.newId()];
+  t.deepEqual(ids, [1, 501, 502]);
+});
+
+test('a fact knows the flows that carry it, and since when there are none', (t) => {
+  const table = new FlowTable();
+  const [a, b, c] = ['a', 'b', 'c'].map(cell);
+  const one = record(table, 1, { tags: [a, b] });
+  const two = record(table, 2, { tags: [b] });
+  table.add(one);
+  table.add(two);
+  t.deepEqual([...b.flows], [one, two]);
+  table.retag(one, [b, c], 100);
+  t.deepEqual([...a.flows], []);
+  t.is(a.idleSince, 100);
+  t.deepEqual([...c.flows], [one]);
+  table.remove(two, 200);
+  t.is(b.idleSince, undefined);
+  table.remove(one, 300);
+  t.deepEqual([b.idleSince, c.idleSince], [300, 300]);
+  table.add(record(table, 3, { tags: [b] }));
+  t.is(b.idleSince, undefined);
+});
+
+test('flows are due in the second they were told, used ones later, pinned ones never', (t) => {
+  const table = new FlowTable();
+  const [one, two, three] = [10, 11, 10].map((checkAt, i) => record(table, i, { checkAt, pinned: i === 2 }));
+  for (const flow of [one, two, three]) table.add(flow);
+  t.deepEqual(table.takeDue(9), []);
+  t.deepEqual(table.takeDue(10), [one]);
+  t.deepEqual(table.takeDue(10), []);
+  table.used(one, 20);
+  table.pin(two);
+  t.deepEqual(table.takeDue(19), []);
+  t.deepEqual(table.takeDue(25), [one]);
+  table.remove(one, 0);
+  table.used(one, 30);
+  t.deepEqual(table.takeDue(100), []);
+});
+
+test('the flow that was not used for longest is given up first, pinned ones never', (t) => {
+  const table = new FlowTable();
+  const flows = [1, 2, 3].map((port) => record(table, port));
+  for (const flow of flows) table.add(flow);
+  t.is(table.leastRecentlyUsed(), flows[0]);
+  table.used(flows[0], 12);
+  t.is(table.leastRecentlyUsed(), flows[1]);
+  table.pin(flows[1]);
+  t.is(table.leastRecentlyUsed(), flows[2]);
+  table.remove(flows[2], 0);
+  table.remove(flows[0], 0);
+  t.is(table.leastRecentlyUsed(), undefined);
+});
