@@ -108,6 +108,11 @@ export class Bindings implements LocalPorts {
     return [...this.targets].filter(([, cell]) => cell.value != null).map(([key]) => key);
   }
 
+  /** Whether what the NSDB binds here is known, and attached if it can be. */
+  get isComplete(): boolean {
+    return this.complete;
+  }
+
   /** Number of ports whose interface is attached. */
   get activePorts(): number {
     let count = 0;

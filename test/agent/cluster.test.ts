@@ -360,7 +360,18 @@ for (const death of ['stop', 'crash'] as const) {
         watching.push(...flowsOf(host).filter((flow) => !before.includes(flow)));
         await new Promise((resolve) => setTimeout(resolve, 1));
       }
-      await until('all is as before', () => flowsOf(host).join() === before.join());
+      await until('all is as before', () => flowsOf(host).join() === before.join()).catch((error) => {
+        const now = flowsOf(host);
+        t.log(
+          'gone',
+          before.filter((flow) => !now.includes(flow)),
+        );
+        t.log(
+          'new',
+          now.filter((flow) => !before.includes(flow)),
+        );
+        throw error;
+      });
       t.true(new Set(watching).size <= 1, watching.join('\n'));
       await c.published();
       await c.eachPair(pods, (from, to) => c.ping(from, to));

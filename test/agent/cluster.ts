@@ -254,6 +254,7 @@ export class Cluster {
     }
     await Promise.all(cluster.hosts.map((host) => host.start()));
     await cluster.published();
+    await until('all hosts know their ports', () => cluster.hosts.every((host) => host.agent.bindings.isComplete));
     return cluster;
   }
 
