@@ -347,6 +347,7 @@ for (const death of ['stop', 'crash'] as const) {
       const before = flowsOf(host);
       const missed = upcalls(c);
       await host[death]();
+      host.deviceDelay = 100;
       await c.eachPair(pods, (from, to) => c.ping(from, to));
       // What happens while it is away: one flow is wrong, another lost.
       const [x] = pods;

@@ -78,10 +78,12 @@ class MemoryTunnelDevices implements TunnelDevices {
   constructor(
     private readonly node: MemoryNode,
     private readonly datapath: MemoryDatapath,
+    private readonly delay: number,
   ) {}
 
   async ensure(type: TunnelType, signal?: AbortSignal): Promise<number> {
     const name = `mn-${type}`;
+    await new Promise((resolve) => setTimeout(resolve, this.delay));
     if (this.node.interface(name) === undefined) this.node.addInterface(name, type);
     return (await this.datapath.addPort(name, 'netdev', signal)).number;
   }
@@ -98,6 +100,8 @@ export class TestHost {
   readonly switch: MemorySwitch;
   /** What the front end of this host has attached, as it would find it in its journal. */
   readonly journal = new Map<string, Pod>();
+  /** Milliseconds it takes to make a tunnel device. */
+  deviceDelay = 0;
   /** What agents of this host warned of. */
   readonly warnings: string[] = [];
   private readonly log: Logger;
@@ -142,7 +146,7 @@ export class TestHost {
       stateFolder: this.folder,
       store,
       datapath,
-      devices: new MemoryTunnelDevices(this.node, datapath),
+      devices: new MemoryTunnelDevices(this.node, datapath, this.deviceDelay),
       tunnelZones: this.zoneTypes.map((type, i) => ({ name: `zone-${i}`, type, address: formatIpv4(this.address) })),
       flows: this.flowOptions,
       log: this.log,
