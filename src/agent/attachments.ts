@@ -111,6 +111,9 @@ export interface Recovery {
   readonly strays: number;
 }
 
+/** After what time something that failed in the background is tried again. */
+const RETRY_MS = 5000;
+
 /** Interfaces that are made here, and nothing else, have names of this form. */
 const HOST_INTERFACE = /^mn[0-9a-f]{10}$/;
 
@@ -125,6 +128,10 @@ export class Attachments {
   readonly #records = new Map<string, Attachment>();
   /** The last operation on each attachment; the next one waits for it. */
   readonly #running = new Map<string, Promise<void>>();
+  /** Attachments that nobody waits for and that are not as their record says, see {@link retry}. */
+  readonly #unfinished = new Set<string>();
+  #retryTimer: NodeJS.Timeout | undefined;
+  #closed = false;
 
   private constructor(options: AttachmentsOptions, bootId: string) {
     this.#options = options;
@@ -183,7 +190,8 @@ export class Attachments {
           } catch (error) {
             signal?.throwIfAborted();
             found.dead += 1;
-            warn(`attachment ${describe(record)} (port ${id}) cannot be attached to the datapath again`, error);
+            this.#retryLater(id);
+            warn(`attachment ${describe(record)} (port ${id}) cannot be attached to the datapath again yet`, error);
           }
         }
       }),
@@ -344,8 +352,42 @@ export class Attachments {
       await this.#takeApart(record);
     } catch (error) {
       this.#records.set(record.port.id, { ...record, state: 'removing' });
+      this.#retryLater(record.port.id);
       this.#options.warn(`attachment ${describe(record)} cannot be undone; it will be tried again`, error);
     }
+  }
+
+  /** Attach or undo what could not be attached again or undone. Runs by itself every few seconds. */
+  async retry(): Promise<void> {
+    await Promise.all(
+      [...this.#unfinished].map(async (id) => {
+        try {
+          await this.#serially(id, () => this.#finish(id));
+          this.#unfinished.delete(id);
+        } catch (error) {
+          this.#retryLater(id);
+          this.#options.warn(`attachment with port ${id}: failed again`, error);
+        }
+      }),
+    );
+  }
+
+  async #finish(id: string): Promise<void> {
+    const { interfaces, localPorts } = this.#options;
+    const record = this.#records.get(id);
+    if (record === undefined) return;
+    if (record.state !== 'attached') return this.#takeApart(record);
+    const present = (await interfaces.hostInterfaces()).has(record.hostInterface);
+    await (present ? localPorts.attach(record.port, record.hostInterface) : localPorts.detach(id));
+  }
+
+  #retryLater(id: string): void {
+    this.#unfinished.add(id);
+    if (this.#closed) return;
+    this.#retryTimer ??= setTimeout(() => {
+      this.#retryTimer = undefined;
+      void this.retry();
+    }, RETRY_MS).unref();
   }
 
   async #takeApart(record: Attachment): Promise<void> {
@@ -438,6 +480,8 @@ export class Attachments {
 
   /** Wait for the operations under way. Interfaces and journal stay. */
   async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#retryTimer);
     await Promise.all(this.#running.values());
   }
 }

@@ -447,6 +447,33 @@ test('property: a crash at any point leaks nothing after recovery', async (t) =>
   t.pass();
 });
 
+test('what could not be attached again, or undone, is tried again', async (t) => {
+  const node = await setup(t);
+  const { port } = await node.attachments.add(request());
+  await node.restart();
+  node.localPorts.fault = (at) => {
+    if (at === 'attach') throw new Error('refused');
+  };
+  t.like(await node.attachments.recover(), { attached: 0, dead: 1 });
+  node.interfaces.fault = (at) => {
+    if (at === 'remove') throw new Error('refused');
+  };
+  await t.throwsAsync(node.attachments.add(request({ containerId: 'c2', namespacePath: '/run/netns/other' })));
+  t.is(node.used(), 4, 'addresses of what is still there stay reserved');
+  await node.attachments.retry();
+  t.is(node.localPorts.attached.size, 0);
+  t.is((await node.files()).length, 2);
+  node.localPorts.fault = () => {};
+  node.interfaces.fault = () => {};
+  await node.attachments.retry();
+  t.deepEqual([...node.localPorts.attached.keys()], [port.id]);
+  t.deepEqual(await node.files(), [`${port.id}.json`]);
+  t.is(node.used(), 2);
+  await node.attachments.remove(KEY);
+  await node.attachments.retry();
+  await assertNothingLeft(t, node);
+});
+
 test('without the NSDB add works while addresses are free, also after a restart', async (t) => {
   const node = await setup(t);
   await node.attachments.add(request());
