@@ -23,7 +23,7 @@ export interface CniVerbsOptions {
   readonly mtu: () => number;
   readonly storeConnected: () => boolean;
   /** Why this host does not forward packets now, or undefined if it does. */
-  readonly fault?: () => string | undefined;
+  readonly fault?: (signal: AbortSignal) => string | undefined | Promise<string | undefined>;
   /** Told of every call that failed. */
   readonly failed?: (request: CniRequest, error: CniError) => void;
 }
@@ -86,7 +86,7 @@ export class CniVerbs {
       case 'GC':
         return this.#collectGarbage(head, signal);
       case 'STATUS':
-        return this.#status(environment, head);
+        return this.#status(environment, head, signal);
       case 'VERSION':
         return Promise.resolve(undefined);
     }
@@ -175,9 +175,9 @@ export class CniVerbs {
     );
   }
 
-  async #status(environment: CniEnvironment, head: ConfigurationHead): Promise<undefined> {
+  async #status(environment: CniEnvironment, head: ConfigurationHead, signal: AbortSignal): Promise<undefined> {
     const config = readConfiguration(head, environment);
-    const fault = this.#options.fault?.();
+    const fault = await this.#options.fault?.(signal);
     if (fault !== undefined) throw new CniError(CniCode.LimitedConnectivity, fault);
     const network = this.#options.networks.get(config.network.name);
     if (network === undefined) {

@@ -141,6 +141,17 @@ export class Agent {
     this.bindings.changed();
   }
 
+  /** Why packets of this host's containers do not all get where they should, or undefined if they do. Asks the datapath. */
+  async fault(signal?: AbortSignal): Promise<string | undefined> {
+    try {
+      await this.options.datapath.ports(signal);
+    } catch (error) {
+      signal?.throwIfAborted();
+      return `the datapath does not answer: ${(error as Error).message}`;
+    }
+    return this.tunnels.fault;
+  }
+
   /** An interface appeared or changed on this host. */
   interfaceChanged(name: string): void {
     this.bindings.interfaceAppeared(name);

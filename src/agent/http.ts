@@ -1,13 +1,26 @@
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Counter, Gauge, Registry } from 'prom-client';
+import type { PoolUsage } from '../ipam/pool-allocator.js';
 import type { Agent } from './agent.js';
+
+/** What front ends have counted since the start. */
+export interface CallCounts {
+  readonly calls: number;
+  readonly failed: number;
+  /** Connections that were closed without an answer, by reason. */
+  readonly dropped: Readonly<Record<string, number>>;
+}
 
 export interface HttpOptions {
   readonly host: string;
   /** 0: any free one. */
   readonly port: number;
   readonly agent: Agent;
+  /** The address pools of this host. */
+  readonly pools: () => readonly PoolUsage[];
+  /** Of the CNI program. */
+  readonly cni: () => CallCounts;
 }
 
 /**
@@ -17,8 +30,9 @@ export interface HttpOptions {
 export class HttpEndpoint {
   private constructor(private readonly server: Server) {}
 
-  static async listen({ host, port, agent }: HttpOptions): Promise<HttpEndpoint> {
-    const registry = metricsOf(agent);
+  static async listen(options: HttpOptions): Promise<HttpEndpoint> {
+    const { host, port, agent } = options;
+    const registry = metricsOf(options);
     const server = createServer((request, response) => {
       const send = (status: number, type: string, body: string) => {
         response.writeHead(status, { 'content-type': type });
@@ -54,13 +68,14 @@ export class HttpEndpoint {
   }
 
   close(): Promise<void> {
+    const closed = new Promise<void>((resolve) => this.server.close(() => resolve()));
     this.server.closeAllConnections();
-    return new Promise((resolve) => this.server.close(() => resolve()));
+    return closed;
   }
 }
 
 /** The agent's metrics, read when they are asked for. */
-function metricsOf(agent: Agent): Registry {
+function metricsOf({ agent, pools, cni }: HttpOptions): Registry {
   const registry = new Registry();
   const { metrics } = agent;
   const registers = [registry];
@@ -87,6 +102,8 @@ function metricsOf(agent: Agent): Registry {
       () => metrics.cutCopies,
     ],
     ['midonet_datapath_errors_total', 'Operations that the datapath refused', () => metrics.operationErrors],
+    ['midonet_cni_calls_total', 'Calls of the CNI program', () => cni().calls],
+    ['midonet_cni_calls_failed_total', 'Calls of the CNI program answered with an error', () => cni().failed],
   ];
   for (const [name, help, value] of counters) {
     new Counter({
@@ -109,6 +126,16 @@ function metricsOf(agent: Agent): Registry {
       for (const [reason, count] of metrics.drops) this.inc({ reason }, count);
     },
   });
+  new Counter({
+    name: 'midonet_cni_connections_dropped_total',
+    help: 'Connections to the CNI socket closed without an answer, by reason',
+    labelNames: ['reason'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [reason, count] of Object.entries(cni().dropped)) this.inc({ reason }, count);
+    },
+  });
   const gauges: [name: string, help: string, value: () => number][] = [
     ['midonet_flows', 'Flows in the kernel', () => agent.forwarder.flows.size],
     ['midonet_flow_masks', 'Different masks of these flows', () => agent.forwarder.flows.masks],
@@ -129,6 +156,23 @@ function metricsOf(agent: Agent): Registry {
       registers,
       collect() {
         this.set(value());
+      },
+    });
+  }
+  const ofPools: [name: string, help: string, value: (pool: PoolUsage) => number][] = [
+    ['midonet_pool_blocks', 'Address blocks that belong to this host', ({ blocks }) => blocks],
+    ['midonet_pool_addresses_used', 'Addresses in use on this host', ({ used }) => used],
+    ['midonet_pool_addresses_free', "Addresses left in this host's blocks", ({ free }) => free],
+  ];
+  for (const [name, help, value] of ofPools) {
+    new Gauge({
+      name,
+      help,
+      labelNames: ['cidr', 'pool'],
+      registers,
+      collect() {
+        this.reset();
+        for (const pool of pools()) this.set({ cidr: pool.cidr, pool: pool.poolId }, value(pool));
       },
     });
   }

@@ -62,6 +62,7 @@ export class Tunnels {
   private hostWatch: Watch | undefined;
   private zonesKnown = false;
   private mtuValue = DEFAULT_MTU;
+  private faultText: string | undefined;
   private refreshing = false;
   private again = false;
   private retry: NodeJS.Timeout | undefined;
@@ -108,6 +109,11 @@ export class Tunnels {
     return this.mtuValue;
   }
 
+  /** Why this host cannot take part in one of its tunnel zones, or undefined if it can. */
+  get fault(): string | undefined {
+    return this.faultText;
+  }
+
   /** An interface changed: a device may be gone, an MTU another. */
   refresh(): void {
     if (this.abort.signal.aborted) return;
@@ -120,6 +126,7 @@ export class Tunnels {
     this.refreshNow()
       .catch((error: Error) => {
         if (this.abort.signal.aborted) return;
+        this.faultText = `a tunnel device cannot be set up: ${error.message}`;
         this.options.log.error({ error: error.message }, 'could not set up a tunnel device; trying again');
         this.retry = setTimeout(() => this.refresh(), RETRY_MS);
       })
@@ -219,12 +226,14 @@ export class Tunnels {
     const { signal } = this.abort;
     const types = new Set<TunnelType>();
     let mtu: number | undefined;
+    let fault: string | undefined;
     const all = this.zonesKnown && [...this.zones.values()].every(isKnown);
     for (const { zone, member } of [...this.zones.values()]) {
       if (!zone || !member) continue;
       types.add(zone.type);
       const underlay = await devices.underlayMtu(member.address, signal);
       if (underlay === undefined) {
+        fault = `no interface of this host has ${member.address}, its address in tunnel zone ${zone.name}`;
         log.warn({ address: member.address, zone: zone.name }, 'no interface of this host has its tunnel zone address');
       } else {
         mtu = Math.min(mtu ?? Number.POSITIVE_INFINITY, underlay - OVERHEAD[zone.type]);
@@ -233,6 +242,7 @@ export class Tunnels {
     const before = new Map(this.ports);
     for (const type of types) this.ports.set(type, await devices.ensure(type, signal));
     this.mtuValue = mtu ?? DEFAULT_MTU;
+    this.faultText = fault;
     const changed = [...this.ports].some(([type, port]) => before.get(type) !== port);
     if (changed) for (const host of this.hosts.values()) host.update();
     this.options.onEndpoints();

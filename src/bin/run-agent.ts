@@ -73,17 +73,21 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
       datapath,
       warn,
     });
+    closers.push(() => attachments.close());
     const recovery = await attachments.recover(signal);
     if (Object.values(recovery).some((count) => count > 0))
       log.info(recovery, 'took up the attachments of the last run');
     agent.portsKnown();
+    let failedCalls = 0;
     const verbs = new CniVerbs({
       attachments,
       networks,
       ipam,
       mtu: () => agent.tunnels.mtu,
       storeConnected: () => store.state === 'connected',
-      failed: ({ environment }, error) =>
+      fault: (ending) => agent.fault(ending),
+      failed: ({ environment }, error) => {
+        failedCalls += 1;
         log.warn(
           {
             command: environment.get('CNI_COMMAND'),
@@ -91,13 +95,22 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
             error: error.message,
           },
           'CNI call failed',
-        ),
+        );
+      },
     });
     const cni = await CniServer.listen({ path: config.cni.socket, handler: verbs.handle, warn });
     closers.push(() => cni.close());
     // Last, as the library it needs is large: containers do not wait for it.
     const { HttpEndpoint } = await import('../agent/http.js');
-    const http = await HttpEndpoint.listen({ ...config.http, agent });
+    const http = await HttpEndpoint.listen({
+      ...config.http,
+      agent,
+      pools: () => ipam.usage(),
+      cni: () => {
+        const { calls, ...dropped } = cni.counters;
+        return { calls, failed: failedCalls, dropped };
+      },
+    });
     closers.push(() => http.close());
     log.info({ host: id, name: config.host.name, http: http.port }, 'the agent runs');
     return { failed: new Promise<never>(() => {}), close };
