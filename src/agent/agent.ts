@@ -155,7 +155,7 @@ export class Agent {
   /** An interface appeared or changed on this host. */
   interfaceChanged(name: string): void {
     this.bindings.interfaceAppeared(name);
-    this.tunnels.refresh();
+    if (this.options.devices.concerns(name)) this.tunnels.refresh();
   }
 
   /** Stop. The datapath keeps forwarding by the flows it has. What has not reached the NSDB is written first, if it can be. */

@@ -367,6 +367,8 @@ export class Bindings implements LocalPorts {
       return;
     }
     if (port.owner !== undefined) {
+      // What the NSDB says is older than what it is being told.
+      if (this.options.publisher.isPending(`port ${id}`)) return;
       // Its owner attaches ports of this host itself, and did not know this one.
       this.options.log.info({ port: id, owner: port.owner }, 'deleting a port that its owner has forgotten');
       this.publishDeletion(id);

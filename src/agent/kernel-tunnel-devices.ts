@@ -11,6 +11,9 @@ export const GRE_DEVICE = 'mn-gre';
 
 /** Tunnel devices of the kernel, attached to the datapath. */
 export class KernelTunnelDevices implements TunnelDevices {
+  /** Which interface has each underlay address that was asked for. */
+  private readonly underlays = new Map<string, string | undefined>();
+
   constructor(
     private readonly links: Links,
     private readonly datapath: Datapath,
@@ -29,6 +32,16 @@ export class KernelTunnelDevices implements TunnelDevices {
 
   async underlayMtu(address: string, signal?: AbortSignal): Promise<number | undefined> {
     const link = await findUnderlay(this.links, parseIp(address)!, signal);
+    this.underlays.set(address, link?.name);
     return link?.mtu;
+  }
+
+  concerns(interfaceName: string): boolean {
+    if (interfaceName === VXLAN_DEVICE || interfaceName === GRE_DEVICE) return true;
+    for (const underlay of this.underlays.values()) {
+      // An address that no interface has may come with any.
+      if (underlay === undefined || underlay === interfaceName) return true;
+    }
+    return false;
   }
 }

@@ -44,6 +44,11 @@ export class Publisher {
     return this.pending.size;
   }
 
+  /** Whether what was published under the name has not reached the NSDB yet. */
+  isPending(name: string): boolean {
+    return this.pending.has(name);
+  }
+
   publish(name: string, publication: Publication): void {
     if (this.closed) return;
     const entry = this.pending.get(name);

@@ -24,6 +24,8 @@ export interface TunnelDevices {
   ensure(type: TunnelType, signal?: AbortSignal): Promise<number>;
   /** MTU of the interface that has the IPv4 address; undefined when none has. */
   underlayMtu(address: string, signal?: AbortSignal): Promise<number | undefined>;
+  /** Whether what `ensure` and `underlayMtu` said may be otherwise after a change of this interface. */
+  concerns(interfaceName: string): boolean;
 }
 
 /** Where packets from other hosts come in: at a tunnel device's datapath port, to an underlay address of this host. */

@@ -86,7 +86,7 @@ export type BatchDone = (errors: readonly (Error | undefined)[]) => void;
 export interface DatapathHandler {
   /** At most 64 at a time. */
   upcalls(batch: readonly Upcall[]): void;
-  /** Ports came or went by any hand; read them again. */
+  /** Ports may have come or gone by another hand than this driver object's: read them again. */
   portsChanged(): void;
   /** Upcalls were lost because they were not read in time. */
   upcallsLost(count: number): void;

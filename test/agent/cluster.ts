@@ -88,6 +88,10 @@ class MemoryTunnelDevices implements TunnelDevices {
     return (await this.datapath.addPort(name, 'netdev', signal)).number;
   }
 
+  concerns(): boolean {
+    return true;
+  }
+
   async underlayMtu(): Promise<number> {
     return 1500;
   }

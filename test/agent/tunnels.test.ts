@@ -23,6 +23,10 @@ class FakeDevices implements TunnelDevices {
     return this.ports.get(type)!;
   }
 
+  concerns(): boolean {
+    return true;
+  }
+
   async underlayMtu(address: string): Promise<number | undefined> {
     return this.mtus.get(address);
   }

@@ -209,11 +209,11 @@ test.serial('changes of ports are told, also when an interface is deleted under 
   await lab.connect('veth0');
   await lab.datapath.addPort('veth0', 'netdev');
   await lab.settle();
-  t.is(recorder.changes, 1);
+  t.is(recorder.changes, 0, 'its own changes are no news');
   await lab.room.links.delete('veth0');
   await lab.settle();
   await lab.settle();
-  t.true(recorder.changes >= 2);
+  t.true(recorder.changes >= 1);
   t.deepEqual(
     (await lab.datapath.ports()).map(({ name }) => name),
     ['dp'],

@@ -687,7 +687,7 @@ export class OvsDatapath implements Datapath {
         message: (message) => {
           const { datapath, vport } = this.#families;
           message.attributes(attributes, GENL_HEADER_LENGTH + OVS_HEADER_LENGTH);
-          if (ovsIfindex(message) !== this.ifindex) {
+          if (ovsIfindex(message) !== this.ifindex || message.port === this.#socket.portId) {
             return;
           }
           const command = message.bytes[message.offset];
