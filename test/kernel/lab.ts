@@ -280,12 +280,14 @@ export class LabNode {
     return (JSON.parse(stdout) as { ifname: string }[]).map((link) => link.ifname).sort();
   }
 
-  /** A metric of the agent without labels, as its endpoint gives it. */
+  /** A metric of the agent, summed up over its labels. */
   async metric(name: string): Promise<number> {
     const { stdout } = await this.run('curl', '-s', `http://127.0.0.1:${this.httpSocketPort}/metrics`);
-    const match = new RegExp(`^${name} ([0-9.e+]+)$`, 'm').exec(stdout);
-    if (match === null) throw new Error(`no metric ${name} in: ${stdout.slice(0, 500)}`);
-    return Number(match[1]);
+    if (!stdout.includes(`# TYPE ${name} `)) throw new Error(`no metric ${name} in: ${stdout.slice(0, 500)}`);
+    let sum = 0;
+    for (const [, value] of stdout.matchAll(new RegExp(`^${name}(?:\\{.*\\})? ([0-9.e+]+)$`, 'gm')))
+      sum += Number(value);
+    return sum;
   }
 
   async close(): Promise<void> {
@@ -345,7 +347,12 @@ export class Pod {
     const outcome = await this.node.cni('ADD', this.call);
     if (outcome.status !== 0)
       throw new Error(`ADD ${this.name} on ${this.node.name}: ${outcome.stdout}${outcome.stderr}`);
-    const result = JSON.parse(outcome.stdout) as {
+    this.take(outcome.stdout);
+  }
+
+  /** Note what ADD printed. */
+  take(stdout: string): void {
+    const result = JSON.parse(stdout) as {
       ips: { address: string }[];
       interfaces: { name: string; mac: string; sandbox?: string }[];
     };

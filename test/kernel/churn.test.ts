@@ -1,0 +1,318 @@
+import { randomInt } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import test from 'ava';
+import { Links } from '../../src/datapath/link/links.js';
+import { Namespace } from '../../src/datapath/link/namespace.js';
+import { formatIp } from '../../src/packet/ip.js';
+import { idFromName } from '../../src/topology/id.js';
+import { type Inventory, takeInventory } from './inventory.js';
+import { Lab, must, NETWORK, type Outcome, Pod, SUBNET_V4, SUBNET_V6, until } from './lab.js';
+
+/** Each is one successful ADD and one successful DEL: 500 calls, and those that had to be repeated. */
+const PODS = 250;
+const AT_ONCE = 20;
+/** Pods that are up at a time, about. */
+const LIVE = 40;
+/** The whole of them, repeated calls included, on a machine that others use too. */
+const LIMIT_MS = 480_000;
+/** What has not answered by then is broken: agents are back within seconds. */
+const PING_MS = 60_000;
+
+let lab: Lab;
+let before: Inventory;
+
+test.before(async (t) => {
+  t.timeout(300_000);
+  lab = await Lab.start({ agent: { flows: { idleTimeout: 5 } } });
+  for (const node of lab.nodes) {
+    await until('the host to be registered', async () => (await node.metric('midonet_nsdb_backlog')) === 0);
+  }
+  before = await takeInventory(lab);
+});
+
+test.afterEach(async (t) => {
+  if (!t.passed) t.log((await lab.logs()).slice(-20_000));
+});
+
+test.after.always(() => lab?.close());
+
+/** Pseudorandom numbers from 0 up to `below` (xorshift, 32 bits). */
+function randomFrom(seed: number): (below: number) => number {
+  let state = seed | 1;
+  return (below) => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) % below;
+  };
+}
+
+/** Pods come and go on the lab's nodes, and every address is watched. */
+class Churn {
+  readonly counts = { adds: 0, dels: 0, failedAdds: 0, failedDels: 0, kills: 0, pings: 0, lookedAt: 0 };
+  slowestPing = 0;
+  readonly faults: string[] = [];
+  private added = 0;
+  private named = 0;
+  private running = true;
+  /** Those whose namespace exists. */
+  private readonly existing = new Set<Pod>();
+  /** Those whose ADD has succeeded and whose DEL has not begun, with nobody that needs them. */
+  private readonly idle = new Set<Pod>();
+  private readonly holders = new Map<string, Pod>();
+
+  constructor(private readonly random: (below: number) => number) {}
+
+  async run(signal: AbortSignal): Promise<void> {
+    const workers = Array.from({ length: AT_ONCE }, () => this.work(signal));
+    const work = Promise.all(workers).finally(() => {
+      this.running = false;
+    });
+    await Promise.all([work, this.kill(signal), this.look(signal), this.ping(signal)]);
+  }
+
+  private async work(signal: AbortSignal): Promise<void> {
+    while (this.added < PODS || this.existing.size > 0) {
+      signal.throwIfAborted();
+      const crowded = this.random(2 * LIVE) < this.existing.size;
+      if (this.added < PODS && !crowded) {
+        this.added++;
+        await this.add(signal);
+      } else if (this.idle.size > 0) {
+        await this.remove(this.take(() => true)!, signal);
+      } else {
+        await sleep(20);
+      }
+    }
+  }
+
+  /** One of the idle pods, which is idle no more. */
+  private take(which: (pod: Pod) => boolean): Pod | undefined {
+    const fitting = [...this.idle].filter(which);
+    const pod = fitting[this.random(fitting.length || 1)];
+    if (pod !== undefined) this.idle.delete(pod);
+    return pod;
+  }
+
+  private async add(signal: AbortSignal): Promise<void> {
+    const node = lab.nodes[this.random(lab.nodes.length)];
+    const name = `c${this.named++}`;
+    const pod = new Pod(node, `${name}-${lab.tag}`, name, node.networkConfig());
+    await must('ip', 'netns', 'add', pod.namespace);
+    this.existing.add(pod);
+    for (;;) {
+      this.counts.adds++;
+      const outcome = await node.cni('ADD', pod.call);
+      if (outcome.status === 0) {
+        this.up(pod, outcome);
+        return;
+      }
+      this.counts.failedAdds++;
+      this.passing(pod, 'ADD', outcome);
+      // As a runtime does: whatever ADD has made is taken back before it is tried again.
+      await this.delete(pod, signal);
+    }
+  }
+
+  private up(pod: Pod, outcome: Outcome): void {
+    pod.take(outcome.stdout);
+    for (const address of [pod.ipv4, pod.ipv6]) {
+      const holder = this.holders.get(address);
+      if (holder !== undefined) this.faults.push(`${pod.name} was given ${address}, which ${holder.name} has`);
+      this.holders.set(address, pod);
+    }
+    this.idle.add(pod);
+  }
+
+  private async remove(pod: Pod, signal: AbortSignal): Promise<void> {
+    for (const address of [pod.ipv4, pod.ipv6]) this.holders.delete(address);
+    await this.delete(pod, signal);
+    this.existing.delete(pod);
+    await must('ip', 'netns', 'delete', pod.namespace);
+  }
+
+  private async delete(pod: Pod, signal: AbortSignal): Promise<void> {
+    for (;;) {
+      signal.throwIfAborted();
+      this.counts.dels++;
+      const outcome = await pod.node.cni('DEL', pod.call);
+      if (outcome.status === 0) return;
+      this.counts.failedDels++;
+      this.passing(pod, 'DEL', outcome);
+      await sleep(100 + this.random(200));
+    }
+  }
+
+  /** A call may fail only because the agent is away just now. */
+  private passing(pod: Pod, command: string, { stdout, stderr }: Outcome): void {
+    const answer = JSON.parse(stdout || '{}') as { code?: number };
+    if (answer.code !== 11) this.faults.push(`${command} of ${pod.name} on ${pod.node.name}: ${stdout}${stderr}`);
+  }
+
+  private async kill(signal: AbortSignal): Promise<void> {
+    while (this.running && !signal.aborted) {
+      await sleep(2000 + this.random(2000));
+      if (!this.running) return;
+      const node = lab.nodes[this.random(lab.nodes.length)];
+      await node.stopAgent('SIGKILL');
+      this.counts.kills++;
+      await sleep(this.random(1000));
+      await node.startAgent();
+    }
+  }
+
+  /** What the namespaces hold, whatever was reported. */
+  private async look(signal: AbortSignal): Promise<void> {
+    while (this.running && !signal.aborted) {
+      const found = new Map<string, Pod>();
+      for (const pod of [...this.existing]) {
+        const mine = await this.addressesOf(pod);
+        for (const address of mine) {
+          const other = found.get(address);
+          found.set(address, pod);
+          // Another may have let go of it before this one got it.
+          if (other !== undefined && (await this.addressesOf(other)).includes(address)) {
+            this.faults.push(`the namespaces of ${other.name} and ${pod.name} both have ${address}`);
+          }
+        }
+      }
+      await sleep(500);
+    }
+  }
+
+  /** Addresses of the network in the pod's namespace; those of a pod that is up must be the ones it was given. */
+  private async addressesOf(pod: Pod): Promise<string[]> {
+    const wasUp = this.holders.get(pod.ipv4) === pod;
+    let namespace: Namespace | undefined;
+    let links: Links | undefined;
+    try {
+      namespace = Namespace.open(`/run/netns/${pod.namespace}`);
+      links = new Links(namespace);
+      const found = (await links.addresses()).map(formatIp).filter((address) => /^(10\.88\.|fd00:88:)/.test(address));
+      this.counts.lookedAt++;
+      if (wasUp && this.holders.get(pod.ipv4) === pod && found.sort().join() !== [pod.ipv4, pod.ipv6].sort().join()) {
+        this.faults.push(`${pod.name} was given ${pod.ipv4} and ${pod.ipv6} but has ${found.join(' and ')}`);
+      }
+      return found;
+    } catch (error) {
+      if (this.existing.has(pod)) throw error;
+      return [];
+    } finally {
+      links?.close();
+      namespace?.close();
+    }
+  }
+
+  private async ping(signal: AbortSignal): Promise<void> {
+    while (this.running && !signal.aborted) {
+      await sleep(1000);
+      const from = this.take(() => true);
+      const to = from && this.take((pod) => pod.node !== from.node);
+      if (from !== undefined && to !== undefined) await this.pingUntilAnswered(from, to);
+      for (const pod of [from, to]) if (pod !== undefined) this.idle.add(pod);
+    }
+  }
+
+  private async pingUntilAnswered(from: Pod, to: Pod): Promise<void> {
+    const address = this.random(2) === 0 ? to.ipv4 : to.ipv6;
+    const began = Date.now();
+    this.counts.pings++;
+    while ((await from.ping(address)) === 0) {
+      if (Date.now() - began > PING_MS) {
+        this.faults.push(`${from.name} on ${from.node.name} does not reach ${to.name}, ${address} on ${to.node.name}`);
+        return;
+      }
+    }
+    this.slowestPing = Math.max(this.slowestPing, Date.now() - began);
+  }
+}
+
+test.serial('nothing is left of pods that came and went while agents were killed', async (t) => {
+  t.timeout(LIMIT_MS + 240_000);
+  const seed = Number(process.env.MIDONET_CHURN_SEED ?? randomInt(2 ** 31));
+  t.log(`MIDONET_CHURN_SEED=${seed}`);
+  const churn = new Churn(randomFrom(seed));
+  const began = Date.now();
+  await churn.run(AbortSignal.timeout(LIMIT_MS));
+  const { adds, dels, failedAdds, failedDels, kills, pings, lookedAt } = churn.counts;
+  t.log(
+    `${adds} ADD (${failedAdds} repeated), ${dels} DEL (${failedDels} repeated), ${kills} kills, ` +
+      `${pings} pairs pinged (slowest answer after ${churn.slowestPing} ms), ${lookedAt} looks into namespaces, ` +
+      `${Math.round((Date.now() - began) / 1000)} s`,
+  );
+  t.deepEqual(churn.faults, []);
+  t.is(adds - failedAdds, PODS);
+  t.true(kills >= 5 && pings >= 5 && lookedAt >= 100);
+  // The last deletions have not all reached the NSDB: the next run of the agents has to see to that.
+  await Promise.all(lab.nodes.map((node) => node.stopAgent('SIGKILL')));
+  await Promise.all(lab.nodes.map((node) => node.startAgent()));
+  await assertAsBefore(t.log);
+  t.pass();
+});
+
+/** Waits: flows have to become idle, sessions of killed agents to expire, deletions to reach the NSDB. */
+async function assertAsBefore(log: (line: string) => void): Promise<void> {
+  let left: Record<string, unknown> = {};
+  try {
+    await until(
+      'nothing to be left',
+      async () => {
+        left = await leftovers();
+        return Object.keys(left).length === 0;
+      },
+      90_000,
+    );
+  } catch (error) {
+    log(JSON.stringify(left, undefined, 2));
+    throw error;
+  }
+}
+
+/** What there is now and was not before, or the other way round, and need not be. */
+async function leftovers(): Promise<Record<string, unknown>> {
+  const now = await takeInventory(lab);
+  const left: Record<string, unknown> = {};
+  for (const field of ['namespaces', 'links', 'ports', 'flows', 'files', 'nsdb'] as const) {
+    const more = now[field].filter((line) => !before[field].includes(line) && !mayStay(line));
+    const less = before[field].filter((line) => !now[field].includes(line));
+    if (more.length + less.length > 0) left[field] = { more, less };
+  }
+  if (now.addresses !== 0) left.addresses = now.addresses;
+  const oneSided = await oneSidedBlocks(now.nsdb);
+  if (oneSided.length > 0) left.blocks = oneSided;
+  return left;
+}
+
+const BRIDGE = idFromName('bridge', NETWORK);
+const POOLS = [SUBNET_V4, SUBNET_V6].map((cidr) => idFromName('pool', BRIDGE, cidr));
+/** The network, what each host knows of it, and the blocks that hosts hold. */
+const STAYS: readonly RegExp[] = [
+  new RegExp(`^/bridges/${BRIDGE}(/(ports|hosts|macs|ips|pools(/(${POOLS.join('|')}))?))?$`),
+  new RegExp(`^/pools/(${POOLS.join('|')})(/blocks(/[^/]+(/[^/]+)?)?)?$`),
+  new RegExp(`^/hosts/[^/]+/blocks/(${POOLS.join('|')})(/[^/]+)?$`),
+  new RegExp(`^[^/ ]+ networks/${BRIDGE}\\.json$`),
+  new RegExp(`^[^/ ]+ blocks/(${POOLS.join('|')})\\.json$`),
+];
+
+function mayStay(line: string): boolean {
+  return STAYS.some((pattern) => pattern.test(line));
+}
+
+/** Blocks that are known only under their pool, or only under their host. */
+async function oneSidedBlocks(paths: readonly string[]): Promise<string[]> {
+  const { store } = lab.repository();
+  const held = new Set<string>();
+  for (const path of paths) {
+    const [, pool, block] = /^\/pools\/([^/]+)\/blocks\/[^/]+\/([^/]+)$/.exec(path) ?? [];
+    if (block === undefined) continue;
+    const node = await store.get(path);
+    const { hostId } = JSON.parse(Buffer.from(node?.data ?? []).toString() || '{}') as { hostId?: string };
+    held.add(`${hostId} ${pool} ${block}`);
+  }
+  const listed = new Set<string>();
+  for (const path of paths) {
+    const [, hostId, pool, block] = /^\/hosts\/([^/]+)\/blocks\/([^/]+)\/([^/]+)$/.exec(path) ?? [];
+    if (block !== undefined) listed.add(`${hostId} ${pool} ${block}`);
+  }
+  return [...held].filter((block) => !listed.has(block)).concat([...listed].filter((block) => !held.has(block)));
+}
