@@ -178,7 +178,8 @@ export class CniServer {
   }
 }
 
-async function refuseIfInUse(path: string): Promise<void> {
+/** @throws SocketInUseError if somebody listens at `path`, or there is something else than a socket */
+export async function refuseIfInUse(path: string): Promise<void> {
   const found = await lstat(path).catch(ignoreMissing);
   if (found === undefined) return;
   if (!found.isSocket()) throw new SocketInUseError(path, 'there is something else than a socket');

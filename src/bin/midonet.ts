@@ -83,13 +83,19 @@ function serviceCommand(name: string, description: string, run: Run): Command {
       const log = pino({ level: config.log.level, name: `midonet-${name}` });
       const stop = new AbortController();
       for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
-      const service = await run(config, log, stop.signal);
-      if (!stop.signal.aborted) {
-        log.info('ready');
-        await Promise.race([new Promise((resolve) => stop.signal.addEventListener('abort', resolve)), service.failed]);
+      const stopped = new Promise((resolve) => stop.signal.addEventListener('abort', resolve));
+      try {
+        const service = await run(config, log, stop.signal);
+        if (!stop.signal.aborted) {
+          log.info('ready');
+          await Promise.race([stopped, service.failed]);
+        }
+        log.info('stopping');
+        await service.close();
+      } catch (error) {
+        // Asked to stop while it was starting.
+        if (error !== stop.signal.reason) throw error;
       }
-      log.info('stopping');
-      await service.close();
       // What is still open by now is not ours to wait for.
       process.exit(0);
     });

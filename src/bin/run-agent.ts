@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import { CniServer } from '../../cni/server.js';
+import { CniServer, refuseIfInUse } from '../../cni/server.js';
 import { CniVerbs } from '../../cni/verbs.js';
 import { Agent } from '../agent/agent.js';
 import { Attachments } from '../agent/attachments.js';
@@ -13,8 +13,11 @@ import { Links } from '../datapath/link/links.js';
 import { LinkMonitor } from '../datapath/link/monitor.js';
 import { OvsDatapath } from '../datapath/ovs/ovs-datapath.js';
 import { Ipam } from '../ipam/ipam.js';
+import { FolderLock } from '../nsdb/embedded/folder-lock.js';
 import { ZookeeperStore } from '../nsdb/zookeeper/client.js';
 import type { Config } from './config.js';
+import { lockDatapath } from './datapath-lock.js';
+import { namingAddress } from './listen-error.js';
 import type { Service } from './service.js';
 
 /** Run the agent of this host, on the kernel's datapath. */
@@ -24,7 +27,12 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
     for (const closer of closers.reverse()) await closer();
   };
   try {
+    // Before anything is touched that another agent may be working with.
+    closers.push(await lockDatapath(config.datapath.name));
+    await refuseIfInUse(config.cni.socket);
     const id = await hostId(config.stateFolder, config.host.id);
+    const lock = await FolderLock.acquire(config.stateFolder);
+    closers.push(() => lock.release());
     const store = new ZookeeperStore({ connect: config.nsdb.connect, sessionTimeout: config.nsdb.sessionTimeout });
     closers.push(() => store.close());
     const datapath = await OvsDatapath.open(config.datapath.name, { signal });
@@ -110,7 +118,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
         const { calls, ...dropped } = cni.counters;
         return { calls, failed: failedCalls, dropped };
       },
-    });
+    }).catch(namingAddress('config.http', `${config.http.host}:${config.http.port}`));
     closers.push(() => http.close());
     log.info({ host: id, name: config.host.name, http: http.port }, 'the agent runs');
     return { failed: new Promise<never>(() => {}), close };

@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import { EmbeddedServer } from '../nsdb/embedded/server.js';
 import { type Config, parseListen } from './config.js';
+import { namingAddress } from './listen-error.js';
 import type { Service } from './service.js';
 
 /** Run the embedded NSDB server. */
@@ -16,8 +17,11 @@ export async function runNsdb(config: Config, log: Logger, signal: AbortSignal):
     dataDir: config.nsdb.dataFolder,
     onNotice: (level, message, fields) => log[level](fields, message),
     onFailure: fail,
-  });
-  signal.throwIfAborted();
+  }).catch(namingAddress('config.nsdb.listen', config.nsdb.listen));
+  if (signal.aborted) {
+    await server.close();
+    signal.throwIfAborted();
+  }
   log.info({ listen: config.nsdb.listen, dataFolder: config.nsdb.dataFolder }, 'serving the NSDB');
   return { failed, close: () => server.close() };
 }

@@ -1,5 +1,5 @@
 /**
- * Keeps two servers from sharing a folder. The lock is a Unix socket named `lock` that its holder listens on: the kernel
+ * Keeps two processes from sharing a folder. The lock is a Unix socket named `lock` that its holder listens on: the kernel
  * closes it when the holder dies, however it dies, so a dead holder is told from a living one without guessing about
  * process numbers, also from another container (they share the folder, not the process numbers). It does not reach over
  * a network file system to another machine.
@@ -10,13 +10,13 @@ import { connect, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { MidonetError } from '../../errors.js';
 
-/** Another server works in the folder. */
+/** Another process works in the folder. */
 export class StoreLockedError extends MidonetError {
   constructor(
     readonly directory: string,
     holder: string,
   ) {
-    super('MN_CONFLICT', `${directory} is in use by another server (${holder})`);
+    super('MN_CONFLICT', `${directory} is in use by another process (${holder})`);
   }
 }
 
