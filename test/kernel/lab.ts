@@ -12,7 +12,8 @@ import { OvsDatapath } from '../../src/datapath/ovs/ovs-datapath.js';
 import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 
-const PROGRAM = fileURLToPath(new URL('../../bundle/midonet.js', import.meta.url));
+/** The program with the commands agent, nsdb and standalone. */
+export const PROGRAM = fileURLToPath(new URL('../../bundle/midonet.js', import.meta.url));
 /** The CNI program that runtimes call. */
 export const CNI_PROGRAM = fileURLToPath(new URL('../../cni/midonet', import.meta.url));
 /** The network of the lab, as runtimes know it. */
@@ -109,9 +110,11 @@ export class Lab {
     }
   }
 
-  async stopNsdb(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    await endProcess(this.nsdb, signal);
+  /** Returns its exit status. */
+  async stopNsdb(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | undefined> {
+    const status = await endProcess(this.nsdb, signal);
     this.nsdb = undefined;
+    return status;
   }
 
   /** The log of a service, for messages of failing tests. */
@@ -171,6 +174,11 @@ export class LabNode {
     return `/run/netns/${this.name}`;
   }
 
+  /** The agent's configuration, there since its first start. */
+  get configFile(): string {
+    return join(this.lab.folder, `${this.name}.json`);
+  }
+
   /** Process id of the agent. */
   get pid(): number {
     return this.agent?.pid ?? 0;
@@ -189,7 +197,7 @@ export class LabNode {
   /** Start the agent and wait until it takes CNI calls. */
   async startAgent(): Promise<void> {
     await mkdir(this.stateFolder, { recursive: true });
-    const config = join(this.lab.folder, `${this.name}.json`);
+    const config = this.configFile;
     const zone = { name: 'lab', type: this.lab.options.zone ?? 'vxlan', address: this.address };
     await writeFile(
       config,
@@ -212,10 +220,11 @@ export class LabNode {
     await this.lab.untilAnswers(this.agent, this.cniSocket);
   }
 
-  /** End the agent; SIGKILL as a crash would. */
-  async stopAgent(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
-    await endProcess(this.agent, signal);
+  /** End the agent; SIGKILL as a crash would. Returns its exit status. */
+  async stopAgent(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | undefined> {
+    const status = await endProcess(this.agent, signal);
     this.agent = undefined;
+    return status;
   }
 
   /** The network configuration that a runtime of this node has. */
@@ -461,11 +470,15 @@ async function startService(parameters: string[], log: string, namespace?: strin
   return child;
 }
 
-async function endProcess(child: ChildProcess | undefined, signal: NodeJS.Signals): Promise<void> {
-  if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
-  const exited = once(child, 'exit');
-  child.kill(signal);
-  await exited;
+/** Returns the exit status, or undefined if a signal ended the process. */
+async function endProcess(child: ChildProcess | undefined, signal: NodeJS.Signals): Promise<number | undefined> {
+  if (child === undefined) return undefined;
+  if (child.exitCode === null && child.signalCode === null) {
+    const exited = once(child, 'exit');
+    child.kill(signal);
+    await exited;
+  }
+  return child.exitCode ?? undefined;
 }
 
 function answers(path: string): Promise<boolean> {
