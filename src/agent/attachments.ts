@@ -225,7 +225,7 @@ export class Attachments {
         await this.#reserve(request, reserved, signal);
         record = this.#newRecord(id, request, namespaceIdentity, reserved);
         this.#records.set(id, record);
-        await this.#write(record);
+        this.#write(record);
         await this.#options.interfaces.create(
           { ...record, hostName: record.hostInterface, name: record.interfaceName, alias: aliasOf(record) },
           signal,
@@ -233,7 +233,7 @@ export class Attachments {
         await this.#options.localPorts.attach(record.port, record.hostInterface, signal);
         signal?.throwIfAborted();
         record = { ...record, state: 'attached' };
-        await this.#write(record);
+        this.#write(record);
         this.#records.set(id, record);
         return record;
       } catch (error) {
@@ -342,7 +342,7 @@ export class Attachments {
   async #removeRecord(record: Attachment): Promise<void> {
     const removing: Attachment = { ...record, state: 'removing' };
     this.#records.set(record.port.id, removing);
-    await this.#write(removing);
+    this.#write(removing);
     await this.#takeApart(removing);
   }
 
@@ -459,8 +459,8 @@ export class Attachments {
     return errors;
   }
 
-  #write(record: Attachment): Promise<void> {
-    return writeStateFile(join(this.#options.folder, `${record.port.id}.json`), record);
+  #write(record: Attachment): void {
+    writeStateFile(join(this.#options.folder, `${record.port.id}.json`), record);
   }
 
   /** Run operations on one attachment one after the other. */

@@ -128,7 +128,7 @@ export class Bindings implements LocalPorts {
       throw new DatapathError('busy', `interface ${interfaceName} is bound to port ${holder.port.id}`);
     }
     const { number } = await datapath.addPort(interfaceName, 'netdev', signal);
-    const tunnelKey = await keys.take(portOwner(port.id));
+    const tunnelKey = keys.take(portOwner(port.id));
     const bound: Port = { ...valid, binding: { hostId, interfaceName, tunnelKey } };
     const before = this.wanted.get(port.id);
     if (before !== undefined) this.forget(before);
@@ -153,7 +153,7 @@ export class Bindings implements LocalPorts {
       }
       if (this.wanted.has(portId)) return;
     }
-    await this.options.keys.release(portOwner(portId));
+    this.options.keys.release(portOwner(portId));
     this.publishDeletion(portId);
   }
 
@@ -299,10 +299,10 @@ export class Bindings implements LocalPorts {
     publisher.publish(`bridge ${bridgeId}`, async (signal) => {
       if (!this.active.has(bridgeId)) {
         await repository.setBridgeHost(bridgeId, hostId, undefined, signal);
-        if (!this.active.has(bridgeId)) await keys.release(bridgeOwner(bridgeId));
+        if (!this.active.has(bridgeId)) keys.release(bridgeOwner(bridgeId));
         return;
       }
-      const floodKey = await keys.take(bridgeOwner(bridgeId));
+      const floodKey = keys.take(bridgeOwner(bridgeId));
       this.floodTargetChanged(bridgeId);
       await repository.setBridgeHost(bridgeId, hostId, { floodKey }, signal);
     });
@@ -419,7 +419,7 @@ export class Bindings implements LocalPorts {
       const [kind, id] = owner.split(' ');
       // What other hosts were told of a bridge in the last run has to be taken back, too.
       if (kind === 'bridge') this.announceBridge(id);
-      else if (!this.wanted.has(id)) await this.options.keys.release(owner);
+      else if (!this.wanted.has(id)) this.options.keys.release(owner);
     }
   }
 
@@ -472,7 +472,7 @@ export class Bindings implements LocalPorts {
       return;
     }
     const { id } = wanted.port;
-    const tunnelKey = await keys.take(portOwner(id));
+    const tunnelKey = keys.take(portOwner(id));
     if (this.closed || this.wanted.get(id) !== wanted || wanted.number !== undefined) return;
     wanted.port = { ...wanted.port, binding: { hostId, interfaceName: wanted.interfaceName, tunnelKey } };
     this.activate(wanted, number, tunnelKey);

@@ -6,7 +6,7 @@ import { bridgePoolPath } from '../nsdb/layout.js';
 import { parentPath } from '../nsdb/path.js';
 import { ObjectExistsError, type TopologyRepository } from '../nsdb/topology-repository.js';
 import { parseCidr } from '../packet/ip.js';
-import { readStateFolder, writeStateFile } from '../state-file.js';
+import { readStateFolder, writeDurableStateFile } from '../state-file.js';
 import { idFromName } from '../topology/id.js';
 import { type Pool, poolSchema } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
@@ -112,7 +112,7 @@ export class Networks {
     this.#known.set(network.name, network);
     this.#verified.add(network.name);
     try {
-      await writeStateFile(join(folder, `${bridgeId}.json`), network, true);
+      await writeDurableStateFile(join(folder, `${bridgeId}.json`), network);
     } catch (error) {
       warn(`network ${network.name}: cannot be kept on disk`, error);
     }

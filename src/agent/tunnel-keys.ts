@@ -1,5 +1,6 @@
 import { randomInt } from 'node:crypto';
-import { mkdir, open, readdir, readFile, rm } from 'node:fs/promises';
+import { rmSync, writeFileSync } from 'node:fs';
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { MAX_TUNNEL_KEY } from '../topology/types.js';
 
@@ -43,7 +44,7 @@ export class TunnelKeys {
   }
 
   /** The key of `owner` (a text that names a port or bridge), chosen now if it has none. */
-  async take(owner: string): Promise<number> {
+  take(owner: string): number {
     const existing = this.byOwner.get(owner);
     if (existing !== undefined) return existing;
     while (this.used.has(this.next)) this.advance();
@@ -52,12 +53,7 @@ export class TunnelKeys {
     this.byOwner.set(owner, key);
     this.used.add(key);
     try {
-      const file = await open(join(this.folder, String(key)), 'wx');
-      try {
-        await file.writeFile(owner);
-      } finally {
-        await file.close();
-      }
+      writeFileSync(join(this.folder, String(key)), owner, { flag: 'wx' });
     } catch (error) {
       this.byOwner.delete(owner);
       this.used.delete(key);
@@ -67,11 +63,11 @@ export class TunnelKeys {
   }
 
   /** Succeeds when the owner has none. */
-  async release(owner: string): Promise<void> {
+  release(owner: string): void {
     const key = this.byOwner.get(owner);
     if (key === undefined) return;
     this.byOwner.delete(owner);
-    await rm(join(this.folder, String(key)), { force: true });
+    rmSync(join(this.folder, String(key)), { force: true });
     this.used.delete(key);
   }
 

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { MidonetError } from '../errors.js';
 import type { Store } from '../nsdb/store.js';
-import { readStateFolder, writeStateFile } from '../state-file.js';
+import { readStateFolder, writeDurableStateFile } from '../state-file.js';
 import type { Pool } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import type { BlockStore } from './block-registry.js';
@@ -63,7 +63,7 @@ export class Ipam {
       hostId,
       store,
       knownBlocks: this.#saved.get(pool.id) ?? [],
-      saveBlocks: (blocks) => writeStateFile(join(folder, `${pool.id}.json`), { blocks }, true),
+      saveBlocks: (blocks) => writeDurableStateFile(join(folder, `${pool.id}.json`), { blocks }),
       now: now ?? (() => performance.now()),
       warn,
     });
