@@ -110,6 +110,7 @@ test('what could not be learned is tried again with the next packet; a bridge th
   const lost = one.learn(bridgeId, MAC, p);
   await until('that is said', () => warnings.length === 1);
   await nsdb.resume();
+  await until('it has a session again', () => store.state === 'connected');
   t.not(one.learn(bridgeId, MAC, p), lost);
   await until('it is learned', async () => (await portAt()) === p);
   const gone = randomUUID();
