@@ -1,6 +1,6 @@
+import type { FlowId } from '../datapath/datapath.js';
 import type { Watch } from '../nsdb/store.js';
 import type { Fact } from '../simulation/fact.js';
-import type { FlowRecord } from './flow-table.js';
 
 export interface CellOptions<T> {
   /** Told when the value changes. */
@@ -20,7 +20,7 @@ export interface CellOptions<T> {
  */
 export class Cell<T> implements Fact<T> {
   /** Flows to revisit when the value changes. */
-  readonly flows = new Set<FlowRecord>();
+  readonly flows = new Set<FlowId>();
   /** When the last flow left; undefined while there are flows. Milliseconds of the agent's clock. */
   idleSince: number | undefined;
   private local: T | undefined;

@@ -137,11 +137,11 @@ export class FlowTable {
 }
 
 function addTag(record: FlowRecord, tag: Cell<unknown>): void {
-  tag.flows.add(record);
+  tag.flows.add(record.id);
   tag.idleSince = undefined;
 }
 
 function untag(record: FlowRecord, tag: Cell<unknown>, now: number): void {
-  tag.flows.delete(record);
+  tag.flows.delete(record.id);
   if (tag.flows.size === 0) tag.idleSince = now;
 }

@@ -1,5 +1,5 @@
 import type { Logger } from 'pino';
-import type { Datapath, Flow, FlowOperation, PacketOrigin, Upcall } from '../datapath/datapath.js';
+import type { Datapath, Flow, FlowId, FlowOperation, PacketOrigin, Upcall } from '../datapath/datapath.js';
 import { DatapathError } from '../datapath/errors.js';
 import { type Action, actionsEqual } from '../flow/action.js';
 import { FLOW_KEY_WORDS, type FlowKey } from '../flow/key.js';
@@ -35,7 +35,7 @@ export class Forwarder {
   readonly flows = new FlowTable();
   private readonly waiting: WaitingRoom;
   /** Flows whose facts changed. */
-  private readonly stale = new Set<FlowRecord>();
+  private readonly stale = new Set<FlowId>();
   private revisiting = false;
   private resyncing: Promise<void> | undefined;
   private checking = false;
@@ -65,7 +65,7 @@ export class Forwarder {
 
   /** A fact changed: flows that depended on it are revisited, packets that waited for it go on. */
   factChanged(cell: Cell<unknown>): void {
-    for (const record of cell.flows) this.stale.add(record);
+    for (const id of cell.flows) this.stale.add(id);
     const ready = this.waiting.factChanged(cell);
     if (ready.length > 0) {
       const operations: FlowOperation[] = [];
@@ -252,7 +252,7 @@ export class Forwarder {
 
   private forgetFlow(record: FlowRecord): void {
     this.flows.remove(record, this.clock());
-    this.stale.delete(record);
+    this.stale.delete(record.id);
     for (const learned of record.learned) this.learner.release(learned);
   }
 
@@ -345,10 +345,11 @@ export class Forwarder {
   private revisitSome(): void {
     const operations: FlowOperation[] = [];
     let count = 0;
-    for (const record of this.stale) {
+    for (const id of this.stale) {
       if (++count > REVISIT_BATCH) break;
-      this.stale.delete(record);
-      this.revisit(record, operations);
+      this.stale.delete(id);
+      const record = this.flows.get(id);
+      if (record !== undefined) this.revisit(record, operations);
     }
     this.submit(operations);
     if (this.stale.size > 0) this.scheduleRevisit();

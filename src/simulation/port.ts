@@ -1,17 +1,16 @@
 import type { Action } from '../flow/action.js';
-import { bridgeInput } from './bridge.js';
 import type { SimulationContext } from './context.js';
 import type { Fact, PortFact, RemoteHost, TunnelPath } from './fact.js';
 
 const TUNNEL_TTL = 64;
 
-/** A packet enters the virtual network at a port. */
-export function ingressPort(context: SimulationContext, fact: Fact<PortFact>): void {
+/** The port at which a packet enters the virtual network; undefined if it does not get in, or that is not known yet. */
+export function ingressPort(context: SimulationContext, fact: Fact<PortFact>): PortFact | undefined {
   const port = context.read(fact);
-  if (port === undefined) return;
-  if (port === null) return context.drop('no-port');
-  if (!port.adminStateUp) return context.drop('port-down');
-  bridgeInput(context, port);
+  if (port === null) context.drop('no-port');
+  else if (port?.adminStateUp === false) context.drop('port-down');
+  else return port;
+  return undefined;
 }
 
 /** A packet leaves the virtual network at a port. */

@@ -1,4 +1,5 @@
 import type { FlowKey } from '../flow/key.js';
+import { bridgeInput } from './bridge.js';
 import { type Limits, SimulationContext } from './context.js';
 import type { Decision } from './decision.js';
 import type { Fact, Ingress } from './fact.js';
@@ -12,8 +13,11 @@ export function simulate(key: FlowKey, ingress: Fact<Ingress>, limits: Limits): 
   const context = new SimulationContext(key, limits);
   const entry = context.read(ingress);
   if (entry === null) context.drop('no-port');
-  else if (entry?.type === 'port') ingressPort(context, entry.port);
-  else if (entry?.type === 'tunnel') {
+  else if (entry?.type === 'port') {
+    const port = ingressPort(context, entry.port);
+    if (port !== undefined) bridgeInput(context, port);
+  }
+  if (entry?.type === 'tunnel') {
     // The host that sent it has simulated it up to the port that the key names.
     context.mask.seeTunDst();
     context.mask.seeTunId();

@@ -1,6 +1,5 @@
 import test from 'ava';
 import { Cell, type CellOptions } from '../../src/agent/cell.js';
-import type { FlowRecord } from '../../src/agent/flow-table.js';
 
 function setUp(options: Partial<CellOptions<number>> = {}) {
   const seen: (number | null | undefined)[] = [];
@@ -66,7 +65,7 @@ test('what is known here hides what the source says, and gives way to it', (t) =
 test('without a source behind it, it is not in hand when it is not known here any more', (t) => {
   const { cell, seen, watches } = setUp();
   cell.setLocal(7);
-  cell.flows.add({} as FlowRecord);
+  cell.flows.add(1);
   cell.setLocal(undefined);
   t.deepEqual(seen, [7, undefined]);
   // The flow that carries it is revisited, and that loads it.

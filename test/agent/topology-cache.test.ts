@@ -2,7 +2,6 @@ import { randomUUID } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
 import { Cell } from '../../src/agent/cell.js';
-import type { FlowRecord } from '../../src/agent/flow-table.js';
 import { TopologyCache } from '../../src/agent/topology-cache.js';
 import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { parseIpv4 } from '../../src/packet/address.js';
@@ -155,11 +154,10 @@ test('a change of the admin state of a bridge is told, though its fact is the sa
 test('what no flow has needed for a minute is given up', async (t) => {
   const { cache, bridgeId, clock, loaded, store, forgotten } = await setUp(t);
   const bridge = cache.bridge(bridgeId);
-  const flow = {} as FlowRecord;
   const [idle, used] = [bridge.mac(1), bridge.mac(2)];
   const port = cache.port(randomUUID());
   for (const cell of [idle, used, port, bridge.ipv4(IP)]) await loaded(cell as Cell<unknown>);
-  used.flows.add(flow);
+  used.flows.add(1);
   t.is(cache.size, 4);
   clock.now = 59_999;
   cache.releaseUnused();
@@ -172,7 +170,7 @@ test('what no flow has needed for a minute is given up', async (t) => {
   t.not(bridge.mac(1), idle);
   t.is(bridge.mac(2), used);
   t.is(used.value, null);
-  used.flows.delete(flow);
+  used.flows.delete(1);
   used.idleSince = 90_000;
   clock.now = 149_999;
   cache.releaseUnused();

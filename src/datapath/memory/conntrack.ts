@@ -6,6 +6,7 @@ import { ICMP_HEADER, isIcmpError } from '../../packet/icmp.js';
 import { isIcmpv6Error } from '../../packet/icmpv6.js';
 import { IpProtocol } from '../../packet/ip-protocol.js';
 import { newTcpHeader, parseTcpHeader } from '../../packet/tcp.js';
+import type { Connection, Tracked } from './connection.js';
 import { bindNull, bindRange, translate } from './nat.js';
 import { type Layout, locateIp, newLayout } from './rewrite.js';
 import { nextTcpState, TCP_TIMEOUT, type TcpState } from './tcp-state.js';
@@ -17,32 +18,6 @@ const ICMP_TIMEOUT = 30_000;
 const GENERIC_TIMEOUT = 600_000;
 /** Expired entries are swept out each time this many were added; lookups never see them. */
 const SWEEP_EVERY = 1024;
-
-/** A tracked connection. */
-export interface Connection {
-  readonly zone: number;
-  readonly original: Tuple;
-  /** What answers look like: the inverted original unless addresses are translated. */
-  reply: Tuple;
-  /** In the table. A connection is confirmed by the first commit; until then only the packet knows it. */
-  confirmed: boolean;
-  seenReply: boolean;
-  sourceNat: boolean;
-  destinationNat: boolean;
-  sourceNatDone: boolean;
-  destinationNatDone: boolean;
-  tcp: TcpState;
-  mark: number;
-  /** Milliseconds of the clock. */
-  expires: number;
-}
-
-/** What the packet is to its connection. */
-export interface Tracked {
-  readonly connection: Connection;
-  readonly kind: 'new' | 'established' | 'related';
-  readonly reply: boolean;
-}
 
 interface Slot {
   readonly tuple: Tuple;

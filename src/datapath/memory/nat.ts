@@ -4,7 +4,7 @@ import { checksum, pseudoHeaderIpv6, writeTransportChecksum } from '../../packet
 import { ICMP_HEADER } from '../../packet/icmp.js';
 import { IpProtocol } from '../../packet/ip-protocol.js';
 import { ipv6Destination, ipv6Source } from '../../packet/ipv6.js';
-import type { Connection, Tracked } from './conntrack.js';
+import type { Connection, Tracked } from './connection.js';
 import {
   type Layout,
   locateIp,

@@ -3,7 +3,7 @@ import { extractKey } from '../../flow/extract.js';
 import { FlowKey } from '../../flow/key.js';
 import { readU16 } from '../../packet/big-endian.js';
 import { isVlanType } from '../../packet/vlan.js';
-import type { Tracked } from './conntrack.js';
+import type { Tracked } from './connection.js';
 import { fragment } from './fragments.js';
 
 /** A packet on its way through a datapath, with what the kernel keeps beside its bytes. */
