@@ -366,7 +366,8 @@ export class Forwarder {
     }
     // Bits that the new decision looks at and the key does not hold: only a packet can tell.
     const usable = decision.install && covers(record.mask, decision.mask);
-    if (!usable || (record.pinned && decision.drop !== undefined)) {
+    // Where nothing comes in any more there is nothing to drop, and the next owner of the port number begins afresh.
+    if (!usable || decision.drop === 'no-port' || (record.pinned && decision.drop !== undefined)) {
       this.removeFlow(record, operations);
       return;
     }

@@ -28,6 +28,7 @@ export class Publisher {
   private readonly ready: string[] = [];
   private running = 0;
   private closed = false;
+  private pumping: NodeJS.Immediate | undefined;
   private readonly unsubscribe: () => void;
 
   constructor(
@@ -62,12 +63,17 @@ export class Publisher {
       if (entry.running === undefined) this.wake(name, entry);
       else entry.running.abort();
     }
-    this.pump();
+    // Whoever publishes has an answer to give first.
+    this.pumping ??= setImmediate(() => {
+      this.pumping = undefined;
+      this.pump();
+    });
   }
 
   /** Give up what is pending. */
   close(): void {
     this.closed = true;
+    clearImmediate(this.pumping);
     this.unsubscribe();
     for (const entry of this.pending.values()) {
       clearTimeout(entry.timer);

@@ -76,17 +76,20 @@ test('what fails otherwise is tried again later, and later still, with a warning
 test('of several under one name the newest counts: one that runs is aborted, one that waits is dropped', async (t) => {
   const { publisher } = setUp();
   const done: string[] = [];
+  let started = false;
   let aborted = false;
   publisher.publish(
     'a',
     (signal) =>
       new Promise((_, reject) => {
+        started = true;
         signal.addEventListener('abort', () => {
           aborted = true;
           setTimeout(() => reject(signal.reason), 20);
         });
       }),
   );
+  await until('it runs', () => started, 1000);
   publisher.publish('a', async () => void done.push('second'));
   publisher.publish('a', async () => void done.push('third'));
   t.true(aborted);
