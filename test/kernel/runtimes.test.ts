@@ -195,7 +195,6 @@ podmanTest(`podman removes a container and all of its attachment${reason}`, asyn
 
 podmanTest(`podman asks for two addresses and a MAC address${reason}`, async (t) => {
   t.timeout(240_000);
-  // One address would come in CNI_ARGS, two come as the capability "ips".
   const ips = ['--ip', '10.88.200.8', '--ip6', 'fd00:88::beef'];
   const pid = await startInPodman('fourth', ...ips, '--mac-address', '02:00:5e:00:53:07');
   const found = await addressesOf(pid);
