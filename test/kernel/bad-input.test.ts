@@ -30,7 +30,8 @@ test.before(async (t) => {
 });
 
 test.afterEach(async (t) => {
-  if (!t.passed) t.log((await lab.logs()).slice(-10_000));
+  // What a hook logs is not shown unless it fails itself.
+  if (!t.passed) process.stderr.write((await lab.logs()).slice(-20_000));
 });
 
 test.after.always(() => lab?.close());

@@ -11,10 +11,12 @@ import { Lab, must, NETWORK, type Outcome, Pod, SUBNET_V4, SUBNET_V6, until } fr
 /** Each is one successful ADD and one successful DEL: 500 calls, and those that had to be repeated. */
 const PODS = 250;
 const AT_ONCE = 20;
+/** A runtime waits before it repeats a call. */
+const RETRY_MS = 1000;
 /** Pods that are up at a time, about. */
 const LIVE = 40;
 /** The whole of them, repeated calls included, on a machine that others use too. */
-const LIMIT_MS = 480_000;
+const LIMIT_MS = 600_000;
 /** What has not answered by then is broken: agents are back within seconds. */
 const PING_MS = 60_000;
 
@@ -31,7 +33,8 @@ test.before(async (t) => {
 });
 
 test.afterEach(async (t) => {
-  if (!t.passed) t.log((await lab.logs()).slice(-20_000));
+  // What a hook logs is not shown unless it fails itself.
+  if (!t.passed) process.stderr.write((await lab.logs()).slice(-20_000));
 });
 
 test.after.always(() => lab?.close());
@@ -68,7 +71,7 @@ class Churn {
     const work = Promise.all(workers).finally(() => {
       this.running = false;
     });
-    await Promise.all([work, this.kill(signal), this.look(signal), this.ping(signal)]);
+    await Promise.all([work, this.kill(signal), this.look(signal), this.ping(signal), this.tell(signal)]);
   }
 
   private async work(signal: AbortSignal): Promise<void> {
@@ -139,7 +142,7 @@ class Churn {
       if (outcome.status === 0) return;
       this.counts.failedDels++;
       this.passing(pod, 'DEL', outcome);
-      await sleep(100 + this.random(200));
+      await sleep(RETRY_MS + this.random(RETRY_MS));
     }
   }
 
@@ -147,6 +150,17 @@ class Churn {
   private passing(pod: Pod, command: string, { stdout, stderr }: Outcome): void {
     const answer = JSON.parse(stdout || '{}') as { code?: number };
     if (answer.code !== 11) this.faults.push(`${command} of ${pod.name} on ${pod.node.name}: ${stdout}${stderr}`);
+  }
+
+  /** Shows where a run is that hangs. */
+  private async tell(signal: AbortSignal): Promise<void> {
+    const began = Date.now();
+    while (this.running && !signal.aborted) {
+      await sleep(5000);
+      process.stderr.write(
+        `${Math.round((Date.now() - began) / 1000)} s: ${this.existing.size} pods, ${this.idle.size} idle, ${JSON.stringify(this.counts)}\n`,
+      );
+    }
   }
 
   private async kill(signal: AbortSignal): Promise<void> {
