@@ -127,7 +127,7 @@ async function readFile(path: string | undefined): Promise<Record<string, unknow
   let value: unknown;
   try {
     // JSON is YAML too, and needs no library.
-    value = text.startsWith('{') ? JSON.parse(text) : (await import('yaml')).parse(text);
+    value = text.startsWith('{') ? JSON.parse(text) : (await import('./yaml.js')).parseYaml(text);
   } catch (error) {
     throw new InvalidInputError(
       'config',

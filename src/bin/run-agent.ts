@@ -17,7 +17,7 @@ import { FolderLock } from '../nsdb/embedded/folder-lock.js';
 import { ZookeeperStore } from '../nsdb/zookeeper/client.js';
 import type { Config } from './config.js';
 import { lockDatapath } from './datapath-lock.js';
-import { namingAddress } from './listen-error.js';
+import { namingAddress, requireFreeAddress } from './listen-address.js';
 import type { Service } from './service.js';
 
 /** Run the agent of this host, on the kernel's datapath. */
@@ -30,6 +30,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
     // Before anything is touched that another agent may be working with.
     closers.push(await lockDatapath(config.datapath.name));
     await refuseIfInUse(config.cni.socket);
+    await requireFreeAddress('config.http', config.http.host, config.http.port);
     const id = await hostId(config.stateFolder, config.host.id);
     const lock = await FolderLock.acquire(config.stateFolder);
     closers.push(() => lock.release());

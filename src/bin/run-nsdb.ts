@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import { EmbeddedServer } from '../nsdb/embedded/server.js';
 import { type Config, parseListen } from './config.js';
-import { namingAddress } from './listen-error.js';
+import { namingAddress } from './listen-address.js';
 import type { Service } from './service.js';
 
 /** Run the embedded NSDB server. */

@@ -246,7 +246,7 @@ const somewhereElse = (name: string) => ({
 });
 
 const STARTS: readonly (() => Start)[] = [
-  () => ({ what: 'no YAML', config: 'nsdb: [', message: /config: is not YAML or JSON/ }),
+  () => ({ what: 'no YAML', config: 'nsdb: [', message: /config: is not YAML or JSON \(Flow sequence/ }),
   () => ({ what: 'an unknown field', config: { datapaths: 1 }, message: /datapaths/ }),
   () => ({
     what: 'an address',

@@ -1,3 +1,4 @@
+import { createServer } from 'node:net';
 import { InvalidInputError } from '../errors.js';
 
 /** What the system says to an address that cannot be listened on (listen and bind of POSIX). */
@@ -15,4 +16,17 @@ export function namingAddress(field: string, address: string): (error: NodeJS.Er
     const reason = error.syscall === undefined ? undefined : REASONS[error.code ?? ''];
     throw reason === undefined ? error : new InvalidInputError(field, address, `expected ${reason}`);
   };
+}
+
+/**
+ * See that one can listen there, so that what is only listened on at the end of a start does not fail it then.
+ * @throws InvalidInputError naming the field
+ */
+export async function requireFreeAddress(field: string, host: string, port: number): Promise<void> {
+  const server = createServer((socket) => socket.destroy());
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(port, host, resolve);
+  }).catch(namingAddress(field, `${host}:${port}`));
+  await new Promise<void>((resolve) => server.close(() => resolve()));
 }
