@@ -23,19 +23,3 @@ export function answerArp(context: SimulationContext, bridge: BridgeFact): boole
   context.answer(buildArpReply(neighbor.mac, key.ipv4Dst, key.arpSha, key.ipv4Src));
   return true;
 }
-
-/**
- * Tell the sender of an IPv4 packet by an unsolicited ARP reply that its destination is at another MAC address than it
- * believes; Linux takes that for an address it has in its cache.
- * @returns whether the packet needs no forwarding
- */
-export function correctArpCache(context: SimulationContext, bridge: BridgeFact): boolean {
-  const { key, mask } = context;
-  mask.seeIpv4Dst();
-  const neighbor = context.read(bridge.ipv4(key.ipv4Dst));
-  if (neighbor === undefined) return true;
-  if (neighbor === null || neighbor.mac === key.ethDst || neighbor.mac === key.ethSrc) return false;
-  mask.seeIpv4Src();
-  context.answer(buildArpReply(neighbor.mac, key.ipv4Dst, key.ethSrc, key.ipv4Src));
-  return true;
-}

@@ -1,9 +1,9 @@
 import { isMulticastMac, MAC_BROADCAST } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
-import { answerArp, correctArpCache } from './arp.js';
+import { answerArp } from './arp.js';
 import type { SimulationContext } from './context.js';
 import type { BridgeFact, PortFact } from './fact.js';
-import { answerNeighborSolicitation, correctNeighborCache } from './nd.js';
+import { answerNeighborSolicitation } from './nd.js';
 import { egressPort, flood } from './port.js';
 
 /** 01:80:c2:00:00:00 to …:0f never cross a bridge (IEEE 802.1Q table 8-1). */
@@ -41,20 +41,8 @@ export function bridgeInput(context: SimulationContext, port: PortFact): void {
 
 function forward(context: SimulationContext, bridge: BridgeFact): void {
   const entry = context.read(bridge.mac(context.key.ethDst));
-  if (entry === null) {
-    if (!correctSender(context, bridge)) floodBridge(context, bridge);
-  } else if (entry !== undefined) egressPort(context, entry.port);
-}
-
-/**
- * Nobody has the destination's MAC address. If the bridge knows the IP address at another, the sender's neighbour cache is
- * out of date, and it is told: the address went to somebody else since it asked.
- */
-function correctSender(context: SimulationContext, bridge: BridgeFact): boolean {
-  context.mask.seeEthType();
-  if (context.key.vlanTci !== 0) return false;
-  if (context.key.ethType === EtherType.IPV4) return correctArpCache(context, bridge);
-  return context.key.ethType === EtherType.IPV6 && correctNeighborCache(context, bridge);
+  if (entry === null) floodBridge(context, bridge);
+  else if (entry !== undefined) egressPort(context, entry.port);
 }
 
 function floodBridge(context: SimulationContext, bridge: BridgeFact): void {

@@ -38,26 +38,3 @@ export function answerNeighborSolicitation(context: SimulationContext, bridge: B
   );
   return true;
 }
-
-/**
- * Tell the sender of an IPv6 packet by a neighbour advertisement that its destination is at another MAC address than it
- * believes (RFC 4861 section 7.2.6).
- * @returns whether the packet needs no forwarding
- */
-export function correctNeighborCache(context: SimulationContext, bridge: BridgeFact): boolean {
-  const { key, mask } = context;
-  mask.seeIpv6Dst();
-  const neighbor = context.read(bridge.ipv6(key.words, Word.NW_DST));
-  if (neighbor === undefined) return true;
-  if (neighbor === null || neighbor.mac === key.ethDst || neighbor.mac === key.ethSrc) return false;
-  mask.seeIpv6Src();
-  context.answer(
-    buildNeighborAdvertisement({
-      target: key.words.subarray(Word.NW_DST, Word.NW_DST + 4),
-      targetMac: neighbor.mac,
-      dst: key.words.subarray(Word.NW_SRC, Word.NW_SRC + 4),
-      dstMac: key.ethSrc,
-    }),
-  );
-  return true;
-}

@@ -12,7 +12,7 @@ import {
   parseNeighborMessage,
 } from '../../src/packet/nd.js';
 import type { Decision } from '../../src/simulation/decision.js';
-import { keyOf, TestBridge, tcpFrame, World } from './world.js';
+import { keyOf, TestBridge, World } from './world.js';
 
 const A = 0x0200_0000_0001;
 const B = 0x0200_0000_0002;
@@ -133,30 +133,4 @@ test('other ICMPv6 to a solicited-node address is forwarded, with as few bits lo
   bridge.neighbors.rest = undefined;
   const strange = buildNeighborSolicitation({ src: A6, srcMac: A, target: parseIpv6('fd00::98')! });
   t.like(world.run(keyOf(strange, 1)), { type: 'wait', missing: { length: 1 } });
-});
-
-test('who sends to an address at a MAC that nobody has any more is told where it is now', (t) => {
-  const { world } = setUp();
-  const gone = 0x0200_0000_0099;
-  const v4 = world.done(keyOf(tcpFrame({ srcMac: A, dstMac: gone, src: A4, dst: B4 }), 1));
-  t.deepEqual(answer(v4), buildArpReply(B, B4, A, A4));
-  t.deepEqual(v4.actions, []);
-  t.false(v4.install);
-  const packet = buildIpv6({ src: A6, dst: B6, protocol: IpProtocol.UDP, hopLimit: 64 }, new Uint8Array(8));
-  const v6 = world.done(keyOf(buildEthernet({ dst: gone, src: A, type: EtherType.IPV6 }, packet), 1));
-  t.deepEqual(answer(v6), buildNeighborAdvertisement({ target: B6, targetMac: B, dst: A6, dstMac: A }));
-  t.deepEqual(v6.actions, []);
-});
-
-test('a packet to an unknown MAC and an unknown address, or the one the sender is right about, is flooded', (t) => {
-  const { world, bridge } = setUp();
-  const gone = 0x0200_0000_0099;
-  const elsewhere = 0x0808_0808;
-  for (const dst of [elsewhere, B4]) {
-    bridge.ipv4(B4).value = { mac: gone };
-    const decision = world.done(keyOf(tcpFrame({ srcMac: A, dstMac: gone, src: A4, dst }), 1));
-    t.deepEqual(decision.effects, []);
-    t.deepEqual(decision.actions, [{ type: 'output', port: 2 }]);
-    t.true(decision.install);
-  }
 });
