@@ -73,6 +73,7 @@ export class Agent {
       cache: () => this.cache,
       publisher: this.publisher,
       keys,
+      onPortReplaced: (port) => this.forwarder.portReplaced(port),
       onTunnelKey: (key) => this.pinTunnelKeys([key]),
       onChange,
       log,
@@ -114,6 +115,7 @@ export class Agent {
   static async start(options: AgentOptions, signal?: AbortSignal): Promise<Agent> {
     const keys = await TunnelKeys.open(join(options.stateFolder, 'tunnel-keys'));
     const agent = new Agent(options, keys);
+    agent.bindings.inherit(await options.datapath.ports(signal));
     const { kept, removed } = await agent.forwarder.adopt(signal);
     if (kept + removed > 0) options.log.info({ kept, removed }, 'adopted the flows of the datapath');
     options.datapath.start({
@@ -131,6 +133,7 @@ export class Agent {
     agent.ticker = setInterval(() => {
       agent.forwarder.tick();
       agent.cache.releaseUnused();
+      agent.bindings.forgetUnused();
     }, TICK_MS);
     return agent;
   }

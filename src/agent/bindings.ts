@@ -1,5 +1,5 @@
 import type { Logger } from 'pino';
-import type { Datapath } from '../datapath/datapath.js';
+import type { Datapath, DatapathPort } from '../datapath/datapath.js';
 import { DatapathError } from '../datapath/errors.js';
 import { hostPortsPath } from '../nsdb/layout.js';
 import type { Watch } from '../nsdb/store.js';
@@ -35,6 +35,8 @@ export interface BindingsOptions {
   readonly cache: () => TopologyCache;
   readonly publisher: Publisher;
   readonly keys: TunnelKeys;
+  /** A datapath port is gone, or its number belongs to another interface now. */
+  readonly onPortReplaced: (number: number) => void;
   /** A tunnel key of this host came into use: packets with it may come. */
   readonly onTunnelKey: (tunnelKey: number) => void;
   readonly onChange: (cell: Cell<unknown>) => void;
@@ -57,6 +59,9 @@ export class Bindings implements LocalPorts {
   private listWatch: Watch | undefined;
   /** What the NSDB lists for this host has been read once. */
   private listed = false;
+  private readonly byNumber = new Map<number, Wanted>();
+  /** Interfaces attached before the start, with their port numbers: what flows say of these is still about them. */
+  private inherited = new Map<string, number>();
   /** Every other use of datapath ports is known. */
   private othersKnown = false;
   /** The ports of this host are all known: what is not among them does not exist. */
@@ -81,6 +86,11 @@ export class Bindings implements LocalPorts {
     this.listWatch = this.options.repository.store.watchChildren(hostPortsPath(this.options.hostId), (ids = []) =>
       this.boundPorts(ids),
     );
+  }
+
+  /** The ports that the datapath had before the start. */
+  inherit(ports: readonly DatapathPort[]): void {
+    this.inherited = new Map(ports.map(({ name, number }) => [name, number]));
   }
 
   /** Where packets to a port of this host leave. */
@@ -177,6 +187,13 @@ export class Bindings implements LocalPorts {
     }, SETTLE_MS);
   }
 
+  /** Forget what tunnel keys and datapath ports that nobody uses were asked for. */
+  forgetUnused(): void {
+    for (const cells of [this.ingresses, this.targets] as Map<number, Cell<unknown>>[]) {
+      for (const [key, cell] of cells) if (cell.value === null && cell.flows.size === 0) cells.delete(key);
+    }
+  }
+
   close(): void {
     this.closed = true;
     clearTimeout(this.settling);
@@ -228,6 +245,12 @@ export class Bindings implements LocalPorts {
   }
 
   private activate(wanted: Wanted, number: number, tunnelKey: number): void {
+    const former = this.byNumber.get(number);
+    // Its interface went unnoticed, and the datapath has given its number to this one.
+    if (former !== undefined && former !== wanted) this.deactivate(former);
+    if (this.inherited.get(wanted.interfaceName) !== number) this.options.onPortReplaced(number);
+    this.inherited.delete(wanted.interfaceName);
+    this.byNumber.set(number, wanted);
     wanted.number = number;
     wanted.attached = true;
     const { port } = wanted;
@@ -244,6 +267,8 @@ export class Bindings implements LocalPorts {
     const { port, number } = wanted;
     if (number === undefined) return;
     wanted.number = undefined;
+    this.byNumber.delete(number);
+    this.options.onPortReplaced(number);
     this.leaveBridge(wanted);
     this.output(port.id).set(null);
     this.ingress(number).set(null);

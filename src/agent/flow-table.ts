@@ -12,7 +12,10 @@ export interface FlowRecord {
   /** Bits outside the mask are zero. */
   readonly key: FlowKey;
   readonly mask: FlowMask;
+  /** Changed by {@link FlowTable.setActions}. */
   actions: readonly Action[];
+  /** When it was last put in the datapath, by the agent's clock. */
+  putAt: number;
   /** The facts its decision depended on. */
   tags: readonly Cell<unknown>[];
   /** MAC addresses that stay learned as long as the flow is there. */
@@ -32,6 +35,8 @@ export class FlowTable {
   private readonly byId = new Map<FlowId, FlowRecord>();
   private readonly classifier = new Classifier<FlowRecord>();
   private readonly due = new Map<number, Set<FlowRecord>>();
+  /** By datapath port: flows that take packets from it or send packets to it. */
+  private readonly byPort = new Map<number, Set<FlowRecord>>();
   private nextId = 1;
 
   get size(): number {
@@ -71,7 +76,19 @@ export class FlowTable {
     if (record.id >= this.nextId) this.nextId = record.id + 1;
     this.classifier.insert(record.key, record.mask, record);
     for (const tag of record.tags) addTag(record, tag);
+    this.indexPorts(record);
     this.schedule(record);
+  }
+
+  /** Flows that take packets from a datapath port, or send packets to it. */
+  touching(port: number): readonly FlowRecord[] {
+    return [...(this.byPort.get(port) ?? [])];
+  }
+
+  setActions(record: FlowRecord, actions: readonly Action[]): void {
+    this.unindexPorts(record);
+    record.actions = actions;
+    this.indexPorts(record);
   }
 
   /** From now on the flow is not removed for being idle. */
@@ -92,6 +109,7 @@ export class FlowTable {
     if (!this.byId.delete(record.id)) return;
     this.classifier.remove(record.key, record.mask);
     this.unschedule(record);
+    this.unindexPorts(record);
     for (const tag of record.tags) untag(record, tag, now);
   }
 
@@ -130,10 +148,31 @@ export class FlowTable {
     records.add(record);
   }
 
+  private indexPorts(record: FlowRecord): void {
+    for (const port of portsOf(record)) {
+      const records = this.byPort.get(port);
+      if (records === undefined) this.byPort.set(port, new Set([record]));
+      else records.add(record);
+    }
+  }
+
+  private unindexPorts(record: FlowRecord): void {
+    for (const port of portsOf(record)) {
+      const records = this.byPort.get(port);
+      records?.delete(record);
+      if (records?.size === 0) this.byPort.delete(port);
+    }
+  }
+
   private unschedule(record: FlowRecord): void {
     const records = this.due.get(record.checkAt);
     if (records?.delete(record) && records.size === 0) this.due.delete(record.checkAt);
   }
+}
+
+function* portsOf(record: FlowRecord): Generator<number> {
+  yield record.key.inPort;
+  for (const action of record.actions) if (action.type === 'output') yield action.port;
 }
 
 function addTag(record: FlowRecord, tag: Cell<unknown>): void {

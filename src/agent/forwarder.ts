@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Datapath, Flow, FlowId, FlowOperation, PacketOrigin, Upcall } from '../datapath/datapath.js';
 import { DatapathError } from '../datapath/errors.js';
@@ -24,6 +25,10 @@ export interface ForwarderOptions {
 const REVISIT_BATCH = 256;
 /** How many flows are asked for their counters at once. */
 const STATISTICS_BATCH = 64;
+/** An upcall for a flow that has been in the datapath for so long means that it is there no more. */
+const LOST_AFTER_MS = 1000;
+/** How long after a refused operation the datapath's flows are read again. */
+const RESYNC_MS = 1000;
 
 type Done = Extract<Decision, { type: 'done' }>;
 
@@ -38,6 +43,7 @@ export class Forwarder {
   private readonly stale = new Set<FlowId>();
   private revisiting = false;
   private resyncing: Promise<void> | undefined;
+  private resyncTimer: NodeJS.Timeout | undefined;
   private checking = false;
   private closed = false;
 
@@ -75,6 +81,19 @@ export class Forwarder {
     if (this.stale.size > 0) this.scheduleRevisit();
   }
 
+  /**
+   * A datapath port is gone, or its number belongs to another interface now: no flow may take its packets or send any to
+   * it for a moment longer, whether or not it is known what should become of them.
+   */
+  portReplaced(port: number): void {
+    const operations: FlowOperation[] = [];
+    for (const record of this.flows.touching(port)) {
+      if (record.key.inPort === port) this.removeFlow(record, operations);
+      else this.replace(record, withoutOutput(record.actions, port), operations);
+    }
+    this.submit(operations);
+  }
+
   /** Install the flow for packets with this key now, before any comes; it stays until its decision is to drop. */
   pin(key: FlowKey): void {
     const decision = this.decide(key);
@@ -94,10 +113,16 @@ export class Forwarder {
    */
   async adopt(signal?: AbortSignal): Promise<{ kept: number; removed: number }> {
     const found = await this.datapath.flows(signal);
-    const operations: FlowOperation[] = [];
+    let operations: FlowOperation[] = [];
     let kept = 0;
     let removed = 0;
+    let count = 0;
     for (const flow of found) {
+      if (++count % REVISIT_BATCH === 0) {
+        this.submit(operations);
+        operations = [];
+        await nextTurn();
+      }
       if (flow.id !== undefined && this.flows.get(flow.id) !== undefined) continue;
       if (flow.id !== undefined && flow.complete && this.adoptFlow(flow, flow.id, operations)) {
         kept++;
@@ -131,6 +156,7 @@ export class Forwarder {
 
   close(): void {
     this.closed = true;
+    clearTimeout(this.resyncTimer);
     this.stale.clear();
   }
 
@@ -148,19 +174,21 @@ export class Forwarder {
     if (flow !== undefined) {
       // Its flow was installed while this packet was on its way to us.
       this.metrics.duplicates++;
+      if (this.clock() - flow.putAt > LOST_AFTER_MS) this.put(flow, operations);
       this.execute(key, packet, origin, flow.actions, operations);
       return;
     }
-    const decision = this.decide(key);
+    // What would not be let wait must not cause reading either.
+    const decision = this.decide(key, this.waiting.hasRoom(key.inPort));
     if (decision.type === 'done') this.carryOut(decision, key, packet, origin, upcall.complete, operations);
     else this.park(decision.missing as readonly Cell<unknown>[], upcall);
   }
 
-  private decide(key: FlowKey): Decision {
+  private decide(key: FlowKey, mayLoad = true): Decision {
     for (;;) {
       this.metrics.simulations++;
       const decision = simulate(key, this.ingress(key.inPort), this.datapath);
-      if (decision.type === 'done') return decision;
+      if (decision.type === 'done' || !mayLoad) return decision;
       for (const fact of decision.missing) this.load(fact as Cell<unknown>);
       // A fact that is known at once changes before anybody waits for it.
       if (decision.missing.some((fact) => fact.value === undefined)) return decision;
@@ -224,6 +252,7 @@ export class Forwarder {
       key: key.masked(decision.mask),
       mask: decision.mask,
       actions: decision.actions,
+      putAt: 0,
       tags: decision.tags as readonly Cell<unknown>[],
       learned: this.learnedBy(decision),
       pinned,
@@ -232,7 +261,7 @@ export class Forwarder {
     this.flows.add(record);
     for (const learned of record.learned) this.learner.use(learned);
     this.metrics.installed++;
-    operations.push(putOperation(record));
+    this.put(record, operations);
   }
 
   private execute(
@@ -285,11 +314,21 @@ export class Forwarder {
       return;
     }
     this.log.warn({ error: error.message, operation: operation.type }, 'the datapath refused a flow operation');
-    if (operation.type === 'delete') return;
+    if (operation.type === 'delete') return this.resyncLater();
     const record = this.flows.get(operation.id);
     if (record !== undefined) this.forgetFlow(record);
     // Somebody else's flow is in the way, or one that we lost sight of.
     if (error instanceof DatapathError && error.kind === 'exists') this.resync();
+    // The datapath may hold it with the actions it had before.
+    else this.submit([{ type: 'delete', id: operation.id }]);
+  }
+
+  private resyncLater(): void {
+    if (this.closed) return;
+    this.resyncTimer ??= setTimeout(() => {
+      this.resyncTimer = undefined;
+      this.resync();
+    }, RESYNC_MS);
   }
 
   /** Bring the flow table and the datapath together again. */
@@ -314,6 +353,7 @@ export class Forwarder {
       key,
       mask: flow.mask,
       actions: flow.actions,
+      putAt: this.clock(),
       tags: (decision.type === 'wait' ? decision.missing : decision.tags) as readonly Cell<unknown>[],
       learned: decision.type === 'wait' ? [] : this.learnedBy(decision),
       pinned: false,
@@ -329,7 +369,7 @@ export class Forwarder {
   private async replaceAll(signal?: AbortSignal): Promise<void> {
     await this.datapath.flushFlows(signal);
     const operations: FlowOperation[] = [];
-    for (const record of this.flows.records()) operations.push(putOperation(record));
+    for (const record of this.flows.records()) this.put(record, operations);
     this.submit(operations);
   }
 
@@ -381,9 +421,14 @@ export class Forwarder {
 
   private replace(record: FlowRecord, actions: readonly Action[], operations: FlowOperation[]): void {
     if (actionsEqual(record.actions, actions)) return;
-    record.actions = actions;
+    this.flows.setActions(record, actions);
     this.metrics.replaced++;
-    operations.push(putOperation(record));
+    this.put(record, operations);
+  }
+
+  private put(record: FlowRecord, operations: FlowOperation[]): void {
+    record.putAt = this.clock();
+    operations.push({ type: 'put', id: record.id, key: record.key, mask: record.mask, actions: record.actions });
   }
 
   private async checkIdle(): Promise<void> {
@@ -421,8 +466,8 @@ export class Forwarder {
   }
 }
 
-function putOperation(record: FlowRecord): FlowOperation {
-  return { type: 'put', id: record.id, key: record.key, mask: record.mask, actions: record.actions };
+function withoutOutput(actions: readonly Action[], port: number): readonly Action[] {
+  return actions.filter((action) => action.type !== 'output' || action.port !== port);
 }
 
 /** Whether every bit of `inner` is in `outer`. */

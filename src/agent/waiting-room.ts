@@ -5,6 +5,8 @@ import type { Cell } from './cell.js';
 /** Packets in the room at most, and with one key. */
 const MAX_PACKETS = 1024;
 const MAX_PACKETS_PER_KEY = 16;
+/** Of one datapath port, so that one pod that scans the network leaves room for the others. */
+const MAX_KEYS_PER_PORT = 64;
 /** How long a packet waits. MidoNet's value. */
 const TIMEOUT_MS = 5000;
 
@@ -30,12 +32,19 @@ export class WaitingRoom {
   private readonly byFact = new Map<Cell<unknown>, Set<Parked>>();
   private readonly queue = new Set<Parked>();
   private packets = 0;
+  /** Keys waiting, by the datapath port they came in at. */
+  private readonly byPort = new Map<number, number>();
 
   constructor(private readonly clock: () => number) {}
 
   /** Packets in the room. */
   get size(): number {
     return this.packets;
+  }
+
+  /** Whether a packet that came in at the port would be let in, if none of its key is there. */
+  hasRoom(port: number): boolean {
+    return this.packets < MAX_PACKETS && (this.byPort.get(port) ?? 0) < MAX_KEYS_PER_PORT;
   }
 
   /** Put the packet with those of the same key, if there are any. */
@@ -51,7 +60,7 @@ export class WaitingRoom {
 
   /** False if the room is full. */
   park(missing: readonly Cell<unknown>[], { key, packet, origin, complete }: Upcall): boolean {
-    if (this.packets >= MAX_PACKETS) return false;
+    if (!this.hasRoom(key.inPort)) return false;
     const parked: Parked = {
       key: key.clone(),
       packets: [{ bytes: new Uint8Array(packet), origin }],
@@ -59,26 +68,14 @@ export class WaitingRoom {
       missing,
       deadline: this.clock() + TIMEOUT_MS,
     };
-    this.packets++;
-    const hash = key.hash();
-    const bucket = this.byKey.get(hash);
-    if (bucket === undefined) this.byKey.set(hash, [parked]);
-    else bucket.push(parked);
-    this.queue.add(parked);
-    this.await(parked);
+    this.enter(parked);
     return true;
   }
 
   /** The simulation was tried again and needs other facts. The time it may wait is what is left of it. */
   parkAgain(parked: Parked, missing: readonly Cell<unknown>[]): void {
-    this.packets += parked.packets.length;
     parked.missing = missing;
-    const hash = parked.key.hash();
-    const bucket = this.byKey.get(hash);
-    if (bucket === undefined) this.byKey.set(hash, [parked]);
-    else bucket.push(parked);
-    this.queue.add(parked);
-    this.await(parked);
+    this.enter(parked);
   }
 
   /** Take out those that have all facts they waited for. */
@@ -98,7 +95,15 @@ export class WaitingRoom {
     return expired;
   }
 
-  private await(parked: Parked): void {
+  private enter(parked: Parked): void {
+    const { key, packets } = parked;
+    this.packets += packets.length;
+    this.byPort.set(key.inPort, (this.byPort.get(key.inPort) ?? 0) + 1);
+    const hash = key.hash();
+    const bucket = this.byKey.get(hash);
+    if (bucket === undefined) this.byKey.set(hash, [parked]);
+    else bucket.push(parked);
+    this.queue.add(parked);
     for (const cell of parked.missing) {
       const waiting = this.byFact.get(cell);
       if (waiting === undefined) this.byFact.set(cell, new Set([parked]));
@@ -108,6 +113,10 @@ export class WaitingRoom {
 
   private leave(parked: Parked): void {
     this.packets -= parked.packets.length;
+    const { inPort } = parked.key;
+    const left = this.byPort.get(inPort)! - 1;
+    if (left === 0) this.byPort.delete(inPort);
+    else this.byPort.set(inPort, left);
     this.queue.delete(parked);
     const hash = parked.key.hash();
     const rest = (this.byKey.get(hash) ?? []).filter((entry) => entry !== parked);

@@ -25,7 +25,7 @@ export function bridgeInput(context: SimulationContext, port: PortFact): void {
   mask.seeEthSrc();
   mask.seeEthDst();
   if (isMulticastMac(key.ethSrc)) return context.drop('multicast-source');
-  if (port.mac !== key.ethSrc) context.learn({ type: 'learn', bridge, mac: key.ethSrc, port });
+  if (port.mac === undefined) context.learn({ type: 'learn', bridge, mac: key.ethSrc, port });
 
   if (!isMulticastMac(key.ethDst)) return forward(context, bridge);
   if (key.ethDst >= LINK_LOCAL_FIRST && key.ethDst <= LINK_LOCAL_LAST) return context.drop('link-local');

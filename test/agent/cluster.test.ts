@@ -548,11 +548,15 @@ cluster(
 
     host.gate.shut();
     await until('it has noticed', () => host.store.state !== 'connected');
+    const watched = host.agent.cache.size;
     for (let i = 0; i < 1100; i++) c.sendTo(x, { mac: 0x0200_0100_0000 + i, ip: i });
-    await until('the room is full', () => host.agent.forwarder.waitingPackets === 1024);
+    await until('the rest is dropped', () => host.agent.metrics.drops.get('waiting-room-full')! > 500);
+    await c.quiet();
+    t.is(host.agent.forwarder.waitingPackets, 64, 'a port has a share of the room');
+    t.is(host.agent.cache.size, watched + 64, 'and asks for no more than that');
     await c.advance(5001);
     t.is(host.agent.forwarder.waitingPackets, 0);
-    t.is(host.agent.metrics.drops.get('waited-too-long'), 1024);
+    t.is(host.agent.metrics.drops.get('waited-too-long'), 64);
   },
 );
 
@@ -581,4 +585,82 @@ cluster('flows of others and flows that went behind its back are dealt with', { 
   await c.advance(61_000);
   host.switch.operate({ type: 'delete', id: 424_242 });
   await c.ping(x, y);
+});
+
+cluster(
+  'a port number that is used again leads to nobody it led to before, NSDB or not',
+  { hosts: 1 },
+  async (t, c) => {
+    const [blue, red] = [await c.createBridge(), await c.createBridge()];
+    const [host] = c.hosts;
+    const [a, b, stranger] = [c.pod(blue), c.pod(blue), c.pod(red)];
+    await host.attach(a);
+    await host.attach(b);
+    await c.published();
+    await c.ping(b, a);
+    await c.ping(a, b);
+    host.gate.shut();
+    await until('it has noticed', () => host.store.state !== 'connected');
+    await host.detach(a);
+    await host.attach(stranger);
+    const toGone = c.sendTo(b, a);
+    const asGone = c.sendTo(Object.assign(Object.create(stranger), { mac: a.mac, ip: a.ip }), b);
+    await c.quiet();
+    await c.advance(1000);
+    t.is(stranger.count(toGone), 0);
+    t.is(b.count(asGone), 0);
+    host.gate.reopen();
+  },
+);
+
+cluster('nor does a flood of before a restart', { hosts: 1 }, async (t, c) => {
+  const [blue, red] = [await c.createBridge(), await c.createBridge()];
+  const [host] = c.hosts;
+  const [a, b, stranger] = [c.pod(blue), c.pod(blue), c.pod(red)];
+  await host.attach(a);
+  await host.attach(b);
+  await c.published();
+  const nobody = { mac: 0x0200_00ff_0001, ip: 0x0aff_0001 };
+  c.sendTo(b, nobody);
+  await until('there is a flow for it', () => host.flows().some(({ key }) => key.ethDst === nobody.mac));
+  await host.crash();
+  host.gate.shut();
+  await host.start();
+  await host.detach(a);
+  await host.attach(stranger);
+  const flooded = c.sendTo(b, nobody);
+  await c.quiet();
+  await c.advance(1000);
+  t.is(stranger.count(flooded), 0);
+  host.gate.reopen();
+});
+
+cluster('flows that somebody flushed come back, those of tunnel keys too', { hosts: 2 }, async (t, c) => {
+  const [x, y] = await c.populate(await c.createBridge(), 1);
+  await c.ping(x, y);
+  const host = y.host!;
+  for (const flow of host.flows()) host.switch.operate({ type: 'delete', id: flow.id! });
+  await c.advance(2000);
+  const before = host.agent.metrics.upcalls;
+  for (let i = 0; i < 5; i++) {
+    const text = c.sendTo(x, y);
+    await until('it arrives', () => y.count(text) === 1);
+    await c.quiet();
+  }
+  t.is(host.agent.metrics.upcalls, before + 1);
+});
+
+cluster('a flow whose replacement is refused does not go on as it was', { hosts: 1 }, async (t, c) => {
+  const [host] = c.hosts;
+  const [x, y] = await c.populate(await c.createBridge(), 2);
+  await c.ping(x, y);
+  host.refusePuts = true;
+  await host.agent.bindings.attach({ ...y.port, adminStateUp: false }, y.interfaceName);
+  await until('it was refused', () => host.agent.metrics.operationErrors > 0);
+  host.refusePuts = false;
+  await c.quiet();
+  const text = c.sendTo(x, y);
+  await c.quiet();
+  t.is(y.count(text), 0);
+  t.true(host.flows().every((flow) => host.agent.forwarder.flows.get(flow.id!) !== undefined));
 });

@@ -9,7 +9,8 @@ import { type Logger, pino } from 'pino';
 import { Agent } from '../../src/agent/agent.js';
 import type { ForwarderOptions } from '../../src/agent/forwarder.js';
 import type { TunnelDevices, TunnelType } from '../../src/agent/tunnels.js';
-import type { Flow } from '../../src/datapath/datapath.js';
+import type { Datapath, Flow } from '../../src/datapath/datapath.js';
+import { DatapathError } from '../../src/datapath/errors.js';
 import type { MemoryDatapath } from '../../src/datapath/memory/datapath.js';
 import { MemoryNetwork } from '../../src/datapath/memory/network.js';
 import type { MemoryInterface, MemoryNode } from '../../src/datapath/memory/node.js';
@@ -106,6 +107,8 @@ export class TestHost {
   readonly journal = new Map<string, Pod>();
   /** Milliseconds it takes to make a tunnel device. */
   deviceDelay = 0;
+  /** Whether the datapath refuses to put flows. */
+  refusePuts = false;
   /** What agents of this host warned of. */
   readonly warnings: string[] = [];
   private readonly log: Logger;
@@ -144,6 +147,7 @@ export class TestHost {
   async start(): Promise<void> {
     const store = new ZookeeperStore({ connect: `unix:${this.gate.path}`, sessionTimeout: 1000 });
     const datapath = this.node.datapath('dp');
+    this.letRefuse(datapath);
     const agent = await Agent.start({
       hostId: this.id,
       hostName: this.name,
@@ -160,6 +164,21 @@ export class TestHost {
     for (const pod of this.journal.values())
       await agent.bindings.attach({ ...pod.port, owner: 'cni' }, pod.interfaceName);
     agent.portsKnown();
+  }
+
+  /** A fault that cannot be had otherwise. */
+  private letRefuse(datapath: Datapath): void {
+    const submit = datapath.submit.bind(datapath);
+    datapath.submit = (operations, done) => {
+      const refused = operations.map(({ type }) => this.refusePuts && type === 'put');
+      submit(
+        operations.filter((_, i) => !refused[i]),
+        (errors) => {
+          let at = 0;
+          done?.(refused.map((no) => (no ? new DatapathError('failed', 'ENOMEM: refused by the test') : errors[at++])));
+        },
+      );
+    };
   }
 
   async stop(): Promise<void> {
@@ -302,6 +321,7 @@ export class Cluster {
       if (!host.isRunning) continue;
       host.agent.forwarder.tick();
       host.agent.cache.releaseUnused();
+      host.agent.bindings.forgetUnused();
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }

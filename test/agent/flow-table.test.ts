@@ -26,6 +26,7 @@ function record(table: FlowTable, port: number, options: Partial<FlowRecord> = {
     tags: [],
     learned: [],
     pinned: false,
+    putAt: 0,
     checkAt: 10,
     ...options,
   };
