@@ -3,6 +3,7 @@ import type { NetworkDescription, Subnet } from '../src/agent/networks.js';
 import { InvalidInputError } from '../src/errors.js';
 import { formatMac, isMulticastMac, parseMac } from '../src/packet/address.js';
 import { type Cidr, cidrContains, formatCidr, formatIp, parseCidr, parseIp } from '../src/packet/ip.js';
+import { nameSchema } from '../src/topology/types.js';
 import { validate } from '../src/topology/validate.js';
 import type { CniEnvironment } from './environment.js';
 import { isContainerId } from './environment.js';
@@ -15,8 +16,6 @@ const CONFIG = 'config';
 const MIN_MTU = 68;
 /** RFC 8200 section 5. */
 const MIN_IPV6_MTU = 1280;
-
-const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/, 'expected letters, digits, "_", "." and "-"');
 
 const subnetSchema = z.strictObject({
   cidr: z.string(),
@@ -35,7 +34,7 @@ const dnsSchema = z.object({
 export type Dns = z.output<typeof dnsSchema>;
 
 const configurationSchema = z.object({
-  name,
+  name: nameSchema,
   type: z.literal('midonet'),
   subnets: z.array(subnetSchema).min(1, 'expected one IPv4 subnet, one IPv6 subnet, or both').max(2),
   mtu: z.int().min(MIN_MTU).max(65535).optional(),
@@ -116,7 +115,7 @@ export function readHead(raw: Record<string, unknown>): ConfigurationHead {
       `config.cniVersion: ${JSON.stringify(version) ?? 'missing'} is not supported, expected one of ${SUPPORTED_VERSIONS.join(', ')}`,
     );
   }
-  return { raw, version, name: validate(name, raw.name, `${CONFIG}.name`) };
+  return { raw, version, name: validate(nameSchema, raw.name, `${CONFIG}.name`) };
 }
 
 /**

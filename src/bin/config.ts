@@ -2,13 +2,14 @@ import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { z } from 'zod';
 import { InvalidInputError } from '../errors.js';
+import { interfaceNameSchema, nameSchema } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 
 const absolutePath = z.string().regex(/^\/./, 'expected an absolute path');
 const port = z.int('expected a whole number').min(0, 'expected at least 0').max(65535, 'expected at most 65535');
 
 const zoneSchema = z.strictObject({
-  name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/, 'expected letters, digits, "_", "." and "-"'),
+  name: nameSchema,
   type: z.enum(['vxlan', 'gre'], 'expected vxlan or gre'),
   address: z.ipv4('expected an IPv4 address of this host'),
 });
@@ -19,10 +20,7 @@ export const configSchema = z.strictObject({
     .strictObject({
       /** Made up on the first start and kept in the state folder when absent. */
       id: z.uuid('expected a UUID').optional(),
-      name: z
-        .string()
-        .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/, 'expected a host name')
-        .default(() => hostname()),
+      name: nameSchema.default(() => hostname()),
     })
     .prefault({}),
   /** Identity, tunnel keys, attachments: what must survive a restart. */
@@ -42,10 +40,7 @@ export const configSchema = z.strictObject({
   datapath: z
     .strictObject({
       /** Name of the kernel datapath and of its local interface. */
-      name: z
-        .string()
-        .regex(/^(?!\.{1,2}$)[^/:\s]{1,15}$/, 'expected an interface name')
-        .default('midonet'),
+      name: interfaceNameSchema.default('midonet'),
     })
     .prefault({}),
   tunnels: z

@@ -8,11 +8,14 @@ import { formatCidr, formatIp, parseCidr, parseIp } from '../packet/ip.js';
  */
 
 /** An interface name as the kernel takes it: 1 to 15 bytes, no '/', ':' or white space, not '.' or '..'. */
-const interfaceName = z
+export const interfaceNameSchema = z
   .string()
   .regex(/^(?!\.{1,2}$)[^/:\s]{1,15}$/, 'expected an interface name of 1 to 15 characters without / : or white space');
 
-const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/, 'expected letters, digits, "_", "." and "-"');
+/** A name that people give: of a network, a host, a tunnel zone. */
+export const nameSchema = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/, 'expected letters, digits, "_", "." and "-"');
 
 const mac = z.string().transform((text, context) => {
   const value = parseMac(text);
@@ -44,14 +47,14 @@ const tunnelKey = z.int().min(1).max(MAX_TUNNEL_KEY);
 /** A layer 2 network: forwards by MAC address, answers ARP and neighbour discovery from its IP table. */
 export const bridgeSchema = z.strictObject({
   id: z.uuid(),
-  name,
+  name: nameSchema,
   adminStateUp: z.boolean().default(true),
 });
 
 /** Where an exterior port is: the host's agent adds `tunnelKey` when it makes the port active. */
 export const bindingSchema = z.strictObject({
   hostId: z.uuid(),
-  interfaceName,
+  interfaceName: interfaceNameSchema,
   tunnelKey: tunnelKey.optional(),
 });
 
@@ -73,14 +76,14 @@ export const portSchema = z.strictObject({
 /** A machine that runs an agent. */
 export const hostSchema = z.strictObject({
   id: z.uuid(),
-  name,
+  name: nameSchema,
   tunnelZoneIds: z.array(z.uuid()).default([]),
 });
 
 /** Hosts that reach each other over one underlay with one encapsulation. */
 export const tunnelZoneSchema = z.strictObject({
   id: z.uuid(),
-  name,
+  name: nameSchema,
   type: z.enum(['vxlan', 'gre']),
 });
 
