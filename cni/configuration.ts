@@ -250,9 +250,9 @@ function mergeDns(configured: Dns | undefined, runtime: RuntimeDns): Dns | undef
   };
 }
 
-/** A value that asks for nothing. */
+/** A value that asks for nothing: the zero values of Go, which runtimes fill in, and what consists of them. */
 function isEmpty(value: unknown): boolean {
-  if (value === undefined || value === null || value === '' || value === false) return true;
+  if (value === undefined || value === null || value === '' || value === false || value === 0) return true;
   return typeof value === 'object' && Object.values(value).every(isEmpty);
 }
 
@@ -267,11 +267,9 @@ export function readValidAttachments(raw: Readonly<Record<string, unknown>>): {
   interfaceName: string;
 }[] {
   const field = 'cni.dev/valid-attachments';
-  const list = validate(
-    validAttachments,
-    raw[field] === undefined ? raw['cni.dev/attachments'] : raw[field],
-    `${CONFIG}["${field}"]`,
-  );
+  const given = raw[field] === undefined ? raw['cni.dev/attachments'] : raw[field];
+  // libcni writes null for a list with nothing in it.
+  const list = given === null ? [] : validate(validAttachments, given, `${CONFIG}["${field}"]`);
   return list.map(({ containerID, ifname }, i) => {
     if (!isContainerId(containerID)) {
       throw new InvalidInputError(`${CONFIG}["${field}"][${i}].containerID`, containerID, 'expected a container ID');

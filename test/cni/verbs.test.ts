@@ -477,6 +477,30 @@ test('GC removes what is not valid; without a list it does nothing', async (t) =
   t.regex(failure.details!, /busy/);
 });
 
+test('GC with null for the list, which is how libcni writes an empty one, removes everything', async (t) => {
+  const { plugin } = await setup(t);
+  await plugin.ok('ADD', config());
+  t.is((await plugin.error('GC', config())).code, 7, 'no list is not an empty one');
+  t.is(plugin.attachments.list().length, 1);
+  await plugin.ok('GC', config({ 'cni.dev/valid-attachments': null, 'cni.dev/attachments': null }));
+  assertNothingLeft(t, plugin);
+});
+
+test('bandwidth limits that are all zero are none', async (t) => {
+  const { plugin } = await setup(t);
+  const bandwidth = { ingressRate: 0, ingressBurst: 0, egressRate: 0, egressBurst: 0 };
+  await plugin.ok('ADD', config({ runtimeConfig: { bandwidth } }));
+  const refused = await plugin.error(
+    'ADD',
+    config({ runtimeConfig: { bandwidth: { ...bandwidth, egressBurst: 8 } } }),
+    {
+      CNI_CONTAINERID: 'c2',
+    },
+  );
+  t.is(refused.code, 2);
+  t.regex(refused.msg, /bandwidth.*"egressBurst":8/);
+});
+
 test('STATUS: 0, 50 and 51', async (t) => {
   const { plugin } = await setup(t);
   const small = config({ name: 'small', subnets: [{ cidr: '10.2.0.0/29', gateway: '10.2.0.1' }] });
