@@ -1,6 +1,7 @@
 import { z } from 'zod';
-import type { Attachment } from '../src/agent/attachments.js';
-import { parseIp } from '../src/packet/ip.js';
+import type { Attachment, ListedAttachment } from '../src/agent/attachments.js';
+import { formatMac, parseMac } from '../src/packet/address.js';
+import { formatCidr, formatIp, parseCidr, parseIp } from '../src/packet/ip.js';
 import { validate } from '../src/topology/validate.js';
 import type { Dns } from './configuration.js';
 import { atLeast, type CniVersion } from './versions.js';
@@ -8,7 +9,14 @@ import { atLeast, type CniVersion } from './versions.js';
 /** A result of an earlier plugin of the chain. What this plugin does not look at is kept. */
 const previousSchema = z.looseObject({
   interfaces: z
-    .array(z.looseObject({ name: z.string(), mac: z.string().nullish(), sandbox: z.string().nullish() }))
+    .array(
+      z.looseObject({
+        name: z.string(),
+        mac: z.string().nullish(),
+        mtu: z.int().nullish(),
+        sandbox: z.string().nullish(),
+      }),
+    )
     .nullish(),
   ips: z
     .array(z.looseObject({ address: z.string(), gateway: z.string().nullish(), interface: z.int().nullish() }))
@@ -66,17 +74,43 @@ export function buildResult(
   };
 }
 
-/**
- * What a result says of an attachment that differs from what was made, or undefined. Plugins later in the chain may have
- * added to the result.
- */
+/** What a result says of an interface: plugins later in the chain say there what they have changed. */
+export function readListed(previous: PreviousResult, interfaceName: string): ListedAttachment {
+  const { mac, mtu } = inSandbox(previous, interfaceName) ?? {};
+  return {
+    mac: mac ? canonicalMac(mac) : undefined,
+    mtu: mtu || undefined,
+    routes: (previous.routes ?? []).map(({ dst, gw }) => ({
+      destination: canonicalCidr(dst),
+      gateway: canonicalIp(gw),
+    })),
+  };
+}
+
+function inSandbox(previous: PreviousResult, interfaceName: string) {
+  return previous.interfaces?.find((one) => one.name === interfaceName && Boolean(one.sandbox));
+}
+
+/** What is no address stays as it is: it equals none then. */
+function canonicalMac(text: string): string {
+  const mac = parseMac(text);
+  return mac === undefined ? text : formatMac(mac);
+}
+
+function canonicalCidr(text: string): string {
+  const cidr = parseCidr(text);
+  return cidr === undefined ? text : formatCidr(cidr);
+}
+
+function canonicalIp(text: string | null | undefined): string | undefined {
+  const ip = text ? parseIp(text) : undefined;
+  return ip === undefined ? text || undefined : formatIp(ip);
+}
+
+/** What a result lacks of an attachment, or undefined. Plugins later in the chain may have added to the result. */
 export function resultDifference(previous: PreviousResult, attachment: Attachment): string | undefined {
-  const interfaces = previous.interfaces ?? [];
-  const index = interfaces.findIndex((one) => one.name === attachment.interfaceName && Boolean(one.sandbox));
-  if (index < 0) return `prevResult.interfaces does not have ${attachment.interfaceName}`;
-  const { mac } = interfaces[index];
-  if (mac && mac.toLowerCase() !== attachment.mac) {
-    return `prevResult.interfaces[${index}].mac is ${mac}, expected ${attachment.mac}`;
+  if (inSandbox(previous, attachment.interfaceName) === undefined) {
+    return `prevResult.interfaces does not have ${attachment.interfaceName}`;
   }
   const listed = (previous.ips ?? []).map((ip) => ip.address);
   for (const { address, prefix } of attachment.addresses) {

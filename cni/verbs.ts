@@ -12,7 +12,7 @@ import {
 import { type CniEnvironment, readEnvironment } from './environment.js';
 import { CniCode, CniError, toCniError } from './errors.js';
 import type { CniReply, CniRequest } from './frame.js';
-import { buildResult, readPreviousResult, resultDifference } from './result.js';
+import { buildResult, readListed, readPreviousResult, resultDifference } from './result.js';
 import { atLeast, type CniVersion, NEWEST_VERSION, SUPPORTED_VERSIONS } from './versions.js';
 
 export interface CniVerbsOptions {
@@ -154,7 +154,8 @@ export class CniVerbs {
     let difference: string | undefined;
     try {
       const key = keyOf(environment, head);
-      const attachment = await this.#options.attachments.check(key, environment.namespacePath, signal);
+      const listed = readListed(previous, key.interfaceName);
+      const attachment = await this.#options.attachments.check(key, environment.namespacePath, listed, signal);
       difference = resultDifference(previous, attachment);
     } catch (error) {
       if (signal.aborted || !(error instanceof MidonetError)) throw error;

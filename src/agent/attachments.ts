@@ -85,6 +85,14 @@ export interface AttachmentsOptions {
   readonly bootId?: string;
 }
 
+/** What an attachment is to be found as, where that may differ from what was made: others may have changed it since. */
+export interface ListedAttachment {
+  readonly mac?: string;
+  readonly mtu?: number;
+  /** Of the routes that were made those that are not listed are not looked for. */
+  readonly routes?: readonly InterfaceRoute[];
+}
+
 /** Something that an attachment consists of is missing or not as it was made. */
 export class AttachmentDamagedError extends MidonetError {
   constructor(key: AttachmentKey, what: string) {
@@ -400,10 +408,15 @@ export class Attachments {
   }
 
   /**
-   * Check that all an attachment consists of is there.
+   * Check that all an attachment consists of is there. More addresses and routes, and a smaller MTU, are no fault.
    * @throws AttachmentNotFoundError, AttachmentDamagedError saying what is missing
    */
-  async check(key: AttachmentKey, namespacePath: string, signal?: AbortSignal): Promise<Attachment> {
+  async check(
+    key: AttachmentKey,
+    namespacePath: string,
+    listed: ListedAttachment = {},
+    signal?: AbortSignal,
+  ): Promise<Attachment> {
     const { interfaces, datapath, ipam } = this.#options;
     const record = this.get(key);
     if (record === undefined) throw new AttachmentNotFoundError(key);
@@ -414,16 +427,19 @@ export class Attachments {
     const state = await interfaces.read(namespacePath, record.interfaceName, signal);
     if (state === undefined) throw damaged(`interface ${record.interfaceName} is missing in ${namespacePath}`);
     if (!state.up) throw damaged(`interface ${record.interfaceName} is down`);
-    if (state.mac !== record.mac) throw damaged(`the MAC address is ${state.mac}, expected ${record.mac}`);
+    const { mac = record.mac, mtu = record.mtu, routes } = listed;
+    if (state.mac !== mac) throw damaged(`the MAC address is ${state.mac}, expected ${mac}`);
+    if (state.mtu > mtu) throw damaged(`the MTU is ${state.mtu}, expected at most ${mtu}`);
     for (const { address, prefix, pool } of record.addresses) {
       if (!state.addresses.some((one) => one.address === address && one.prefix === prefix)) {
         throw damaged(`address ${address}/${prefix} is missing on ${record.interfaceName}`);
       }
       if (!ipam.pool(pool).isUsed(address)) throw damaged(`address ${address} is not reserved`);
     }
-    for (const { destination, gateway } of record.routes) {
-      if (!state.routes.some((one) => one.destination === destination && one.gateway === gateway)) {
-        throw damaged(`route ${destination} via ${gateway} is missing`);
+    for (const route of record.routes) {
+      if (routes !== undefined && !hasRoute(routes, route)) continue;
+      if (!hasRoute(state.routes, route)) {
+        throw damaged(`route ${route.destination} via ${route.gateway} is missing`);
       }
     }
     const up = (await interfaces.hostInterfaces(signal)).get(record.hostInterface);
@@ -511,6 +527,10 @@ function assignAddresses(request: AttachmentRequest): Map<string, string> {
     asked.set(pool.id, formatIp(ip));
   }
   return asked;
+}
+
+function hasRoute(routes: readonly InterfaceRoute[], { destination, gateway }: InterfaceRoute): boolean {
+  return routes.some((one) => one.destination === destination && one.gateway === gateway);
 }
 
 function portId(key: AttachmentKey): string {

@@ -39,6 +39,7 @@ export interface InterfaceState {
   readonly mtu: number;
   readonly up: boolean;
   readonly addresses: readonly InterfaceAddress[];
+  /** Of all routing tables. */
   readonly routes: readonly InterfaceRoute[];
 }
 
@@ -169,7 +170,7 @@ export class VethInterfaces implements ContainerInterfaces {
       const link = await links.get(name, signal);
       if (link === undefined) return undefined;
       const addresses = await links.addresses(link.index, signal);
-      const routes = await links.routes(link.index, signal);
+      const routes = await links.routes(link.index, signal, 'all');
       return {
         mac: link.mac === undefined ? undefined : formatMac(link.mac),
         mtu: link.mtu,

@@ -345,6 +345,7 @@ test('check finds whatever is missing', async (t) => {
   const set = (change: object) => node.interfaces.pairs.set(attachment.hostInterface, { ...pair, ...change });
   for (const [change, message] of [
     [{ mac: '02:00:00:00:00:00' }, /MAC address is 02:00:00:00:00:00/],
+    [{ mtu: 1500 }, /MTU is 1500, expected at most 1450/],
     [{ addresses: pair.addresses.slice(1) }, /address 10\.1\.0\.\d+\/24 is missing/],
     [{ routes: [] }, /route 0\.0\.0\.0\/0 via 10\.1\.0\.1 is missing/],
     [{ name: 'eth1' }, /interface eth0 is missing/],
@@ -354,6 +355,8 @@ test('check finds whatever is missing', async (t) => {
   }
   set({ addresses: [...pair.addresses, { address: '10.99.0.1', prefix: 32 }] });
   await t.notThrowsAsync(check(), 'what later plugins added is no fault');
+  set({ mtu: 1400 });
+  await t.notThrowsAsync(check(), 'nor is a smaller MTU');
   node.interfaces.namespaces.set(NAMESPACE, 'another');
   await t.throwsAsync(check(), { message: /another network namespace/ });
   node.interfaces.namespaces.delete(NAMESPACE);

@@ -407,6 +407,40 @@ test('addresses and MAC asked for in each way', async (t) => {
   }
 });
 
+test('CHECK compares with what prevResult lists: later plugins may have changed it', async (t) => {
+  const { plugin } = await setup(t);
+  const result = await plugin.ok('ADD', config());
+  const [host, inner] = result.interfaces as { mac: string; mtu: number }[];
+  const { hostInterface } = plugin.attachments.list()[0];
+  const pair = plugin.interfaces.pairs.get(hostInterface)!;
+  const set = (change: object) => plugin.interfaces.pairs.set(hostInterface, { ...pair, ...change });
+  const check = (change: object) => plugin.call('CHECK', config({ prevResult: { ...result, ...change } }));
+  const listing = (change: object) => ({ interfaces: [host, { ...inner, ...change }] });
+  const faults = async (change: object, message: RegExp) => {
+    const { output } = await check(change);
+    t.is(output.code, 101);
+    t.regex(output.msg as string, message);
+  };
+
+  set({ mac: '02:00:00:00:00:77' });
+  t.is((await check(listing({ mac: '02:00:00:00:00:77' }))).status, 0, 'tuning: the MAC address');
+  await faults({}, /MAC address is 02:00:00:00:00:77, expected/);
+  set({});
+  await faults(listing({ mac: '02:00:00:00:00:77' }), /expected 02:00:00:00:00:77/);
+  t.is((await check(listing({ mac: inner.mac.toUpperCase() }))).status, 0);
+
+  set({ mtu: 1400 });
+  t.is((await check({})).status, 0, 'tuning: the MTU, which it does not list');
+  set({ mtu: 1500 });
+  await faults({}, /MTU is 1500, expected at most 1450/);
+  t.is((await check(listing({ mtu: 1500 }))).status, 0);
+
+  set({ routes: [] });
+  await faults({}, /route 0\.0\.0\.0\/0 via 10\.1\.0\.1 is missing/);
+  t.is((await check({ routes: undefined })).status, 0, 'routes that are not listed are not looked for');
+  await faults({ routes: [{ dst: '0::/0', gw: 'FD00:1::1' }] }, /route ::\/0 via fd00:1::1 is missing/);
+});
+
 test('a namespace that is missing: code 8 naming CNI_NETNS; DEL succeeds', async (t) => {
   const { plugin } = await setup(t);
   const failure = await plugin.error('ADD', config(), { CNI_NETNS: '/run/netns/gone' });

@@ -7,7 +7,7 @@ import { type LinkAddress, readAddress } from './address.js';
 import { type Link, type LinkStatistics, type LinkTarget, readLink, readStatistics } from './link.js';
 import type { Namespace } from './namespace.js';
 import { type LinkChange, LinkRequests, requireTarget } from './requests.js';
-import { type LinkRoute, readRoute } from './route.js';
+import { type LinkRoute, type RouteTables, readRoute } from './route.js';
 import {
   EEXIST,
   ENODEV,
@@ -116,13 +116,13 @@ export class Links {
     return this.#socket.dump(writer, 'list addresses', parse, signal);
   }
 
-  /** Unicast routes of the main table that lead through one interface. @param index only those through this one */
-  routes(index?: number, signal?: AbortSignal): Promise<LinkRoute[]> {
+  /** Unicast routes that lead through one interface. @param index only those through this one */
+  routes(index?: number, signal?: AbortSignal, tables: RouteTables = 'main'): Promise<LinkRoute[]> {
     const writer = new MessageWriter(64);
     writer.begin(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP);
     writer.reserve(RTMSG_LENGTH);
     const parse = (message: MessageReader) => {
-      const route = message.type === RTM_NEWROUTE ? readRoute(message) : undefined;
+      const route = message.type === RTM_NEWROUTE ? readRoute(message, tables) : undefined;
       return index === undefined || route?.index === index ? route : undefined;
     };
     return this.#socket.dump(writer, 'list routes', parse, signal);

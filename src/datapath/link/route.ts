@@ -18,7 +18,7 @@ import {
   RTN_UNICAST,
 } from './rtnetlink.js';
 
-/** A unicast route of the main table, through one interface. */
+/** A unicast route through one interface. */
 export interface LinkRoute {
   /** A prefix of length 0 is the default route. */
   readonly destination: Cidr;
@@ -36,8 +36,11 @@ export interface LinkRoute {
   readonly onlink?: boolean;
 }
 
+/** `main`: where routes are unless rules (ip-rule(8)) lead elsewhere. */
+export type RouteTables = 'main' | 'all';
+
 /** @returns undefined for routes of other kinds, tables and families, and for those through several interfaces */
-export function readRoute(message: MessageReader): LinkRoute | undefined {
+export function readRoute(message: MessageReader, tables: RouteTables = 'main'): LinkRoute | undefined {
   const attributes = message.attributes(new AttributeReader(), RTMSG_LENGTH);
   const { view, offset } = message;
   const family = view.getUint8(offset);
@@ -79,7 +82,7 @@ export function readRoute(message: MessageReader): LinkRoute | undefined {
         break;
     }
   }
-  if (table !== RT_TABLE_MAIN || route.index === undefined) {
+  if ((tables === 'main' && table !== RT_TABLE_MAIN) || route.index === undefined) {
     return undefined;
   }
   return { ...route, index: route.index, destination: { ...destination, prefix } };
