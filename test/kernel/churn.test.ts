@@ -6,13 +6,13 @@ import { Namespace } from '../../src/datapath/link/namespace.js';
 import { formatIp } from '../../src/packet/ip.js';
 import { idFromName } from '../../src/topology/id.js';
 import { type Inventory, takeInventory } from './inventory.js';
-import { Lab, must, NETWORK, type Outcome, Pod, SUBNET_V4, SUBNET_V6, until } from './lab.js';
+import { type CniCall, Lab, must, NETWORK, type Outcome, Pod, SUBNET_V4, SUBNET_V6, until } from './lab.js';
 
 /** Each is one successful ADD and one successful DEL: 500 calls, and those that had to be repeated. */
 const PODS = 250;
 const AT_ONCE = 20;
 /** A runtime waits before it repeats a call. */
-const RETRY_MS = 1000;
+const RETRY_MS = 2000;
 /** Pods that are up at a time, about. */
 const LIVE = 40;
 /** The whole of them, repeated calls included, on a machine that others use too. */
@@ -50,6 +50,11 @@ function randomFrom(seed: number): (below: number) => number {
   };
 }
 
+/** Several pods have one namespace, one after the other: its name does not identify them. */
+function callOf(pod: Pod): CniCall {
+  return { ...pod.call, containerId: `${pod.name}-${lab.tag}` };
+}
+
 /** Pods come and go on the lab's nodes, and every address is watched. */
 class Churn {
   readonly counts = { adds: 0, dels: 0, failedAdds: 0, failedDels: 0, kills: 0, pings: 0, lookedAt: 0 };
@@ -58,7 +63,10 @@ class Churn {
   private added = 0;
   private named = 0;
   private running = true;
-  /** Those whose namespace exists. */
+  private namespaces = 0;
+  /** Namespaces of former pods. The next one must find its own empty, or its ADD fails. */
+  private readonly free: string[] = [];
+  /** Those whose DEL has not succeeded yet. */
   private readonly existing = new Set<Pod>();
   /** Those whose ADD has succeeded and whose DEL has not begun, with nobody that needs them. */
   private readonly idle = new Set<Pod>();
@@ -72,6 +80,7 @@ class Churn {
       this.running = false;
     });
     await Promise.all([work, this.kill(signal), this.look(signal), this.ping(signal), this.tell(signal)]);
+    for (const namespace of this.free) await must('ip', 'netns', 'delete', namespace);
   }
 
   private async work(signal: AbortSignal): Promise<void> {
@@ -100,12 +109,12 @@ class Churn {
   private async add(signal: AbortSignal): Promise<void> {
     const node = lab.nodes[this.random(lab.nodes.length)];
     const name = `c${this.named++}`;
-    const pod = new Pod(node, `${name}-${lab.tag}`, name, node.networkConfig());
-    await must('ip', 'netns', 'add', pod.namespace);
+    const namespace = this.free.pop() ?? (await this.newNamespace());
+    const pod = new Pod(node, namespace, name, node.networkConfig());
     this.existing.add(pod);
     for (;;) {
       this.counts.adds++;
-      const outcome = await node.cni('ADD', pod.call);
+      const outcome = await node.cni('ADD', callOf(pod));
       if (outcome.status === 0) {
         this.up(pod, outcome);
         return;
@@ -115,6 +124,12 @@ class Churn {
       // As a runtime does: whatever ADD has made is taken back before it is tried again.
       await this.delete(pod, signal);
     }
+  }
+
+  private async newNamespace(): Promise<string> {
+    const namespace = `sandbox${this.namespaces++}-${lab.tag}`;
+    await must('ip', 'netns', 'add', namespace);
+    return namespace;
   }
 
   private up(pod: Pod, outcome: Outcome): void {
@@ -131,14 +146,14 @@ class Churn {
     for (const address of [pod.ipv4, pod.ipv6]) this.holders.delete(address);
     await this.delete(pod, signal);
     this.existing.delete(pod);
-    await must('ip', 'netns', 'delete', pod.namespace);
+    this.free.push(pod.namespace);
   }
 
   private async delete(pod: Pod, signal: AbortSignal): Promise<void> {
     for (;;) {
       signal.throwIfAborted();
       this.counts.dels++;
-      const outcome = await pod.node.cni('DEL', pod.call);
+      const outcome = await pod.node.cni('DEL', callOf(pod));
       if (outcome.status === 0) return;
       this.counts.failedDels++;
       this.passing(pod, 'DEL', outcome);
@@ -190,7 +205,7 @@ class Churn {
           }
         }
       }
-      await sleep(500);
+      await sleep(1500);
     }
   }
 
