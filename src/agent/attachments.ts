@@ -5,6 +5,8 @@ import type { Datapath } from '../datapath/datapath.js';
 import { InvalidInputError, MidonetError } from '../errors.js';
 import type { Ipam } from '../ipam/ipam.js';
 import type { PoolAllocator } from '../ipam/pool-allocator.js';
+import { macPath } from '../nsdb/layout.js';
+import { decodeJson, macEntrySchema, type TopologyRepository } from '../nsdb/topology-repository.js';
 import { formatMac } from '../packet/address.js';
 import { cidrContains, formatIp, parseCidr, parseIp } from '../packet/ip.js';
 import { readStateFolder, writeStateFile } from '../state-file.js';
@@ -78,6 +80,8 @@ export interface AttachmentsOptions {
   readonly ipam: Ipam;
   readonly interfaces: ContainerInterfaces;
   readonly localPorts: LocalPorts;
+  /** Asked, while the NSDB can be reached, whose a MAC address is that a container asks for. */
+  readonly repository?: Pick<TopologyRepository, 'store' | 'get'>;
   /** Asked by {@link Attachments.check}. */
   readonly datapath?: Pick<Datapath, 'ports'>;
   readonly warn: (message: string, error?: unknown) => void;
@@ -91,6 +95,16 @@ export interface ListedAttachment {
   readonly mtu?: number;
   /** Of the routes that were made those that are not listed are not looked for. */
   readonly routes?: readonly InterfaceRoute[];
+}
+
+/** The MAC address asked for belongs to another port of the bridge. */
+export class MacInUseError extends MidonetError {
+  constructor(
+    readonly mac: string,
+    by: string,
+  ) {
+    super('MN_ADDRESS_IN_USE', `MAC address ${mac} is taken: ${by} has it`);
+  }
 }
 
 /** Something that an attachment consists of is missing or not as it was made. */
@@ -189,8 +203,14 @@ export class Attachments {
           await this.#undo(record);
           found.undone += 1;
         } else if (!present.has(record.hostInterface)) {
-          await localPorts.detach(id, signal);
           found.dead += 1;
+          try {
+            await localPorts.detach(id, signal);
+          } catch (error) {
+            signal?.throwIfAborted();
+            this.#retryLater(id);
+            warn(`attachment ${describe(record)} (port ${id}) cannot be detached from the datapath yet`, error);
+          }
         } else {
           try {
             await localPorts.attach(record.port, record.hostInterface, signal);
@@ -218,7 +238,8 @@ export class Attachments {
 
   /**
    * Make an interface in a container. Whatever goes wrong, nothing is left of it.
-   * @throws InterfaceNameTakenError, NamespaceError, PoolExhaustedError, AddressInUseError, StoreUnavailableError,
+   * @throws InterfaceNameTakenError, NamespaceError, PoolExhaustedError, AddressInUseError, MacInUseError,
+   *   StoreUnavailableError,
    *   InvalidInputError, DatapathError, NetlinkError
    */
   async add(request: AttachmentRequest, signal?: AbortSignal): Promise<Attachment> {
@@ -227,6 +248,7 @@ export class Attachments {
       signal?.throwIfAborted();
       const namespaceIdentity = this.#options.interfaces.namespaceIdentity(request.namespacePath);
       await this.#clearWay(id, request, signal);
+      await this.#requireFreeMac(id, request, signal);
       const reserved: Reserved[] = [];
       let record: Attachment | undefined;
       try {
@@ -275,6 +297,39 @@ export class Attachments {
     }
   }
 
+  /** @throws MacInUseError if another port of the bridge, bound to any host, has the address */
+  async #requireFreeMac(id: string, request: AttachmentRequest, signal?: AbortSignal): Promise<void> {
+    const { mac, network, owner } = request;
+    const { repository, hostId, warn } = this.#options;
+    if (mac === undefined) return;
+    this.#requireOwnMac(id, network.bridgeId, mac);
+    if (repository === undefined || repository.store.state !== 'connected') return;
+    try {
+      const path = macPath(network.bridgeId, mac);
+      const node = await repository.store.get(path, { signal });
+      // A learned address follows its machine.
+      if (node === undefined || node.stat.ephemeralOwner !== undefined) return;
+      const { portId } = decodeJson(macEntrySchema, node.data, path);
+      if (portId === id) return;
+      const port = (await repository.get('port', portId, signal))?.object;
+      // What was attached here and is no more is about to go from the NSDB.
+      if (port === undefined || (port.owner === owner && port.binding?.hostId === hostId)) return;
+      throw new MacInUseError(mac, `port ${portId}${port.binding ? ` of host ${port.binding.hostId}` : ''}`);
+    } catch (error) {
+      if (!(error instanceof MidonetError && error.code === 'MN_STORE_UNAVAILABLE')) throw error;
+      warn(`whether another host has MAC address ${mac} is not known`, error);
+    }
+  }
+
+  /** @throws MacInUseError if another attachment of this host has the address */
+  #requireOwnMac(id: string, bridgeId: string, mac: string): void {
+    for (const [other, record] of this.#records) {
+      if (other !== id && record.mac === mac && record.port.bridgeId === bridgeId) {
+        throw new MacInUseError(mac, describe(record));
+      }
+    }
+  }
+
   /** Take an address of each pool; those taken so far are in `reserved` when it throws. */
   async #reserve(request: AttachmentRequest, reserved: Reserved[], signal?: AbortSignal): Promise<void> {
     const asked = assignAddresses(request);
@@ -297,6 +352,8 @@ export class Attachments {
     const hostInterface = hostInterfaceName(id);
     // An address that is used again has the same MAC, so what others have in their neighbour caches stays right.
     const mac = request.mac ?? macOf(idFromName('mac', network.bridgeId, reserved[0]?.address ?? id), 0x02);
+    // Again: another call may have asked for it meanwhile.
+    this.#requireOwnMac(id, network.bridgeId, mac);
     const routes: InterfaceRoute[] = [];
     for (const { allocator } of reserved) {
       const { gateway } = allocator.pool;

@@ -79,6 +79,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
       ipam,
       interfaces,
       localPorts: agent.bindings,
+      repository,
       datapath,
       warn,
     });

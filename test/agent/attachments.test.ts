@@ -6,6 +6,9 @@ import fc from 'fast-check';
 import { type AttachmentKey, type AttachmentRequest, Attachments } from '../../src/agent/attachments.js';
 import type { Network } from '../../src/agent/networks.js';
 import { Ipam } from '../../src/ipam/ipam.js';
+import { macPath, objectPath } from '../../src/nsdb/layout.js';
+import type { Store } from '../../src/nsdb/store.js';
+import { encodeJson, TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { idFromName } from '../../src/topology/id.js';
 import type { Pool } from '../../src/topology/types.js';
 import { FakeStore, FakeTree, seedTree } from '../ipam/fake-store.js';
@@ -49,6 +52,7 @@ class TestNode {
       ipam: this.ipam,
       interfaces: this.interfaces,
       localPorts: this.localPorts,
+      repository: new TopologyRepository(this.store as unknown as Store),
       warn,
       bootId: this.bootId,
     });
@@ -161,6 +165,68 @@ test('requested addresses and MAC are used; no default route without a gateway o
   });
   t.is(node.attachments.list().length, 1);
   t.is(node.used(), 2);
+});
+
+test('a MAC that another attachment of the bridge has is refused by name', async (t) => {
+  const node = await setup(t);
+  const mac = '02:aa:00:00:00:01';
+  await node.attachments.add(request({ mac }));
+  const second = { containerId: 'c2', namespacePath: '/run/netns/other', mac };
+  await t.throwsAsync(node.attachments.add(request(second)), {
+    code: 'MN_ADDRESS_IN_USE',
+    message: /02:aa:00:00:00:01.*eth0 of container c1 in network net/,
+  });
+  t.is(node.used(), 2);
+  const elsewhere = { ...NETWORK, name: 'elsewhere', bridgeId: idFromName('bridge', 'elsewhere') };
+  await node.attachments.add(request({ ...second, network: elsewhere }));
+  await node.attachments.remove(KEY);
+  await node.attachments.add(request({ ...second, interfaceName: 'eth1' }));
+  t.is(node.attachments.list().length, 2);
+});
+
+test('of two that ask for one MAC at once one gets it', async (t) => {
+  const node = await setup(t);
+  const results = await Promise.allSettled(
+    ['c1', 'c2'].map((containerId, i) =>
+      node.attachments.add(request({ containerId, interfaceName: `eth${i}`, mac: '02:aa:00:00:00:01' })),
+    ),
+  );
+  t.deepEqual(results.map(({ status }) => status).sort(), ['fulfilled', 'rejected']);
+  t.is(node.used(), 2);
+});
+
+test('a MAC that is seeded for another port in the NSDB is refused, unless that port is one of here that has gone', async (t) => {
+  const node = await setup(t);
+  const mac = '02:aa:00:00:00:01';
+  const portId = idFromName('port', 'net', 'far', 'eth0');
+  const seed = async (path: string, value: unknown) => {
+    await node.store.ensure(path);
+    node.tree.nodes.set(path, { data: encodeJson(value), version: 0 });
+  };
+  const seedPort = (binding: string) =>
+    seed(objectPath('port', portId), {
+      id: portId,
+      bridgeId,
+      mac,
+      addresses: [],
+      adminStateUp: true,
+      owner: 'cni',
+      binding: { hostId: binding, interfaceName: 'mn0000000000' },
+    });
+  await seed(macPath(bridgeId, mac), { portId });
+  const far = idFromName('host', 'far');
+  await seedPort(far);
+  await t.throwsAsync(node.attachments.add(request({ mac })), {
+    code: 'MN_ADDRESS_IN_USE',
+    message: new RegExp(`${mac}.*port ${portId} of host ${far}`),
+  });
+  await assertNothingLeft(t, node);
+  await seedPort(hostId);
+  await node.attachments.add(request({ mac }));
+  await node.attachments.remove(KEY);
+  await seedPort(far);
+  node.store.down = true;
+  t.is((await node.attachments.add(request({ mac }))).mac, mac, 'without the NSDB nobody is asked');
 });
 
 test('a second add of the same attachment is refused and harms nothing', async (t) => {
@@ -309,6 +375,23 @@ test('recovery attaches again what is there, keeps what is dead, undoes what is 
   t.is(node.used(), 4);
   await node.attachments.remove({ ...KEY, containerId: 'dead' });
   t.is(node.used(), 2);
+});
+
+test('what recovery cannot detach does not end it, and is tried again', async (t) => {
+  const node = await setup(t);
+  const dead = await node.attachments.add(request());
+  const alive = await node.attachments.add(request({ containerId: 'alive', namespacePath: '/run/netns/other' }));
+  node.interfaces.pairs.delete(dead.hostInterface);
+  await node.restart();
+  let detached = 0;
+  node.localPorts.fault = (at) => {
+    if (at === 'detach' && ++detached === 1) throw new Error('busy');
+  };
+  t.like(await node.attachments.recover(), { attached: 1, dead: 1 });
+  t.true(node.localPorts.attached.has(alive.port.id));
+  t.regex(node.warnings.join(), /c1.*cannot be detached/);
+  await node.attachments.retry();
+  t.is(detached, 2);
 });
 
 test('after a boot nothing of before is left', async (t) => {
