@@ -190,9 +190,9 @@ export class CniVerbs {
     }
     for (const pool of network.pools) {
       try {
-        await this.#options.ipam.pool(pool).prepare();
+        await this.#options.ipam.pool(pool).requireFree(signal);
       } catch (error) {
-        if (!(error instanceof MidonetError)) throw error;
+        if (signal.aborted || !(error instanceof MidonetError)) throw error;
         throw new CniError(CniCode.NotAvailable, error.message, error.code, { cause: error });
       }
     }

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { MidonetError } from '../errors.js';
 import { hostBlocksPath, poolBlocksPath } from '../nsdb/layout.js';
-import { joinPath, nodeName } from '../nsdb/path.js';
+import { joinPath, nodeName, parentPath } from '../nsdb/path.js';
 import { NodeExistsError, NodeNotFoundError, type Store, VersionConflictError } from '../nsdb/store.js';
 import { decodeJson, encodeJson, ObjectNotFoundError } from '../nsdb/topology-repository.js';
 import { type PoolLayout, SHARD_BLOCKS, shardName } from './pool-layout.js';
@@ -42,22 +42,43 @@ export class BlockRegistry {
    */
   async takeAny(signal?: AbortSignal): Promise<OwnedBlock | undefined> {
     const start = hash(`${this.hostId} ${this.poolId}`);
-    const { blockCount, shardCount } = this.layout;
+    const { shardCount } = this.layout;
     for (let i = 0; i < shardCount; i++) {
-      const shard = (start + i) % shardCount;
-      const first = shard * SHARD_BLOCKS;
-      const size = Math.min(SHARD_BLOCKS, blockCount - first);
       for (;;) {
-        signal?.throwIfAborted();
-        const folder = poolBlocksPath(this.poolId, shardName(shard));
-        const taken = new Set(await this.store.children(folder, { signal }));
-        const name = this.#firstFree(taken, first, size, hash(`${start} ${taken.size}`) % size);
+        const name = await this.#freeIn((start + i) % shardCount, start, signal);
         if (name === undefined) break;
         const block = await this.take(name, signal);
         if (block !== undefined) return block;
       }
     }
     return undefined;
+  }
+
+  /**
+   * Whether {@link takeAny} would find a block now, or there is one that is this host's and not in `known`. Changes nothing.
+   * @throws StoreUnavailableError, ObjectNotFoundError if the pool or the host is not in the NSDB
+   */
+  async hasFree(known: ReadonlyMap<string, unknown>, signal?: AbortSignal): Promise<boolean> {
+    const own = await this.store.children(this.#ownFolder, { signal });
+    if (own === undefined && (await this.store.children(parentPath(this.#ownFolder)!, { signal })) === undefined) {
+      throw new ObjectNotFoundError('host', this.hostId);
+    }
+    const shards = await this.store.children(parentPath(poolBlocksPath(this.poolId, shardName(0)))!, { signal });
+    if (shards === undefined) throw new ObjectNotFoundError('pool', this.poolId);
+    if (own?.some((name) => this.layout.isBlock(name) && !known.has(name))) return true;
+    for (let shard = 0; shard < this.layout.shardCount; shard++) {
+      if ((await this.#freeIn(shard, 0, signal)) !== undefined) return true;
+    }
+    return false;
+  }
+
+  async #freeIn(shard: number, start: number, signal?: AbortSignal): Promise<string | undefined> {
+    signal?.throwIfAborted();
+    const first = shard * SHARD_BLOCKS;
+    const size = Math.min(SHARD_BLOCKS, this.layout.blockCount - first);
+    const folder = poolBlocksPath(this.poolId, shardName(shard));
+    const taken = new Set(await this.store.children(folder, { signal }));
+    return this.#firstFree(taken, first, size, hash(`${start} ${taken.size}`) % size);
   }
 
   #firstFree(taken: ReadonlySet<string>, first: number, size: number, start: number): string | undefined {

@@ -181,9 +181,13 @@ export class PoolAllocator {
     else if (block.used === 0) this.#blocks.delete(name);
   }
 
-  /** See to it that a first address is there before it is needed. */
-  async prepare(): Promise<void> {
-    if (this.#free.size === 0) await this.#refill();
+  /**
+   * See whether {@link allocate} would succeed now. Takes nothing.
+   * @throws PoolExhaustedError, StoreUnavailableError, ObjectNotFoundError
+   */
+  async requireFree(signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
+    if (this.#free.size === 0 && !(await this.#registry.hasFree(this.#blocks, signal))) throw this.#exhausted();
   }
 
   /**
@@ -317,16 +321,20 @@ export class PoolAllocator {
     if (block === undefined) {
       this.#refillAfter = this.#options.now() + RETRY_MS;
       if (this.#free.size > 0) return;
-      const { blockCount, blockCapacity } = this.layout;
-      throw new PoolExhaustedError(
-        this.pool.id,
-        this.pool.cidr,
-        `all ${blockCount} blocks of ${blockCapacity} addresses belong to hosts; ` +
-          `${this.#used.size} addresses are in use in the ${this.#blocks.size} blocks of this host`,
-      );
+      throw this.#exhausted();
     }
     this.#addBlock(block.name, block);
     await this.#saveNew();
+  }
+
+  #exhausted(): PoolExhaustedError {
+    const { blockCount, blockCapacity } = this.layout;
+    return new PoolExhaustedError(
+      this.pool.id,
+      this.pool.cidr,
+      `all ${blockCount} blocks of ${blockCapacity} addresses belong to hosts; ` +
+        `${this.#used.size} addresses are in use in the ${this.#blocks.size} blocks of this host`,
+    );
   }
 
   async #save(): Promise<void> {

@@ -96,6 +96,26 @@ test('addresses come in order from one block, reserved ones never', async (t) =>
   t.regex(error.message, /all 1 blocks of 16 addresses.*13 addresses are in use in the 1 blocks/);
 });
 
+test('asking whether there is an address takes nothing, and ends with the signal', async (t) => {
+  const { tree, hosts } = await setup(makePool('10.0.0.0/28', 29), 2);
+  await hosts[0].allocator.requireFree();
+  t.deepEqual(blockNodes(tree), []);
+  t.is(hosts[0].allocator.usage.blocks, 0);
+  await t.throwsAsync(hosts[0].allocator.requireFree(AbortSignal.abort(new Error('gone'))), { message: 'gone' });
+  await hosts[1].allocate();
+  while (blockNodes(tree).length < 2) await hosts[1].allocate();
+  await t.throwsAsync(hosts[0].allocator.requireFree(), { code: 'MN_POOL_EXHAUSTED', message: /all 2 blocks/ });
+  await hosts[1].allocator.requireFree();
+  hosts[1].disk = [];
+  hosts[1].used.clear();
+  hosts[1].start();
+  await t.notThrowsAsync(hosts[1].allocator.requireFree(), 'of its own blocks the NSDB knows');
+  tree.nodes.delete(`/pools/${hosts[0].pool.id}/blocks`);
+  await t.throwsAsync(hosts[0].allocator.requireFree(), { code: 'MN_NOT_FOUND', message: /pool/ });
+  tree.nodes.delete(`/hosts/${HOSTS[0]}/blocks`);
+  await t.throwsAsync(hosts[0].allocator.requireFree(), { code: 'MN_NOT_FOUND', message: /host/ });
+});
+
 test('IPv6 addresses', async (t) => {
   const { hosts } = await setup(makePool('fd00::/120', 122, 'fd00::1'));
   const first = await hosts[0].allocate();
