@@ -78,11 +78,15 @@ export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
   MIDONET_NSDB_CONNECT: ['nsdb', 'connect'],
   MIDONET_NSDB_LISTEN: ['nsdb', 'listen'],
   MIDONET_NSDB_DATA_FOLDER: ['nsdb', 'dataFolder'],
+  MIDONET_NSDB_SESSION_TIMEOUT: ['nsdb', 'sessionTimeout'],
   MIDONET_DATAPATH: ['datapath', 'name'],
   MIDONET_CNI_SOCKET: ['cni', 'socket'],
   MIDONET_HTTP_HOST: ['http', 'host'],
   MIDONET_HTTP_PORT: ['http', 'port'],
   MIDONET_VXLAN_PORT: ['tunnels', 'vxlanPort'],
+  MIDONET_TUNNEL_ZONES: ['tunnels', 'zones'],
+  MIDONET_FLOW_IDLE_TIMEOUT: ['flows', 'idleTimeout'],
+  MIDONET_MAX_FLOWS: ['flows', 'maxFlows'],
 };
 
 /**
@@ -146,6 +150,22 @@ function setField(target: Record<string, unknown>, field: readonly string[], tex
     at[key] = { ...(inner as Record<string, unknown> | undefined) };
     at = at[key] as Record<string, unknown>;
   }
-  const numeric = field.at(-1) === 'port' || field.at(-1) === 'vxlanPort';
-  at[field.at(-1)!] = numeric && /^\d+$/.test(text) ? Number(text) : text;
+  const last = field.at(-1)!;
+  // Text that is no number is left for validation to name.
+  if (last === 'zones') at[last] = parseZones(text, field);
+  else at[last] = NUMBERS.has(last) && /^\d+(\.\d+)?$/.test(text) ? Number(text) : text;
+}
+
+const NUMBERS: ReadonlySet<string> = new Set(['port', 'vxlanPort', 'sessionTimeout', 'idleTimeout', 'maxFlows']);
+
+/** `name=type:address`, comma-separated. */
+function parseZones(text: string, field: readonly string[]): unknown[] {
+  return text.split(',').map((part) => {
+    const match = /^([^=:]*)=([^=:]*):([^=:]*)$/.exec(part.trim());
+    if (match === null) {
+      const name = `config.${field.join('.')}`;
+      throw new InvalidInputError(name, part, 'expected name=type:address, such as rack-1=vxlan:10.0.0.12');
+    }
+    return { name: match[1], type: match[2], address: match[3] };
+  });
 }

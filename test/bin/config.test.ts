@@ -76,6 +76,44 @@ for (const [text, field, value] of wrong) {
   });
 }
 
+test('all that a node needs can come from the environment', async (t) => {
+  const config = await loadConfig(file('tunnels: { vxlanPort: 4789 }\nflows: { maxFlows: 99 }'), {
+    MIDONET_TUNNEL_ZONES: 'rack-1=vxlan:10.0.0.12, wide=gre:192.0.2.1',
+    MIDONET_FLOW_IDLE_TIMEOUT: '2.5',
+    MIDONET_MAX_FLOWS: '1000',
+    MIDONET_NSDB_SESSION_TIMEOUT: '5000',
+  });
+  t.deepEqual(config.tunnels, {
+    vxlanPort: 4789,
+    zones: [
+      { name: 'rack-1', type: 'vxlan', address: '10.0.0.12' },
+      { name: 'wide', type: 'gre', address: '192.0.2.1' },
+    ],
+  });
+  t.deepEqual(config.flows, { idleTimeout: 2.5, maxFlows: 1000 });
+  t.is(config.nsdb.sessionTimeout, 5000);
+});
+
+test('wrong values in the environment are refused by field and value', async (t) => {
+  for (const [variable, text, field, value] of [
+    ['MIDONET_TUNNEL_ZONES', 'rack-1', 'config.tunnels.zones', '"rack-1"'],
+    ['MIDONET_TUNNEL_ZONES', 'rack-1=vxlan', 'config.tunnels.zones', '"rack-1=vxlan"'],
+    ['MIDONET_TUNNEL_ZONES', 'a=gre:10.0.0.1,', 'config.tunnels.zones', '""'],
+    ['MIDONET_TUNNEL_ZONES', 'a=gre:10.0.0.1,b=stt:10.0.0.2', 'config.tunnels.zones[1].type', '"stt"'],
+    ['MIDONET_TUNNEL_ZONES', 'a=gre:10.0.0', 'config.tunnels.zones[0].address', '"10.0.0"'],
+    ['MIDONET_TUNNEL_ZONES', 'a b=gre:10.0.0.1', 'config.tunnels.zones[0].name', '"a b"'],
+    ['MIDONET_FLOW_IDLE_TIMEOUT', 'soon', 'config.flows.idleTimeout', '"soon"'],
+    ['MIDONET_FLOW_IDLE_TIMEOUT', '0', 'config.flows.idleTimeout', '0'],
+    ['MIDONET_MAX_FLOWS', '1e9', 'config.flows.maxFlows', '"1e9"'],
+    ['MIDONET_NSDB_SESSION_TIMEOUT', '10', 'config.nsdb.sessionTimeout', '10'],
+  ]) {
+    const error = await t.throwsAsync(() => loadConfig(file(''), { [variable]: text }), {
+      instanceOf: InvalidInputError,
+    });
+    t.true(error.message.startsWith(`${field}: `) && error.message.endsWith(`got ${value}`), error.message);
+  }
+});
+
 test('a wrong value in the environment is refused by its field', async (t) => {
   const error = await t.throwsAsync(() => loadConfig(file(''), { MIDONET_HTTP_PORT: 'many' }), {
     instanceOf: InvalidInputError,
