@@ -7,11 +7,14 @@ import { SetupError, say, stderrOf } from './progress.mjs';
 export const BUILD_PACKAGES = ['g++', 'gcc', 'make', 'libc6-dev', 'ca-certificates'];
 
 /** To run the VM; kmod for depmod here and for the modules that the VM's kernel asks for by itself. */
-export const VM_PACKAGES = ['qemu-system-x86', 'busybox-static', 'kmod', 'xz-utils', 'zstd'];
+export const VM_PACKAGES = ['qemu-system-x86', 'kmod', 'xz-utils', 'zstd'];
 
-/** What the demo, benchmarks and kernel tests run in the VM. crun because podman is content with it, runc because containerd is not. */
+/**
+ * What the demo, benchmarks and kernel tests run, in the VM (whose init is busybox, too) or on the host. crun because podman
+ * is content with it, runc because containerd is not.
+ */
 export const RUNTIME_PACKAGES = [
-  ...['iproute2', 'iputils-ping', 'iperf3', 'tcpdump', 'ethtool', 'procps'],
+  ...['busybox-static', 'curl', 'iproute2', 'iputils-ping', 'iperf3', 'tcpdump', 'ethtool', 'procps'],
   ...['containerd', 'runc', 'podman', 'crun', 'containernetworking-plugins'],
 ];
 
@@ -52,6 +55,10 @@ export function installPackages(/** @type {string[]} */ wanted) {
       policy=/usr/sbin/policy-rc.d
       if [ ! -e $policy ]; then
         trap 'rm -f $policy' EXIT
+        # dash runs no EXIT trap when a signal ends it.
+        trap 'exit 130' INT
+        trap 'exit 143' TERM
+        trap 'exit 129' HUP
         printf '#!/bin/sh\\nexit 101\\n' > $policy && chmod 755 $policy
       fi
       DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 install "$@"`;
