@@ -507,10 +507,15 @@ export class NetlinkSocket {
     return this.#pending.some((batch) => !batch.dump);
   }
 
-  /** A batch smaller than it could be means that no more waited. */
+  /**
+   * A batch smaller than it could be means that no more waited. After a full one nothing may wait, and the event loop would
+   * not call again: that has to be asked, once other work has had its turn.
+   */
   #emptiedIf(count: number): void {
     if (count < this.#batchSize) {
       this.#emptied();
+    } else if (this.#loss !== undefined) {
+      setImmediate(() => this.#drain());
     }
   }
 

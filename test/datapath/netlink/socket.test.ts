@@ -195,6 +195,29 @@ test('an overflow is told of when all that waited has been read, not before', (t
   t.deepEqual(told, ['losing', 'receive from netlink socket: ENOBUFS']);
 });
 
+test('an overflow is told of when what waited fills its batches to the last place', async (t) => {
+  for (let waiting = 0; waiting <= 9; waiting++) {
+    for (const turns of [true, false]) {
+      const told: (number | string)[] = [];
+      const { kernel, socket } = open({
+        slots: 4,
+        listener: { message: (one) => told.push(value(one)), overrun: (reason) => told.push(reason.message) },
+      });
+      const numbers = Array.from({ length: waiting }, (_, i) => i);
+      kernel.waiting.push(
+        -ENOBUFS,
+        ...numbers.map((n) => part({ type: TYPE, flags: 0, sequence: 0, wantsAck: false }, TYPE, 0, n)),
+      );
+      // It is noticed by the event loop, or by a request whose answer is waited for.
+      if (turns) kernel.turn();
+      else await socket.attempt(requests(1), 'ask');
+      await new Promise((resolve) => setImmediate(() => setImmediate(() => setImmediate(resolve))));
+      t.deepEqual(told, [...numbers, 'receive from netlink socket: ENOBUFS'], `${waiting} waiting`);
+      socket.close();
+    }
+  }
+});
+
 test('damaged datagrams and cut ones are told of, and the rest is read', (t) => {
   const told: (string | MidonetError)[] = [];
   const { kernel } = open({
