@@ -49,23 +49,17 @@ function temporaryName(path: string): string {
   return `${path}.${process.pid}.${counter}.tmp`;
 }
 
-/**
- * Read a JSON file, or undefined when there is none.
- * @param parse checks the value and gives it its type; throws if it is not what it should be
- * @throws whatever `parse` or JSON.parse throw for a damaged file
- */
-export async function readStateFile<T>(path: string, parse: (value: unknown) => T): Promise<T | undefined> {
-  let text: string;
+/** @returns undefined when there is no such file */
+async function readText(path: string): Promise<string | undefined> {
   try {
-    text = await readFile(path, 'utf8');
+    return await readFile(path, 'utf8');
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
   }
-  return parse(JSON.parse(text));
 }
 
-/** A file that could not be read, and where it was moved to. */
+/** A file whose text is not what it should be, and where it was moved to. */
 export interface DamagedFile {
   readonly path: string;
   readonly movedTo: string;
@@ -75,6 +69,7 @@ export interface DamagedFile {
 /**
  * Read every `*.json` of a folder, which is made if it does not exist. A damaged file is moved aside to `*.json.damaged`
  * and reported, not fatal; what a crash left of a write is removed.
+ * @throws what the system says of reading (no descriptor left, a failing disk): the file may be good, and stays
  */
 export async function readStateFolder<T>(
   folder: string,
@@ -91,9 +86,10 @@ export async function readStateFolder<T>(
     }
     if (!entry.endsWith('.json')) continue;
     const name = entry.slice(0, -'.json'.length);
+    const text = await readText(path);
+    if (text === undefined) continue;
     try {
-      const value = await readStateFile(path, (content) => parse(content, name));
-      if (value !== undefined) found.set(name, value);
+      found.set(name, parse(JSON.parse(text), name));
     } catch (error) {
       const movedTo = `${path}.damaged`;
       await rename(path, movedTo);
