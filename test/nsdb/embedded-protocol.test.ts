@@ -1,12 +1,15 @@
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { createRequire } from 'node:module';
+import promises, { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createRequire, syncBuiltinESMExports } from 'node:module';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
+import { InvalidInputError } from '../../src/errors.js';
+import { MAX_BATCH_BODY, readRecordFile } from '../../src/nsdb/embedded/record-file.js';
 import { EmbeddedServer } from '../../src/nsdb/embedded/server.js';
+import { WriteAheadLog } from '../../src/nsdb/embedded/write-ahead-log.js';
 import { FrameSplitter, JuteReader, JuteWriter, NO_SESSION, WireProtocolError } from '../../src/nsdb/protocol/jute.js';
 import { Op, readConnectResponse, writeConnectRequest } from '../../src/nsdb/protocol/records.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
@@ -132,6 +135,112 @@ test('the administrative words are answered', async (t) => {
     await once(socket, 'close');
     t.regex(answer, pattern);
   }
+});
+
+test('a client that was answered for the last time is let go, though it keeps its half open', async (t) => {
+  const server = await serve(t);
+  const socket = connect({ port: portOf(server), host: '127.0.0.1', allowHalfOpen: true });
+  t.teardown(() => socket.destroy());
+  let answer = '';
+  socket.on('data', (chunk) => {
+    answer += chunk.toString();
+  });
+  socket.write('ruok');
+  await once(socket, 'end');
+  t.is(answer, 'imok');
+  socket.on('error', () => {});
+  socket.write(hello());
+  await until('the connection is gone', () => server.metrics.connections === 0);
+  t.is(server.metrics.sessions, 0);
+});
+
+test('nothing behind a refused connect is carried out', async (t) => {
+  const server = await serve(t);
+  const w = new JuteWriter();
+  const password = new Uint8Array(16);
+  writeConnectRequest(w, { lastZxidSeen: 0, timeout: 1000, sessionId: '01'.repeat(8), password, readOnly: false });
+  await throwAt(server, [Buffer.concat([w.frame(), hello()])]);
+  t.is(server.metrics.zxid, 0);
+  t.is(server.metrics.protocolErrors, 0);
+});
+
+test('the end of a session with very many nodes is several transactions', async (t) => {
+  const server = await serve(t);
+  const [store, other] = [
+    new ZookeeperStore({ connect: server.address }),
+    new ZookeeperStore({ connect: server.address }),
+  ];
+  await store.sync();
+  const { nodes } = server.metrics;
+  const path = (i: number) => `/${String(i).padStart(200, 'x')}`;
+  for (let i = 0; i < 10_000; i += 2000) {
+    const paths = Array.from({ length: 2000 }, (_, j) => path(i + j));
+    await store.multi(paths.map((path) => ({ type: 'create', path, data: bytes(''), ephemeral: true })));
+  }
+  await other.sync();
+  const before = server.metrics.zxid;
+  await store.close();
+  await until('the session has ended', () => server.metrics.sessions === 1);
+  t.is(server.metrics.zxid - before, 2);
+  t.is(server.metrics.nodes, nodes);
+  await other.close();
+});
+
+test('a record that no batch can hold is a failure, not damage found later', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'midonet-nsdb-'));
+  t.teardown(() => rm(folder, { recursive: true }));
+  const file = join(folder, 'log-0000000000000001');
+  const failures: string[] = [];
+  const log = await WriteAheadLog.begin(
+    file,
+    { fsync: false, fullSize: 1e9 },
+    { onDurable: () => {}, onFailure: (error) => failures.push(error.message), onFull: () => {} },
+  );
+  log.append(Buffer.from('one'));
+  log.append(Buffer.alloc(MAX_BATCH_BODY - 3));
+  log.append(Buffer.from('three'));
+  await log.close();
+  t.deepEqual(failures, [`a record of ${MAX_BATCH_BODY - 3} bytes does not fit into the log`]);
+  const records: string[] = [];
+  t.is(readRecordFile(file, 'log', (record) => records.push(record.toString())).torn, 0);
+  t.deepEqual(records, ['one']);
+  await t.throwsAsync(EmbeddedServer.start({ listen: { port: 0 }, dataDir: folder, maxRequest: MAX_BATCH_BODY }), {
+    instanceOf: InvalidInputError,
+  });
+});
+
+test('what is no socket is not removed to listen there', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'midonet-nsdb-'));
+  t.teardown(() => rm(folder, { recursive: true }));
+  const dataDir = join(folder, 'data');
+  const path = join(folder, 'notes');
+  await writeFile(path, 'keep me');
+  await t.throwsAsync(EmbeddedServer.start({ listen: { path }, dataDir }), {
+    instanceOf: InvalidInputError,
+    message: /something that is not a socket/,
+  });
+  t.is(await readFile(path, 'utf8'), 'keep me');
+  const long = join(folder, 'x'.repeat(100));
+  await t.throwsAsync(EmbeddedServer.start({ listen: { path: long }, dataDir }), { message: /at most 107 bytes/ });
+  // Neither attempt keeps the folder locked.
+  await (await EmbeddedServer.start({ listen: { port: 0 }, dataDir })).close();
+});
+
+test.serial('a server that cannot protect its socket does not go on listening', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'midonet-nsdb-'));
+  t.teardown(() => rm(folder, { recursive: true }));
+  const options = { listen: { path: join(folder, 'socket') }, dataDir: join(folder, 'data') };
+  const { chmod } = promises;
+  promises.chmod = () => Promise.reject(new Error('no'));
+  syncBuiltinESMExports();
+  try {
+    await t.throwsAsync(EmbeddedServer.start(options), { message: 'no' });
+  } finally {
+    promises.chmod = chmod;
+    syncBuiltinESMExports();
+  }
+  await t.throwsAsync(once(connect(options.listen.path), 'connect'), { code: 'ENOENT' });
+  await (await EmbeddedServer.start(options)).close();
 });
 
 test('a Unix socket serves as well', async (t) => {

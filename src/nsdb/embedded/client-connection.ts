@@ -5,6 +5,8 @@ import type { SessionRecord } from './database.js';
 /** Replies a connection may have waiting for the disk, and bytes for the network, before no more of it is read. */
 const MAX_WAITING_REPLIES = 1000;
 const MAX_UNSENT_BYTES = 4 * 1024 * 1024;
+/** Milliseconds that a client has to end a connection after its last reply. */
+const LINGER = 1000;
 
 /** One client's connection: frames in, frames out. A client that does not read its replies is not read from either. */
 export class ClientConnection {
@@ -16,6 +18,8 @@ export class ClientConnection {
   private waiting = 0;
   private corked = false;
   private paused = false;
+  private deaf = false;
+  private finished = false;
   private readonly splitter: FrameSplitter;
 
   constructor(
@@ -31,6 +35,7 @@ export class ClientConnection {
   }
 
   push(chunk: Buffer): void {
+    if (this.deaf) return;
     this.splitter.push(chunk);
     this.process();
   }
@@ -47,8 +52,27 @@ export class ClientConnection {
     if (this.paused) this.resume();
   }
 
+  /** What comes from now on is read and thrown away: the reply that will be the last is known. */
+  ignoreFurther(): void {
+    this.deaf = true;
+    if (!this.paused) return;
+    this.paused = false;
+    this.socket.resume();
+  }
+
+  /** Ends the connection when all that was written has gone out, whether or not the client ends its half. */
+  finish(words?: string): void {
+    if (this.finished || this.socket.destroyed) return;
+    this.ignoreFurther();
+    this.finished = true;
+    if (words !== undefined) this.socket.write(words);
+    this.socket.end();
+    const timer = setTimeout(() => this.socket.destroy(), LINGER);
+    this.socket.once('close', () => clearTimeout(timer));
+  }
+
   write(frame: Buffer): void {
-    if (this.socket.destroyed) return;
+    if (this.finished || this.socket.destroyed) return;
     if (!this.corked) {
       this.corked = true;
       this.socket.cork();
@@ -67,7 +91,7 @@ export class ClientConnection {
 
   private process(): void {
     try {
-      while (!this.socket.destroyed) {
+      while (!this.deaf && !this.socket.destroyed) {
         if (this.full) {
           this.paused = true;
           this.socket.pause();

@@ -6,7 +6,7 @@
  * watch event, before everything it may tell of is on disk. When the disk fails the server stops.
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
-import { chmod, rm } from 'node:fs/promises';
+import { chmod, lstat, rm } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { InvalidInputError } from '../../errors.js';
 import { pathFault } from '../path.js';
@@ -32,6 +32,7 @@ import {
 import { ClientConnection } from './client-connection.js';
 import { type Database, type SessionRecord, statOf, type TreeNode } from './database.js';
 import { isOpen, prepare, readWriteRequest, type WriteRequest } from './prepare.js';
+import { MAX_BATCH_BODY } from './record-file.js';
 import { SessionClock } from './session-clock.js';
 import { Storage } from './storage.js';
 import type { Change } from './transaction.js';
@@ -89,6 +90,12 @@ interface HeldFrame {
 }
 
 const HANDSHAKE_TIMEOUT = 10_000;
+/** Characters of paths in one transaction of a session's end. */
+const MAX_END_LENGTH = 1024 * 1024;
+/** A change takes less than twice the room of its request. */
+const MAX_MAX_REQUEST = MAX_BATCH_BODY / 2;
+/** `sun_path` of unix(7) without its end; Node.js would cut a longer one off. */
+const MAX_SOCKET_PATH = 107;
 const FOUR_LETTER_WORDS = new Set(['ruok', 'srvr', 'stat', 'mntr', 'isro']);
 
 export class EmbeddedServer {
@@ -120,13 +127,17 @@ export class EmbeddedServer {
     for (const session of this.database.sessions.values()) this.clock.touch(session);
   }
 
-  /** @throws StoreLockedError, StoreCorruptError, InvalidInputError, or what the system says of the address. */
+  /** @throws FolderLockedError, StoreCorruptError, InvalidInputError, or what the system says of the address. */
   static async start(options: EmbeddedServerOptions): Promise<EmbeddedServer> {
     options.signal?.throwIfAborted();
     const minimum = options.minSessionTimeout ?? 4000;
     const maximum = options.maxSessionTimeout ?? 40_000;
     if (minimum < 1 || maximum < minimum) {
       throw new InvalidInputError('minSessionTimeout', minimum, `expected between 1 and ${maximum}`);
+    }
+    const maxRequest = options.maxRequest ?? DEFAULT_MAX_REQUEST;
+    if (maxRequest < 1 || maxRequest > MAX_MAX_REQUEST) {
+      throw new InvalidInputError('maxRequest', maxRequest, `expected between 1 and ${MAX_MAX_REQUEST}`);
     }
     let server: EmbeddedServer | undefined;
     const storage = await Storage.open(
@@ -147,9 +158,9 @@ export class EmbeddedServer {
       listener.maxConnections = options.maxConnections ?? 10_000;
       listener.on('connection', (socket) => server!.accept(socket));
       await server.listen();
+      options.signal?.throwIfAborted();
     } catch (error) {
-      server?.clock.stop();
-      await storage.close();
+      await (server === undefined ? storage.close() : server.close());
       throw error;
     }
     const running = server;
@@ -301,10 +312,11 @@ export class EmbeddedServer {
     const frame = w.frame();
     if (this.storage.isDurable && this.held.length === 0) {
       connection.write(frame);
-      if (last) connection.socket.end();
+      if (last) connection.finish();
       return;
     }
     connection.hold();
+    if (last) connection.ignoreFurther();
     this.held.push({ zxid: this.database.zxid, connection, frame, last });
   }
 
@@ -313,7 +325,7 @@ export class EmbeddedServer {
     while (count < this.held.length && this.held[count].zxid <= zxid) count++;
     for (const { connection, frame, last } of this.held.splice(0, count)) {
       connection.release(frame);
-      if (last) connection.socket.end();
+      if (last) connection.finish();
     }
   }
 
@@ -390,9 +402,20 @@ export class EmbeddedServer {
   }
 
   private endSession(session: SessionRecord): void {
-    const changes: Change[] = [...session.ephemerals].map((path) => ({ type: 'delete', path }));
-    changes.push({ type: 'close-session', id: session.id });
     this.clock.remove(session.id);
+    // Of a session with very many nodes the end is several transactions, each of which fits into a batch of the log.
+    let changes: Change[] = [];
+    let length = 0;
+    for (const path of [...session.ephemerals]) {
+      changes.push({ type: 'delete', path });
+      length += path.length;
+      if (length >= MAX_END_LENGTH) {
+        this.commit(changes);
+        changes = [];
+        length = 0;
+      }
+    }
+    changes.push({ type: 'close-session', id: session.id });
     this.commit(changes);
   }
 
@@ -634,7 +657,7 @@ export class EmbeddedServer {
   private answerFourLetterWord(connection: ClientConnection, chunk: Buffer): boolean {
     const word = chunk.toString('latin1', 0, 4);
     if (!FOUR_LETTER_WORDS.has(word)) return false;
-    connection.socket.end(this.fourLetterWord(word));
+    connection.finish(this.fourLetterWord(word));
     return true;
   }
 
@@ -680,8 +703,20 @@ function namesOf(node: TreeNode): string[] {
   return node.children === undefined ? [] : [...node.children.keys()];
 }
 
-/** Removes the socket a dead server left; one that answers is left alone, and listening then fails with EADDRINUSE. */
+/**
+ * Removes the socket a dead server left; one that answers is left alone, and listening then fails with EADDRINUSE.
+ * @throws InvalidInputError if the path cannot be that of a socket
+ */
 async function removeDeadSocket(path: string): Promise<void> {
+  if (Buffer.byteLength(path) > MAX_SOCKET_PATH) {
+    throw new InvalidInputError('listen', path, `a socket's path has at most ${MAX_SOCKET_PATH} bytes`);
+  }
+  const found = await lstat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (found === undefined) return;
+  if (!found.isSocket()) throw new InvalidInputError('listen', path, 'something that is not a socket is there');
   const dead = await new Promise<boolean>((resolve) => {
     const probe = connect(path);
     probe.on('connect', () => {

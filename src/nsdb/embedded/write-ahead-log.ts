@@ -63,9 +63,15 @@ export class WriteAheadLog {
     return this.durableCount;
   }
 
+  /** A record that no batch can hold is a failure like one of the disk: reading would take it for damage. */
   append(record: Buffer): void {
-    this.waiting.push(record);
     this.appendedCount++;
+    if (this.failed) return;
+    if (4 + record.length > MAX_BATCH_BODY) {
+      this.fail(new Error(`a record of ${record.length} bytes does not fit into the log`));
+      return;
+    }
+    this.waiting.push(record);
     this.start();
   }
 
@@ -87,13 +93,16 @@ export class WriteAheadLog {
   private start(): void {
     if (this.running !== undefined || this.failed) return;
     this.running = this.run()
-      .catch((error: unknown) => {
-        this.failed = true;
-        this.events.onFailure(error as Error);
-      })
+      .catch((error: unknown) => this.fail(error as Error))
       .finally(() => {
         this.running = undefined;
       });
+  }
+
+  private fail(error: Error): void {
+    if (this.failed) return;
+    this.failed = true;
+    this.events.onFailure(error);
   }
 
   private async run(): Promise<void> {
