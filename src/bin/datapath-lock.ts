@@ -1,28 +1,36 @@
-import { createServer } from 'node:net';
+import { mkdir, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { MidonetError } from '../errors.js';
+import { FolderLock, FolderLockedError } from '../folder-lock.js';
 
 /** Another agent of this network namespace programs the datapath. */
 export class DatapathInUseError extends MidonetError {
-  constructor(readonly datapath: string) {
-    super('MN_CONFLICT', `config.datapath.name: another agent runs on datapath "${datapath}"`);
+  constructor(
+    readonly datapath: string,
+    options?: ErrorOptions,
+  ) {
+    super('MN_CONFLICT', `config.datapath.name: another agent runs on datapath "${datapath}"`, options);
   }
 }
 
+/** The same for all agents of a kernel, whatever their configuration. Only root may write there. */
+const FOLDER = '/run/midonet/datapaths';
+
 /**
- * Keeps two agents from one datapath: the second would take the upcalls of the first. The lock is an abstract unix socket
- * (unix(7)), as these are what datapaths are: one of a name in a network namespace. It goes when its process ends,
- * however it ends.
- * @returns how to release it
- * @throws DatapathInUseError
+ * Keeps two agents from one datapath: the second would take the upcalls of the first. A datapath is known by its name and
+ * the network namespace it is in. The lock goes when its process ends, however it ends.
+ * @throws DatapathInUseError; MidonetError if the lock's folder cannot be made
  */
-export async function lockDatapath(name: string): Promise<() => Promise<void>> {
-  const server = createServer((socket) => socket.destroy());
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) =>
-      reject(error.code === 'EADDRINUSE' ? new DatapathInUseError(name) : error),
-    );
-    server.listen(`\0midonet/datapath/${name}`, resolve);
-  });
-  server.unref();
-  return () => new Promise((resolve) => server.close(() => resolve()));
+export async function lockDatapath(name: string, folder = FOLDER): Promise<FolderLock> {
+  const { ino } = await stat('/proc/self/ns/net');
+  try {
+    await mkdir(dirname(folder), { recursive: true, mode: 0o755 });
+    await mkdir(folder, { recursive: true, mode: 0o700 });
+    return await FolderLock.acquire(folder, `${name}-${ino}`);
+  } catch (error) {
+    if (error instanceof FolderLockedError) throw new DatapathInUseError(name, { cause: error });
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === undefined || error instanceof MidonetError) throw error;
+    throw new MidonetError('MN_DATAPATH', `cannot lock datapath "${name}" in ${folder} (${code})`, { cause: error });
+  }
 }

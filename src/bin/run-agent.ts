@@ -12,8 +12,8 @@ import type { Link } from '../datapath/link/link.js';
 import { Links } from '../datapath/link/links.js';
 import { LinkMonitor } from '../datapath/link/monitor.js';
 import { OvsDatapath } from '../datapath/ovs/ovs-datapath.js';
+import { FolderLock } from '../folder-lock.js';
 import { Ipam } from '../ipam/ipam.js';
-import { FolderLock } from '../nsdb/embedded/folder-lock.js';
 import { ZookeeperStore } from '../nsdb/zookeeper/client.js';
 import type { Config } from './config.js';
 import { lockDatapath } from './datapath-lock.js';
@@ -28,7 +28,8 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
   };
   try {
     // Before anything is touched that another agent may be working with.
-    closers.push(await lockDatapath(config.datapath.name));
+    const datapathLock = await lockDatapath(config.datapath.name);
+    closers.push(() => datapathLock.release());
     await refuseIfInUse(config.cni.socket);
     await requireFreeAddress('config.http', config.http.host, config.http.port);
     const id = await hostId(config.stateFolder, config.host.id);

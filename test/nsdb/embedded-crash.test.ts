@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
-import { StoreLockedError } from '../../src/nsdb/embedded/folder-lock.js';
+import { FolderLockedError } from '../../src/folder-lock.js';
 import { StoreCorruptError } from '../../src/nsdb/embedded/record-file.js';
 import { EmbeddedServer } from '../../src/nsdb/embedded/server.js';
 import { StoreUnavailableError } from '../../src/nsdb/store.js';
@@ -210,11 +210,11 @@ test('a snapshot replaces the log, and damage to it is refused', async (t) => {
 test('two servers never share a folder, and a dead one leaves it free', async (t) => {
   const dataDir = await folder(t);
   const server = await start(dataDir);
-  const error = await t.throwsAsync(start(dataDir), { instanceOf: StoreLockedError });
+  const error = await t.throwsAsync(start(dataDir), { instanceOf: FolderLockedError });
   t.regex(error.message, new RegExp(`process ${process.pid}`));
   await server.close();
   const child = await spawnServer(dataDir, await freePort());
-  await t.throwsAsync(start(dataDir), { instanceOf: StoreLockedError, message: new RegExp(`process ${child.pid}`) });
+  await t.throwsAsync(start(dataDir), { instanceOf: FolderLockedError, message: new RegExp(`process ${child.pid}`) });
   child.kill('SIGKILL');
   await once(child, 'exit');
   const results = await Promise.allSettled(Array.from({ length: 8 }, () => start(dataDir)));

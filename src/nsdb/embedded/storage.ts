@@ -2,7 +2,7 @@
  * The data folder.
  *
  * ```
- * lock                  see folder-lock.ts
+ * lock                  see src/folder-lock.ts
  * snapshot-<zxid>       the whole database after that transaction (16 hexadecimal digits)
  * log-<zxid>            the transactions from that one on, up to the next log file's
  * ```
@@ -26,10 +26,10 @@ import {
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
+import { FolderLock } from '../../folder-lock.js';
 import { joinPath } from '../path.js';
 import { JuteReader, JuteWriter, NO_SESSION } from '../protocol/jute.js';
 import { Database, emptyNode, type TreeNode } from './database.js';
-import { FolderLock } from './folder-lock.js';
 import { encodeBatch, newFileHeader, readRecordFile, StoreCorruptError } from './record-file.js';
 import { decodeTransaction, encodeTransaction, ownBytes, type Transaction } from './transaction.js';
 import { syncDirectory, WriteAheadLog } from './write-ahead-log.js';
@@ -69,7 +69,7 @@ export class Storage {
     this.metricsOfLog = log.metrics;
   }
 
-  /** @throws StoreLockedError, StoreCorruptError */
+  /** @throws FolderLockedError, StoreCorruptError */
   static async open(options: StorageOptions, events: StorageEvents): Promise<Storage> {
     const { directory } = options;
     mkdirSync(directory, { recursive: true, mode: 0o700 });

@@ -1,5 +1,6 @@
 /**
- * Keeps two processes from sharing a folder. The lock is a Unix socket named `lock` that its holder listens on: the kernel
+ * Keeps two processes from sharing a folder, or what a name in a folder stands for. The lock is a Unix socket that its holder
+ * listens on, in the folder, so who may write there can hold it: the kernel
  * closes it when the holder dies, however it dies, so a dead holder is told from a living one without guessing about
  * process numbers, also from another container (they share the folder, not the process numbers). It does not reach over
  * a network file system to another machine.
@@ -8,10 +9,10 @@ import { randomBytes } from 'node:crypto';
 import { type FileHandle, link, lstat, open, readdir, rename, rm } from 'node:fs/promises';
 import { connect, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
-import { MidonetError } from '../../errors.js';
+import { MidonetError } from './errors.js';
 
-/** Another process works in the folder. */
-export class StoreLockedError extends MidonetError {
+/** Another process holds the lock. */
+export class FolderLockedError extends MidonetError {
   constructor(
     readonly directory: string,
     holder: string,
@@ -20,27 +21,28 @@ export class StoreLockedError extends MidonetError {
   }
 }
 
-const LOCK = 'lock';
-
 export class FolderLock {
   private constructor(
-    private readonly directory: string,
+    private readonly path: string,
     private readonly server: Server,
     private readonly inode: number,
   ) {}
 
-  /** @throws StoreLockedError when somebody else holds it. */
-  static async acquire(directory: string): Promise<FolderLock> {
+  /**
+   * @param name of the lock; files whose names begin with it and a dot are made for a moment, too
+   * @throws FolderLockedError when somebody else holds it
+   */
+  static async acquire(directory: string, name = 'lock'): Promise<FolderLock> {
     const handle = await open(directory, 'r');
     try {
-      return await FolderLock.acquireIn(directory, handle);
+      return await FolderLock.acquireIn(directory, name, handle);
     } finally {
       await handle.close();
     }
   }
 
-  private static async acquireIn(directory: string, handle: FileHandle): Promise<FolderLock> {
-    const own = `${LOCK}.${process.pid}.${randomBytes(4).toString('hex')}`;
+  private static async acquireIn(directory: string, name: string, handle: FileHandle): Promise<FolderLock> {
+    const own = `${name}.${process.pid}.${randomBytes(4).toString('hex')}`;
     const server = createServer((socket) => {
       socket.on('error', () => socket.destroy());
       socket.end(`process ${process.pid}`);
@@ -54,12 +56,12 @@ export class FolderLock {
     let acquired = false;
     try {
       for (let attempt = 0; attempt < 10 && !acquired; attempt++) {
-        acquired = await tryLink(join(directory, own), join(directory, LOCK));
-        if (!acquired) await removeDead(directory, handle, own);
+        acquired = await tryLink(join(directory, own), join(directory, name));
+        if (!acquired) await removeDead(directory, name, handle, own);
       }
-      if (!acquired) throw new StoreLockedError(directory, 'others that are starting');
-      const { ino } = await lstat(join(directory, LOCK));
-      return new FolderLock(directory, server, ino);
+      if (!acquired) throw new FolderLockedError(directory, 'others that are starting');
+      const { ino } = await lstat(join(directory, name));
+      return new FolderLock(join(directory, name), server, ino);
     } finally {
       await rm(join(directory, own), { force: true });
       if (!acquired) server.close();
@@ -67,7 +69,7 @@ export class FolderLock {
   }
 
   async release(): Promise<void> {
-    const path = join(this.directory, LOCK);
+    const { path } = this;
     // The lock is removed before it stops answering: nobody finds it dead and takes it away from its next holder.
     const current = await lstat(path).catch(() => undefined);
     if (current?.ino === this.inode) await rm(path, { force: true });
@@ -86,12 +88,12 @@ async function tryLink(from: string, to: string): Promise<boolean> {
   }
 }
 
-async function removeDead(directory: string, handle: FileHandle, own: string): Promise<void> {
-  const path = join(directory, LOCK);
+async function removeDead(directory: string, name: string, handle: FileHandle, own: string): Promise<void> {
+  const path = join(directory, name);
   const probed = await lstat(path).catch(() => undefined);
   if (probed === undefined) return;
-  const holder = probed.isSocket() ? await askHolder(`/proc/self/fd/${handle.fd}/${LOCK}`) : undefined;
-  if (holder !== undefined) throw new StoreLockedError(directory, holder);
+  const holder = probed.isSocket() ? await askHolder(`/proc/self/fd/${handle.fd}/${name}`) : undefined;
+  if (holder !== undefined) throw new FolderLockedError(directory, holder);
   // Of several that find it dead only one moves it away, and puts it back if it was replaced by a living one meanwhile.
   const aside = join(directory, `${own}.dead`);
   try {
@@ -103,10 +105,10 @@ async function removeDead(directory: string, handle: FileHandle, own: string): P
   if ((await lstat(aside)).ino !== probed.ino) await tryLink(aside, path);
   await rm(aside, { force: true });
   // What a process left that died while it tried to get the lock.
-  for (const name of await readdir(directory)) {
-    if (!name.startsWith(`${LOCK}.`) || name === own || name.endsWith('.dead')) continue;
-    if ((await askHolder(`/proc/self/fd/${handle.fd}/${name}`)) === undefined) {
-      await rm(join(directory, name), { force: true });
+  for (const left of await readdir(directory)) {
+    if (!left.startsWith(`${name}.`) || left === own || left.endsWith('.dead')) continue;
+    if ((await askHolder(`/proc/self/fd/${handle.fd}/${left}`)) === undefined) {
+      await rm(join(directory, left), { force: true });
     }
   }
 }
