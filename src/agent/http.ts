@@ -4,6 +4,8 @@ import { Counter, Gauge, Registry } from 'prom-client';
 import type { PoolUsage } from '../ipam/pool-allocator.js';
 import type { Agent } from './agent.js';
 
+const FAULT_TIMEOUT_MS = 2000;
+
 /** What front ends have counted since the start. */
 export interface CallCounts {
   readonly calls: number;
@@ -24,8 +26,8 @@ export interface HttpOptions {
 }
 
 /**
- * Metrics for Prometheus at /metrics, and health: /healthz answers while the process works, /readyz while the agent also
- * has a session with the NSDB. Without one it forwards and attaches all the same.
+ * Metrics for Prometheus at /metrics, and health: /healthz answers while the process works, /readyz while this host also
+ * forwards and has a session with the NSDB. Without a session it forwards and attaches all the same.
  */
 export class HttpEndpoint {
   private constructor(private readonly server: Server) {}
@@ -42,10 +44,16 @@ export class HttpEndpoint {
       switch (request.url?.split('?', 1)[0]) {
         case '/healthz':
           return send(200, 'text/plain', 'ok\n');
-        case '/readyz': {
-          const { state } = agent.repository.store;
-          return state === 'connected' ? send(200, 'text/plain', 'ok\n') : send(503, 'text/plain', `NSDB ${state}\n`);
-        }
+        case '/readyz':
+          agent.fault(AbortSignal.timeout(FAULT_TIMEOUT_MS)).then(
+            (fault) => {
+              const { state } = agent.repository.store;
+              const reason = fault ?? (state === 'connected' ? undefined : `NSDB ${state}`);
+              send(reason === undefined ? 200 : 503, 'text/plain', `${reason ?? 'ok'}\n`);
+            },
+            (error: Error) => send(503, 'text/plain', `the datapath does not answer: ${error.message}\n`),
+          );
+          return;
         case '/metrics':
           registry.metrics().then(
             (text) => send(200, registry.contentType, text),

@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { pino } from 'pino';
 import { MidonetError } from '../errors.js';
 import { type Config, loadConfig } from './config.js';
-import type { Service } from './service.js';
+import { type Service, serve } from './service.js';
 
 /** A command loads only what it runs: starting again quickly matters. */
 const runNsdb: Run = async (...parameters) => (await import('./run-nsdb.js')).runNsdb(...parameters);
@@ -48,8 +48,11 @@ serviceCommand(
       return {
         failed: Promise.race([nsdb.failed, agent.failed]),
         close: async () => {
-          await agent.close();
-          await nsdb.close();
+          try {
+            await agent.close();
+          } finally {
+            await nsdb.close();
+          }
         },
       };
     } catch (error) {
@@ -79,23 +82,11 @@ function serviceCommand(name: string, description: string, run: Run): Command {
       '\nEvery field can be set in the file, the common ones in the environment: see docs/configuration.md.',
     )
     .action(async (options: { config?: string }) => {
-      const config = await loadConfig(options.config, process.env);
-      const log = pino({ level: config.log.level, name: `midonet-${name}` });
       const stop = new AbortController();
       for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
-      const stopped = new Promise((resolve) => stop.signal.addEventListener('abort', resolve));
-      try {
-        const service = await run(config, log, stop.signal);
-        if (!stop.signal.aborted) {
-          log.info('ready');
-          await Promise.race([stopped, service.failed]);
-        }
-        log.info('stopping');
-        await service.close();
-      } catch (error) {
-        // Asked to stop while it was starting.
-        if (error !== stop.signal.reason) throw error;
-      }
+      const config = await loadConfig(options.config, process.env);
+      const log = pino({ level: config.log.level, name: `midonet-${name}` });
+      await serve((signal) => run(config, log, signal), log, stop.signal);
       // What is still open by now is not ours to wait for.
       process.exit(0);
     });

@@ -17,29 +17,28 @@ import { Ipam } from '../ipam/ipam.js';
 import { ZookeeperStore } from '../nsdb/zookeeper/client.js';
 import type { Config } from './config.js';
 import { lockDatapath } from './datapath-lock.js';
+import { DatapathWatch } from './datapath-watch.js';
 import { namingAddress, requireFreeAddress } from './listen-address.js';
-import type { Service } from './service.js';
+import { Closers, type Service } from './service.js';
 
 /** Run the agent of this host, on the kernel's datapath. */
 export async function runAgent(config: Config, log: Logger, signal: AbortSignal): Promise<Service> {
-  const closers: (() => void | Promise<void>)[] = [];
-  const close = async () => {
-    for (const closer of closers.reverse()) await closer();
-  };
+  const closers = new Closers(log);
   try {
     // Before anything is touched that another agent may be working with.
     const datapathLock = await lockDatapath(config.datapath.name);
-    closers.push(() => datapathLock.release());
+    closers.add(() => datapathLock.release());
     await refuseIfInUse(config.cni.socket);
     await requireFreeAddress('config.http', config.http.host, config.http.port);
     const id = await hostId(config.stateFolder, config.host.id);
     const lock = await FolderLock.acquire(config.stateFolder);
-    closers.push(() => lock.release());
+    closers.add(() => lock.release());
     const store = new ZookeeperStore({ connect: config.nsdb.connect, sessionTimeout: config.nsdb.sessionTimeout });
-    closers.push(() => store.close());
+    closers.add(() => store.close());
     const datapath = await OvsDatapath.open(config.datapath.name, { signal });
+    closers.add(() => datapath.close());
     const links = new Links();
-    closers.push(() => links.close());
+    closers.add(() => links.close());
     const agent = await Agent.start(
       {
         hostId: id,
@@ -54,7 +53,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
       },
       signal,
     );
-    closers.push(() => agent.close());
+    closers.add(() => agent.close());
     const linkChanged = (link: Link) => agent.interfaceChanged(link.name);
     const monitor = await LinkMonitor.start({
       appeared: linkChanged,
@@ -62,18 +61,18 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
       vanished: linkChanged,
       failed: (error) => log.error({ error: (error as Error).message }, 'could not read the interfaces of this host'),
     });
-    closers.push(() => monitor.close());
+    closers.add(() => monitor.close());
     const warn = (message: string, error?: unknown) =>
       log.warn({ error: error instanceof Error ? error.message : error }, message);
     const ipam = await Ipam.open({ store, hostId: id, folder: join(config.stateFolder, 'blocks'), warn });
-    closers.push(() => ipam.close());
+    closers.add(() => ipam.close());
     const { repository } = agent;
     const networks = await Networks.open({ repository, folder: join(config.stateFolder, 'networks'), warn });
-    closers.push(() => networks.close());
+    closers.add(() => networks.close());
     // Also those without containers here: their blocks are given back.
     for (const network of networks.list()) for (const pool of network.pools) ipam.pool(pool);
     const interfaces = new VethInterfaces();
-    closers.push(() => interfaces.close());
+    closers.add(() => interfaces.close());
     const attachments = await Attachments.open({
       hostId: id,
       folder: join(config.stateFolder, 'attachments'),
@@ -84,7 +83,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
       datapath,
       warn,
     });
-    closers.push(() => attachments.close());
+    closers.add(() => attachments.close());
     const recovery = await attachments.recover(signal);
     if (Object.values(recovery).some((count) => count > 0))
       log.info(recovery, 'took up the attachments of the last run');
@@ -110,7 +109,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
       },
     });
     const cni = await CniServer.listen({ path: config.cni.socket, handler: verbs.handle, warn });
-    closers.push(() => cni.close());
+    closers.add(() => cni.close());
     // Last, as the library it needs is large: containers do not wait for it.
     const { HttpEndpoint } = await import('../agent/http.js');
     const http = await HttpEndpoint.listen({
@@ -122,11 +121,13 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
         return { calls, failed: failedCalls, dropped };
       },
     }).catch(namingAddress('config.http', `${config.http.host}:${config.http.port}`));
-    closers.push(() => http.close());
+    closers.add(() => http.close());
+    const watch = new DatapathWatch(datapath, config.datapath.name);
+    closers.add(() => watch.close());
     log.info({ host: id, name: config.host.name, http: http.port }, 'the agent runs');
-    return { failed: new Promise<never>(() => {}), close };
+    return { failed: watch.failed, close: () => closers.close() };
   } catch (error) {
-    await close();
+    await closers.close();
     throw error;
   }
 }

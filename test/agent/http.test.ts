@@ -1,0 +1,31 @@
+import test from 'ava';
+import type { Agent } from '../../src/agent/agent.js';
+import { HttpEndpoint } from '../../src/agent/http.js';
+
+test('/readyz says why this host does not forward, /healthz only that the process works', async (t) => {
+  let fault: string | Error | undefined;
+  const store = { state: 'connected' };
+  const agent = {
+    repository: { store },
+    fault: async () => {
+      if (fault instanceof Error) throw fault;
+      return fault;
+    },
+  } as unknown as Agent;
+  const counts = { calls: 0, failed: 0, dropped: {} };
+  const http = await HttpEndpoint.listen({ host: '127.0.0.1', port: 0, agent, pools: () => [], cni: () => counts });
+  t.teardown(() => http.close());
+  const ask = async (path: string) => {
+    const response = await fetch(`http://127.0.0.1:${http.port}${path}`);
+    return [response.status, await response.text()];
+  };
+  t.deepEqual(await ask('/readyz'), [200, 'ok\n']);
+  fault = 'the datapath is gone';
+  t.deepEqual(await ask('/readyz'), [503, 'the datapath is gone\n']);
+  t.deepEqual(await ask('/healthz'), [200, 'ok\n']);
+  fault = new Error('too late');
+  t.deepEqual(await ask('/readyz'), [503, 'the datapath does not answer: too late\n']);
+  fault = undefined;
+  store.state = 'disconnected';
+  t.deepEqual(await ask('/readyz'), [503, 'NSDB disconnected\n']);
+});
