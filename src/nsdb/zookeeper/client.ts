@@ -107,7 +107,8 @@ export class ZookeeperStore implements Store {
   private session: { id: string; password: Uint8Array; timeout: number } | undefined;
   private lastZxid = 0;
   private nextXid = 1;
-  private readonly queued = new Fifo<Request>();
+  /** Waiting for a connection, in the order of the calls; none of them is settled. */
+  private readonly queued = new Set<Request>();
   private readonly unanswered = new Fifo<Request>();
   private pending = 0;
   private readonly trackers = { data: new Map<string, Tracker>(), children: new Map<string, Tracker>() };
@@ -406,6 +407,7 @@ export class ZookeeperStore implements Store {
     return new Promise<T>((resolve, reject) => {
       const settle = () => {
         request.settled = true;
+        this.queued.delete(request);
         this.pending--;
         clearTimeout(timer);
         signal?.removeEventListener('abort', onAbort);
@@ -439,7 +441,7 @@ export class ZookeeperStore implements Store {
       signal?.addEventListener('abort', onAbort, { once: true });
       this.pending++;
       this.counters.requests++;
-      if (this.connection === undefined) this.queued.push(request);
+      if (this.connection === undefined) this.queued.add(request);
       else this.transmit(request);
     });
   }
@@ -612,10 +614,11 @@ export class ZookeeperStore implements Store {
         timeout,
       );
       this.restoreWatches();
-      for (const request of this.queued.takeAll()) {
-        if (request.settled) continue;
+      const waiting = [...this.queued];
+      this.queued.clear();
+      for (const request of waiting) {
         if (this.connection === connection) this.transmit(request);
-        else this.queued.push(request);
+        else this.queued.add(request);
       }
       if (this.connection === connection) this.emit('connected');
     });
@@ -634,7 +637,7 @@ export class ZookeeperStore implements Store {
         request.fail(new StoreUnavailableError(request.operation, request.path, true, 'the connection was lost'));
       } else {
         request.sent = false;
-        this.queued.push(request);
+        this.queued.add(request);
       }
     }
     if (this.closed === undefined) this.emit('disconnected');
@@ -682,7 +685,7 @@ export class ZookeeperStore implements Store {
     this.currentState = 'closed';
     this.closing.abort(new ClosedError('store'));
     this.connection?.destroy(new ClosedError('store'));
-    for (const request of [...this.unanswered.takeAll(), ...this.queued.takeAll()]) {
+    for (const request of [...this.unanswered.takeAll(), ...this.queued]) {
       if (!request.settled) request.fail(new ClosedError('store'));
     }
     await this.running;

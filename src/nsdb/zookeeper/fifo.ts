@@ -1,6 +1,6 @@
 /** First in, first out, in constant time. */
 export class Fifo<T> {
-  private items: T[] = [];
+  private items: (T | undefined)[] = [];
   private head = 0;
 
   get size(): number {
@@ -17,7 +17,9 @@ export class Fifo<T> {
 
   shift(): T | undefined {
     if (this.head === this.items.length) return undefined;
-    const item = this.items[this.head++];
+    const item = this.items[this.head];
+    // What is kept in the array is kept in memory.
+    this.items[this.head++] = undefined;
     if (this.head > 1024 && this.head * 2 > this.items.length) {
       this.items = this.items.slice(this.head);
       this.head = 0;
@@ -27,7 +29,7 @@ export class Fifo<T> {
 
   /** Takes everything out. */
   takeAll(): T[] {
-    const all = this.items.slice(this.head);
+    const all = this.items.slice(this.head) as T[];
     this.items = [];
     this.head = 0;
     return all;
