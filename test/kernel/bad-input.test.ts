@@ -8,7 +8,7 @@ import test, { type ExecutionContext } from 'ava';
 import { Namespace } from '../../src/datapath/link/namespace.js';
 import { OvsDatapath } from '../../src/datapath/ovs/ovs-datapath.js';
 import { type Inventory, takeInventory } from './inventory.js';
-import { CNI_PROGRAM, Lab, type LabNode, must, type Outcome, type Pod, PROGRAM, run, until } from './lab.js';
+import { CNI_PROGRAM, DATAPATH, Lab, type LabNode, must, type Outcome, type Pod, PROGRAM, run, until } from './lab.js';
 
 /** The issue of this file: mistakes and misfortune get a clear answer, and leave nothing. One lab serves all tests. */
 let lab: Lab;
@@ -516,6 +516,19 @@ test.serial(
     await leavesNothing(t, () => assertWorks(t));
   },
 );
+
+test.serial('an agent whose datapath is removed ends with status 1, and the next one makes it again', async (t) => {
+  t.timeout(120_000);
+  const pod = await node.addPod('stays');
+  await removeDatapath(DATAPATH);
+  await until('the agent to end', () => node.exitCode !== null);
+  t.is(node.exitCode, 1);
+  t.regex(await lab.logs(), /midonet: datapath "[^"]+" is gone: .*\(MN_DATAPATH\)/);
+  await node.startAgent();
+  await assertWorks(t);
+  t.is((await node.cni('CHECK', { ...pod.call, config: { ...pod.config, prevResult: pod.result } })).status, 0);
+  await pod.remove();
+});
 
 test.serial('the CNI program without an agent to ask says what it is', async (t) => {
   const { status, stdout, stderr } = await run(CNI_PROGRAM);

@@ -21,7 +21,7 @@ export const NETWORK = 'pods';
 export const SUBNET_V4 = '10.88.0.0/16';
 export const SUBNET_V6 = 'fd00:88::/64';
 
-const DATAPATH = 'midonet';
+export const DATAPATH = 'midonet';
 const READY_MS = 60_000;
 
 export interface LabOptions {
@@ -182,6 +182,11 @@ export class LabNode {
   /** Process id of the agent. */
   get pid(): number {
     return this.agent?.pid ?? 0;
+  }
+
+  /** Exit status of the agent once it has ended by itself, else null. */
+  get exitCode(): number | null {
+    return this.agent?.exitCode ?? null;
   }
 
   async makeNamespace(underlayBridge: string): Promise<void> {
