@@ -7,8 +7,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
 import { FolderLockedError } from '../../src/folder-lock.js';
+import { Database, emptyNode } from '../../src/nsdb/embedded/database.js';
 import { StoreCorruptError } from '../../src/nsdb/embedded/record-file.js';
 import { EmbeddedServer } from '../../src/nsdb/embedded/server.js';
+import { writeSnapshot } from '../../src/nsdb/embedded/storage.js';
 import { StoreUnavailableError } from '../../src/nsdb/store.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { bytes, text, until } from '../compliance/store.js';
@@ -205,6 +207,38 @@ test('a snapshot replaces the log, and damage to it is refused', async (t) => {
   await handle.write(Buffer.from([0xff, 0xfe]), 0, 2, Math.floor(size / 2));
   await handle.close();
   await t.throwsAsync(start(dataDir), { instanceOf: StoreCorruptError, message: new RegExp(snapshot) });
+});
+
+test('a snapshot that fails leaves nothing behind', async (t) => {
+  const dataDir = await folder(t);
+  const database = new Database();
+  database.zxid = 7;
+  writeSnapshot(dataDir, database);
+  t.deepEqual(await readdir(dataDir), ['snapshot-0000000000000007']);
+  database.zxid = 8;
+  const failing = { ...emptyNode() };
+  Object.defineProperty(failing, 'data', {
+    get: () => {
+      throw new Error('the disk is full');
+    },
+  });
+  database.root.children = new Map([['a', failing]]);
+  t.throws(() => writeSnapshot(dataDir, database), { message: 'the disk is full' });
+  t.deepEqual(await readdir(dataDir), ['snapshot-0000000000000007']);
+});
+
+test('a server that is closed while a snapshot is made leaves no part of it', async (t) => {
+  const dataDir = join(await folder(t), 'made', 'by', 'the server');
+  const server = await start(dataDir, [], 2_000_000);
+  const store = new ZookeeperStore({ connect: server.address });
+  const parts = async () => (await readdir(dataDir)).filter((name) => name.endsWith('.tmp'));
+  let written = 0;
+  while ((await parts()).length === 0 && written < 60) {
+    await store.create(`/n${written++}`, bytes('x'.repeat(200_000)));
+  }
+  await server.close();
+  t.deepEqual(await parts(), []);
+  await store.close();
 });
 
 test('two servers never share a folder, and a dead one leaves it free', async (t) => {

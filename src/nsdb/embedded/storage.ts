@@ -24,7 +24,7 @@ import {
   writevSync,
 } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { FolderLock } from '../../folder-lock.js';
 import { joinPath } from '../path.js';
@@ -71,8 +71,9 @@ export class Storage {
 
   /** @throws FolderLockedError, StoreCorruptError */
   static async open(options: StorageOptions, events: StorageEvents): Promise<Storage> {
-    const { directory } = options;
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    const directory = resolve(options.directory);
+    const made = mkdirSync(directory, { recursive: true, mode: 0o700 });
+    if (made !== undefined && options.fsync) await syncParents(directory, made);
     const lock = await FolderLock.acquire(directory);
     try {
       for (const name of readdirSync(directory)) if (name.endsWith('.tmp')) rmSync(join(directory, name));
@@ -154,7 +155,10 @@ export class Storage {
       await removeBefore(directory, first);
       this.events.onNotice('info', 'made a snapshot', { zxid: first - 1, bytes: size });
     } catch (error) {
-      // Nothing is lost: the logs are kept until a later snapshot succeeds.
+      // Nothing is lost: the logs are kept until a later snapshot succeeds. A thread that was ended leaves what it wrote.
+      await rm(`${snapshotFile(directory, first - 1)}.tmp`, { force: true }).catch((left: Error) =>
+        this.events.onNotice('warn', 'could not remove the part of a snapshot', { error: left.message }),
+      );
       if (!this.closing) this.events.onNotice('warn', 'could not make a snapshot', { error: (error as Error).message });
     } finally {
       this.worker = undefined;
@@ -164,6 +168,10 @@ export class Storage {
 
 function logFile(directory: string, first: number): string {
   return join(directory, `log-${first.toString(16).padStart(16, '0')}`);
+}
+
+function snapshotFile(directory: string, zxid: number): string {
+  return join(directory, `snapshot-${zxid.toString(16).padStart(16, '0')}`);
 }
 
 interface DataFile {
@@ -182,6 +190,13 @@ function dataFiles(directory: string): DataFile[] {
     files.push({ file: join(directory, name), kind, zxid: Number.parseInt(match[2], 16) });
   }
   return files.sort((a, b) => a.zxid - b.zxid);
+}
+
+/** Makes the names of folders durable that were made: of `directory` and those above it, up to `first`. */
+async function syncParents(directory: string, first: string): Promise<void> {
+  for (let folder = directory; folder.length >= first.length; folder = dirname(folder)) {
+    await syncDirectory(dirname(folder));
+  }
 }
 
 async function removeBefore(directory: string, first: number): Promise<void> {
@@ -240,8 +255,28 @@ const SNAPSHOT_BATCH = 1024 * 1024;
 
 /** Writes a snapshot under its final name only when it is whole and on disk; returns its size. */
 export function writeSnapshot(directory: string, database: Database): number {
-  const name = join(directory, `snapshot-${database.zxid.toString(16).padStart(16, '0')}`);
-  const fd = openSync(`${name}.tmp`, 'w', 0o600);
+  const file = snapshotFile(directory, database.zxid);
+  const part = `${file}.tmp`;
+  let size: number;
+  try {
+    size = writeSnapshotFile(part, database);
+    renameSync(part, file);
+  } catch (error) {
+    // It may have filled the disk, which the log needs.
+    rmSync(part, { force: true });
+    throw error;
+  }
+  const directoryFd = openSync(directory, 'r');
+  try {
+    fsyncSync(directoryFd);
+  } finally {
+    closeSync(directoryFd);
+  }
+  return size;
+}
+
+function writeSnapshotFile(file: string, database: Database): number {
+  const fd = openSync(file, 'w', 0o600);
   let size = 0;
   try {
     const { bytes, salt } = newFileHeader('snapshot');
@@ -276,13 +311,6 @@ export function writeSnapshot(directory: string, database: Database): number {
     fsyncSync(fd);
   } finally {
     closeSync(fd);
-  }
-  renameSync(`${name}.tmp`, name);
-  const directoryFd = openSync(directory, 'r');
-  try {
-    fsyncSync(directoryFd);
-  } finally {
-    closeSync(directoryFd);
   }
   return size;
 }

@@ -31,7 +31,8 @@ test('a call that timed out without a server leaves nothing in memory', async (t
   await collectGarbage();
   const kept = process.memoryUsage().arrayBuffers - before;
   await store.close();
-  t.true(kept < 10_000_000, `${kept} bytes`);
+  // Of 100 MB, all but perhaps what the last round's promises still refer to.
+  t.true(kept < 20_000_000, `${kept} bytes`);
 });
 
 test('a queue gives what was put in, in order', (t) => {
