@@ -43,8 +43,10 @@ serviceCommand(
   'Run the NSDB and the agent in one process: a network of one host, or the first of several.',
   async (config, log, signal) => {
     const nsdb = await runNsdb(config, log, signal);
+    // Its agent uses its own database, wherever that listens.
+    const own = { ...config, nsdb: { ...config.nsdb, connect: config.nsdb.listen } };
     try {
-      const agent = await runAgent(config, log, signal);
+      const agent = await runAgent(own, log, signal);
       return {
         failed: Promise.race([nsdb.failed, agent.failed]),
         close: async () => {

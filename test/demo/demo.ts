@@ -109,6 +109,10 @@ async function demo(lab: Lab): Promise<Pod[]> {
   }
   const addresses = new Set(pods.flatMap((pod) => [pod.ipv4, pod.ipv6]));
   check('every pod has two addresses of its own', addresses.size === 8 && !addresses.has(''), [...addresses].join(' '));
+  await until('both nodes to have told the NSDB of their pods', async () => {
+    const backlogs = await Promise.all(lab.nodes.map((node) => node.metric('midonet_nsdb_backlog')));
+    return backlogs.every((backlog) => backlog === 0);
+  });
   const [red, green, blue] = pods;
 
   say('node to node through VXLAN');
