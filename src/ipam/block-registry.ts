@@ -1,13 +1,10 @@
-import { z } from 'zod';
-import { MidonetError } from '../errors.js';
 import { hostBlocksPath, poolBlocksPath } from '../nsdb/layout.js';
-import { joinPath, nodeName, parentPath } from '../nsdb/path.js';
+import { joinPath, parentPath } from '../nsdb/path.js';
 import { NodeExistsError, NodeNotFoundError, type Store, VersionConflictError } from '../nsdb/store.js';
-import { decodeJson, encodeJson, ObjectNotFoundError } from '../nsdb/topology-repository.js';
+import { blockOwnerSchema, decodeJson, encodeJson, ObjectNotFoundError } from '../nsdb/topology-repository.js';
 import { type PoolLayout, SHARD_BLOCKS, shardName } from './pool-layout.js';
 
 const EMPTY = new Uint8Array();
-const ownerSchema = z.object({ hostId: z.string() });
 
 /** What the registry needs of the store. */
 export type BlockStore = Pick<Store, 'get' | 'children' | 'create' | 'set' | 'delete' | 'multi' | 'sync'>;
@@ -121,7 +118,7 @@ export class BlockRegistry {
   async owner(name: string, signal?: AbortSignal): Promise<string | undefined> {
     const path = this.#blockPath(name);
     const node = await this.store.get(path, { signal });
-    return node && decodeJson(ownerSchema, node.data, path).hostId;
+    return node && decodeJson(blockOwnerSchema, node.data, path).hostId;
   }
 
   /**
@@ -145,7 +142,7 @@ export class BlockRegistry {
     for (;;) {
       signal?.throwIfAborted();
       const node = await this.store.get(path, { signal });
-      if (node === undefined || decodeJson(ownerSchema, node.data, path).hostId !== this.hostId) return undefined;
+      if (node === undefined || decodeJson(blockOwnerSchema, node.data, path).hostId !== this.hostId) return undefined;
       try {
         const stat = await this.store.set(path, node.data, node.stat.version, { signal });
         return { name, version: stat.version };
@@ -195,34 +192,6 @@ export class BlockRegistry {
     } catch (error) {
       if (!(error instanceof NodeNotFoundError)) throw error;
     }
-  }
-}
-
-/**
- * Give back every block of a host that has left for good. To be called before its host object is deleted, when its agent
- * does not run.
- * @param layoutOf the layout of a pool, or undefined if there is no such pool
- */
-export async function releaseHostBlocks(
-  store: BlockStore,
-  hostId: string,
-  layoutOf: (poolId: string) => Promise<PoolLayout | undefined>,
-  signal?: AbortSignal,
-): Promise<void> {
-  const folder = hostBlocksPath(hostId, 'x').slice(0, -'/x'.length);
-  for (const poolId of (await store.children(folder, { signal })) ?? []) {
-    const layout = await layoutOf(poolId);
-    if (layout !== undefined) {
-      const registry = new BlockRegistry(store, hostId, poolId, layout);
-      for (const block of await registry.own(signal)) await registry.giveBack(block, signal);
-    }
-    const ownFolder = hostBlocksPath(hostId, poolId);
-    const left = (await store.children(ownFolder, { signal })) ?? [];
-    if (layout !== undefined && left.length > 0) {
-      throw new MidonetError('MN_CONFLICT', `host ${hostId} took blocks of pool ${poolId} while it was removed`);
-    }
-    for (const name of left) await store.delete(joinPath(ownFolder, nodeName(name)), undefined, { signal });
-    await store.delete(ownFolder, undefined, { signal });
   }
 }
 

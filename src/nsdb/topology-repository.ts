@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import { InvalidInputError, MidonetError } from '../errors.js';
 import {
@@ -28,6 +29,7 @@ import { joinPath, parentPath } from './path.js';
 import {
   NodeError,
   NodeExistsError,
+  NodeNotEmptyError,
   NodeNotFoundError,
   type Store,
   type StoreNode,
@@ -51,6 +53,9 @@ export type IpEntry = z.output<typeof ipEntrySchema>;
 /** A host that has exterior ports on a bridge, and the tunnel key under which it takes a flooded packet. */
 export const bridgeHostSchema = z.strictObject({ floodKey: z.int().positive() });
 export type BridgeHost = z.output<typeof bridgeHostSchema>;
+
+/** Which host an address block of a pool belongs to. */
+export const blockOwnerSchema = z.object({ hostId: z.string() });
 
 /** An object as read, with the version that {@link TopologyRepository.update} takes. */
 export interface Versioned<T> {
@@ -213,8 +218,9 @@ export class TopologyRepository {
   }
 
   /**
-   * Delete an object and what belongs to it: a bridge takes its ports and pools along, a host its bindings and
-   * memberships, a tunnel zone the memberships of its hosts. Succeeds when there is no such object.
+   * Delete an object and what belongs to it: a bridge takes its ports and pools along, a host the ports that a front end
+   * of it has made, its bindings, memberships and address blocks, a tunnel zone the memberships of its hosts. Succeeds
+   * when there is no such object.
    * @throws ObjectInUseError for a host whose agent runs
    */
   delete(kind: Kind, id: string, signal?: AbortSignal): Promise<void> {
@@ -228,23 +234,41 @@ export class TopologyRepository {
     condition: (object: TopologyTypes[K]) => boolean,
     signal?: AbortSignal,
   ): Promise<void> {
-    for (;;) {
+    for (let attempt = 0; ; attempt++) {
       signal?.throwIfAborted();
       const current = await this.get(kind, id, signal);
       if (current === undefined || !condition(current.object)) return;
-      await this.deleteDependents(kind, current.object, signal);
-      const operations: StoreOperation[] = [];
-      for (const entry of indexEntries(kind, current.object)) operations.push({ type: 'delete', path: entry.path });
-      for (const folder of OBJECT_FOLDERS[kind]) {
-        operations.push({ type: 'delete', path: joinPath(objectPath(kind, id), folder) });
+      try {
+        await this.deleteDependents(kind, current.object, signal);
+        await this.deleteNodes(kind, current, signal);
+        return;
+      } catch (error) {
+        // Somebody changed it or added to it meanwhile: look again.
+        if (!(error instanceof VersionConflictError || error instanceof NodeNotEmptyError)) throw error;
       }
-      operations.push({ type: 'delete', path: objectPath(kind, id), version: current.version });
+      await pause(attempt, signal);
+    }
+  }
+
+  /** Delete an object's node, its folders and its index entries, those of them that there are. */
+  private async deleteNodes<K extends Kind>(
+    kind: K,
+    { object, version }: Versioned<TopologyTypes[K]>,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const path = objectPath(kind, object.id);
+    const operations: StoreOperation[] = [];
+    for (const entry of indexEntries(kind, object)) operations.push({ type: 'delete', path: entry.path });
+    for (const folder of OBJECT_FOLDERS[kind]) operations.push({ type: 'delete', path: joinPath(path, folder) });
+    operations.push({ type: 'delete', path, version });
+    for (;;) {
       try {
         await this.store.multi(operations, { signal });
         return;
       } catch (error) {
-        // Somebody changed it or added to it meanwhile: look again.
-        if (!(error instanceof MidonetError) || !RETRIED.has(error.code)) throw error;
+        if (!(error instanceof NodeNotFoundError)) throw error;
+        if (error.path === path) return;
+        if (!removeDeletion(operations, error.path)) throw error;
       }
     }
   }
@@ -316,7 +340,7 @@ export class TopologyRepository {
     signal: AbortSignal | undefined,
     change: (host: Host) => Promise<{ tunnelZoneIds: string[]; member: StoreOperation | undefined } | undefined>,
   ): Promise<void> {
-    for (;;) {
+    for (let attempt = 0; ; attempt++) {
       signal?.throwIfAborted();
       const current = await this.get('host', hostId, signal);
       if (current === undefined) throw new ObjectNotFoundError('host', hostId);
@@ -338,6 +362,7 @@ export class TopologyRepository {
         if (gone) throw gone;
         if (!(error instanceof NodeError && INTERFERED.has(error.code))) throw error;
       }
+      await pause(attempt, signal);
     }
   }
 
@@ -381,11 +406,7 @@ export class TopologyRepository {
           if (error.path === objectPath(kind, object.id)) throw new ObjectNotFoundError(kind, object.id);
           const reference = missingReference(kind, object, error.path);
           if (reference !== undefined) throw reference;
-          const gone = operations.findIndex(
-            (operation) => operation.type === 'delete' && operation.path === error.path,
-          );
-          if (gone >= 0) operations.splice(gone, 1);
-          else await this.makeFolder(kind, object, error.path, signal);
+          if (!removeDeletion(operations, error.path)) await this.makeFolder(kind, object, error.path, signal);
         } else if (error instanceof NodeExistsError) {
           if (!(await this.removeLearned(error.path, signal))) throw existsError(kind, object, error.path);
         } else {
@@ -433,33 +454,50 @@ export class TopologyRepository {
   private async deleteDependents(kind: Kind, object: TopologyTypes[Kind], signal?: AbortSignal): Promise<void> {
     const path = objectPath(kind, object.id);
     if (kind === 'bridge') {
-      for await (const portId of this.sharded(`${path}/ports`, signal)) await this.delete('port', portId, signal);
-      for (const poolId of (await this.store.children(`${path}/pools`, { signal })) ?? []) {
-        await this.delete('pool', poolId, signal);
+      for await (const portId of this.sharded(`${path}/ports`, signal)) {
+        await this.deleteIf('port', portId, ({ bridgeId }) => bridgeId === object.id, signal);
+        await this.deleteIfThere(bridgePortPath(object.id, portId), signal);
       }
+      for (const poolId of await this.childrenOf(`${path}/pools`, signal)) {
+        await this.delete('pool', poolId, signal);
+        await this.deleteIfThere(bridgePoolPath(object.id, poolId), signal);
+      }
+      // What was added since they were listed must not lose its entry: the folder is not empty then.
+      for (const shardName of await this.childrenOf(`${path}/ports`, signal)) {
+        await this.deleteIfThere(`${path}/ports/${shardName}`, signal);
+      }
+      for (const table of ['hosts', 'macs', 'ips']) await this.empty(`${path}/${table}`, signal);
     } else if (kind === 'host') {
       if ((await this.store.exists(hostAlivePath(object.id), { signal })) !== undefined) {
         throw new ObjectInUseError(kind, object.id, 'its agent runs');
       }
-      await this.unbindHost(object as Host, signal);
+      await this.releaseHost(object as Host, signal);
     } else if (kind === 'tunnel-zone') {
       for (const hostId of await this.list('host', signal)) {
         await unlessNotFound('host', hostId, this.leaveTunnelZone(object.id, hostId, signal));
       }
+      await this.empty(`${path}/hosts`, signal);
     } else if (kind === 'pool') {
       for (const hostId of await this.list('host', signal)) {
         const blocks = hostBlocksPath(hostId, object.id);
         await this.empty(blocks, signal);
         await this.deleteIfThere(blocks, signal);
       }
+      await this.empty(`${path}/blocks`, signal);
     }
-    for (const folder of OBJECT_FOLDERS[kind]) await this.empty(`${path}/${folder}`, signal);
   }
 
-  private async unbindHost(host: Host, signal?: AbortSignal): Promise<void> {
+  private async releaseHost(host: Host, signal?: AbortSignal): Promise<void> {
+    const isBoundHere = ({ binding }: Port) => binding?.hostId === host.id;
     for (const portId of await this.portsOfHost(host.id, signal)) {
-      const unbind = (port: Port) => (port.binding?.hostId === host.id ? { ...port, binding: undefined } : undefined);
+      // Nobody else could delete it, and its addresses would never be free again.
+      await this.deleteIf('port', portId, (port) => isBoundHere(port) && port.owner !== undefined, signal);
+      const unbind = (port: Port) => (isBoundHere(port) ? { ...port, binding: undefined } : undefined);
       await unlessNotFound('port', portId, this.modify('port', portId, unbind, signal));
+      await this.deleteIfThere(hostPortPath(host.id, portId), signal);
+    }
+    for (const poolId of await this.childrenOf(parentPath(hostBlocksPath(host.id, 'x'))!, signal)) {
+      await this.releaseBlocks(host.id, poolId, signal);
     }
     for (const bridgeId of await this.list('bridge', signal)) {
       await this.deleteIfThere(bridgeHostPath(bridgeId, host.id), signal);
@@ -469,23 +507,70 @@ export class TopologyRepository {
     }
   }
 
+  /** Give back the blocks of a pool that belong to a host, whether or not the pool still exists. */
+  private async releaseBlocks(hostId: string, poolId: string, signal?: AbortSignal): Promise<void> {
+    const entries = hostBlocksPath(hostId, poolId);
+    const names = new Set(await this.childrenOf(entries, signal));
+    // Which shard a block is in follows from the address range, which is not known here.
+    const shards = `${objectPath('pool', poolId)}/blocks`;
+    for (const shardName of await this.childrenOf(shards, signal)) {
+      const folder = joinPath(shards, shardName);
+      for (const name of await this.childrenOf(folder, signal)) {
+        const path = joinPath(folder, name);
+        const node = names.has(name) ? await this.store.get(path, { signal }) : undefined;
+        if (node === undefined || decodeJson(blockOwnerSchema, node.data, path).hostId !== hostId) continue;
+        const operations: StoreOperation[] = [
+          { type: 'delete', path, version: node.stat.version },
+          { type: 'delete', path: joinPath(entries, name) },
+        ];
+        try {
+          await this.store.multi(operations, { signal });
+        } catch (error) {
+          if (!(error instanceof NodeNotFoundError)) throw error;
+        }
+        names.delete(name);
+      }
+    }
+    // Entries for blocks that are not the host's.
+    for (const name of names) await this.deleteIfThere(joinPath(entries, name), signal);
+    await this.deleteIfThere(entries, signal);
+  }
+
+  private async childrenOf(path: string, signal?: AbortSignal): Promise<string[]> {
+    return (await this.store.children(path, { signal })) ?? [];
+  }
+
   /** Names in a sharded folder. */
   private async *sharded(path: string, signal?: AbortSignal): AsyncGenerator<string> {
-    for (const shardName of (await this.store.children(path, { signal })) ?? []) {
-      yield* (await this.store.children(`${path}/${shardName}`, { signal })) ?? [];
+    for (const shardName of await this.childrenOf(path, signal)) {
+      yield* await this.childrenOf(`${path}/${shardName}`, signal);
     }
   }
 
   /** Delete everything below `path`. */
   private async empty(path: string, signal?: AbortSignal): Promise<void> {
-    for (const name of (await this.store.children(path, { signal })) ?? []) {
+    for (const name of await this.childrenOf(path, signal)) {
       await this.empty(`${path}/${name}`, signal);
       await this.deleteIfThere(`${path}/${name}`, signal);
     }
   }
 }
 
-const RETRIED: ReadonlySet<string> = new Set(['MN_NOT_FOUND', 'MN_CONFLICT', 'MN_REFERENCED']);
+const FIRST_PAUSE_MS = 5;
+const LAST_PAUSE_MS = 1000;
+
+/** Leave others time to finish what they are doing to the same nodes; longer each time. */
+async function pause(attempt: number, signal: AbortSignal | undefined): Promise<void> {
+  await delay(Math.min(FIRST_PAUSE_MS * 2 ** attempt, LAST_PAUSE_MS), undefined, { signal });
+}
+
+/** Take the deletion of a node out of the operations; tells whether there was one. */
+function removeDeletion(operations: StoreOperation[], path: string): boolean {
+  const index = operations.findIndex((operation) => operation.type === 'delete' && operation.path === path);
+  if (index >= 0) operations.splice(index, 1);
+  return index >= 0;
+}
+
 /** What a change of two nodes together fails with when somebody else changes one of them. */
 const INTERFERED: ReadonlySet<string> = new Set(['MN_NOT_FOUND', 'MN_ALREADY_EXISTS', 'MN_CONFLICT']);
 

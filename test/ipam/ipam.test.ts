@@ -3,7 +3,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
-import { releaseHostBlocks } from '../../src/ipam/block-registry.js';
 import { Ipam } from '../../src/ipam/ipam.js';
 import { PoolAllocator } from '../../src/ipam/pool-allocator.js';
 import { PoolLayout } from '../../src/ipam/pool-layout.js';
@@ -325,16 +324,6 @@ test('pool or host missing in the NSDB is named', async (t) => {
   await t.throwsAsync(new TestHost(tree, HOSTS[0], pool).allocate(), { message: new RegExp(`no pool ${pool.id}`) });
   await seedTree(tree, [], [pool.id]);
   await t.throwsAsync(new TestHost(tree, HOSTS[1], pool).allocate(), { message: new RegExp(`no host ${HOSTS[1]}`) });
-});
-
-test('the blocks of a host that has left are given back', async (t) => {
-  const { hosts, tree } = await setup(makePool('10.0.0.0/24', 28), 2);
-  await hosts[0].allocate();
-  await hosts[1].allocate();
-  await releaseHostBlocks(hosts[1].store, HOSTS[0], async () => new PoolLayout(hosts[0].pool));
-  t.is(blockNodes(tree).length, 1);
-  t.is(indexNodes(tree).length, 1);
-  t.true(indexNodes(tree)[0].includes(HOSTS[1]));
 });
 
 type Step =

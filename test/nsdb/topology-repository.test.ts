@@ -2,13 +2,18 @@ import { randomUUID } from 'node:crypto';
 import anyTest, { type TestFn } from 'ava';
 import { InvalidInputError, type MidonetError } from '../../src/errors.js';
 import {
+  bridgePoolPath,
+  bridgePortPath,
   hostAlivePath,
   hostBlocksPath,
+  hostPortPath,
   ipPath,
   macPath,
   objectPath,
+  poolBlocksPath,
   tunnelZoneMemberPath,
 } from '../../src/nsdb/layout.js';
+import { parentPath } from '../../src/nsdb/path.js';
 import { type Store, VersionConflictError } from '../../src/nsdb/store.js';
 import {
   encodeJson,
@@ -46,6 +51,12 @@ function bridge(repository: TopologyRepository): Promise<Bridge> {
 
 function host(repository: TopologyRepository): Promise<Host> {
   return repository.create('host', { id: randomUUID(), name: 'node-1' });
+}
+
+/** As nothing but a mishap would. */
+async function removeAll(store: Store, path: string): Promise<void> {
+  for (const below of (await allPaths(store, path)).reverse()) await store.delete(below);
+  await store.delete(path);
 }
 
 async function json(store: Store, path: string): Promise<unknown> {
@@ -349,7 +360,8 @@ test('deleting takes along what belongs to the object, and leaves nothing', asyn
     blockSize: 26,
   });
   await store.ensure(`${hostBlocksPath(node.id, pool.id)}/10.0.0.0`);
-  await store.ensure(`/pools/${pool.id}/blocks/0/10.0.0.0`);
+  await store.ensure(`/pools/${pool.id}/blocks/0`);
+  await store.create(`/pools/${pool.id}/blocks/0/10.0.0.0`, encodeJson({ hostId: node.id }));
   const ports = [];
   for (let i = 1; i <= 20; i++) {
     const mac = `02:00:00:00:01:${i.toString(16).padStart(2, '0')}`;
@@ -397,6 +409,101 @@ test('deleting a pool or a zone leaves nothing at the hosts', async (t) => {
   t.deepEqual((await repository.get('host', node.id))?.object.tunnelZoneIds, []);
 });
 
+for (const missing of ['an index entry', 'the folder of its entry', 'its bridge'] as const) {
+  test(`a port is deleted when ${missing} is missing, with few calls`, async (t) => {
+    const { repository, store } = t.context;
+    const { id: bridgeId } = await bridge(repository);
+    const { id: hostId } = await host(repository);
+    const id = randomUUID();
+    const binding = { hostId, interfaceName: 'eth1' };
+    await repository.create('port', { id, bridgeId, mac: MAC, addresses: ['10.0.0.1', 'fd00::1'], binding });
+    await store.delete(ipPath(bridgeId, 'fd00::1'));
+    if (missing !== 'an index entry') await store.delete(parentPath(ipPath(bridgeId, 'fd00::1'))!);
+    if (missing === 'its bridge') await removeAll(store, objectPath('bridge', bridgeId));
+    await repository.delete('port', id, AbortSignal.timeout(2000));
+    t.is(await repository.get('port', id), undefined);
+    t.deepEqual(await repository.portsOfHost(hostId), []);
+    if (missing !== 'its bridge') await repository.create('port', { id, bridgeId, mac: MAC, addresses: ['10.0.0.1'] });
+  });
+}
+
+test('a bridge whose lists name what does not exist is deleted, and only its own ports with it', async (t) => {
+  const { repository, store } = t.context;
+  const before = await store.children('/bridges');
+  const { id: bridgeId } = await bridge(repository);
+  const { id: otherId } = await bridge(repository);
+  const port = await repository.create('port', { id: randomUUID(), bridgeId: otherId });
+  for (const id of [randomUUID(), port.id]) await store.ensure(bridgePortPath(bridgeId, id));
+  await store.ensure(bridgePoolPath(bridgeId, randomUUID()));
+  await repository.delete('bridge', bridgeId, AbortSignal.timeout(2000));
+  t.is(await repository.get('bridge', bridgeId), undefined);
+  t.truthy(await repository.get('port', port.id));
+  await repository.delete('bridge', otherId, AbortSignal.timeout(2000));
+  t.deepEqual(await store.children('/bridges'), before);
+});
+
+test('between tries to delete what others add to, a pause that gets longer', async (t) => {
+  const { nsdb, repository, store } = t.context;
+  const { id } = await bridge(repository);
+  const intruder = nsdb.store();
+  let tries = 0;
+  const multi = store.multi.bind(store);
+  store.multi = async (operations, options) => {
+    if (operations.some(({ type, path }) => type === 'delete' && path === objectPath('bridge', id))) {
+      await intruder.ensure(macPath(id, MAC));
+      tries++;
+    }
+    return multi(operations, options);
+  };
+  await t.throwsAsync(repository.delete('bridge', id, AbortSignal.timeout(700)), { any: true });
+  t.true(tries >= 3 && tries <= 8, `${tries} tries`);
+});
+
+test('a deleted host takes the ports that its front ends made along, and gives back its blocks', async (t) => {
+  const { repository, store } = t.context;
+  const { id: bridgeId } = await bridge(repository);
+  const node = await host(repository);
+  const other = await host(repository);
+  const pool = await repository.create('pool', { id: randomUUID(), bridgeId, cidr: '10.0.0.0/16', blockSize: 26 });
+  const lost = randomUUID();
+  const shardFolder = poolBlocksPath(pool.id, '000');
+  await store.ensure(shardFolder);
+  for (const [block, owner] of [
+    ['0a000000', node.id],
+    ['0a000040', other.id],
+    ['0a000080', node.id],
+  ]) {
+    await store.create(`${shardFolder}/${block}`, encodeJson({ hostId: owner }));
+    await store.ensure(`${hostBlocksPath(owner, pool.id)}/${block}`);
+  }
+  // Entries for a block that is another's, and of a pool that is gone.
+  await store.ensure(`${hostBlocksPath(node.id, pool.id)}/0a000040`);
+  await store.ensure(`${hostBlocksPath(node.id, lost)}/0a000000`);
+  const port = (hostId: string, mac: string, address: string, owner?: string) =>
+    repository.create('port', {
+      id: randomUUID(),
+      bridgeId,
+      mac,
+      addresses: [address],
+      binding: { hostId, interfaceName: 'eth1' },
+      ...(owner === undefined ? {} : { owner }),
+    });
+  const owned = await port(node.id, MAC, '10.0.0.1', 'cni');
+  const plain = await port(node.id, OTHER_MAC, '10.0.0.2');
+  const elsewhere = await port(other.id, '02:00:00:00:00:03', '10.0.0.3', 'cni');
+  // A leftover: the port is bound to the other host by now.
+  await store.create(hostPortPath(node.id, elsewhere.id), new Uint8Array());
+
+  await repository.delete('host', node.id, AbortSignal.timeout(5000));
+  t.is(await repository.get('host', node.id), undefined);
+  t.is(await repository.get('port', owned.id), undefined);
+  t.is((await repository.get('port', plain.id))?.object.binding, undefined);
+  t.is((await repository.get('port', elsewhere.id))?.object.binding?.hostId, other.id);
+  t.deepEqual(await store.children(shardFolder), ['0a000040']);
+  t.deepEqual(await store.children(hostBlocksPath(other.id, pool.id)), ['0a000040']);
+  await t.notThrowsAsync(port(other.id, MAC, '10.0.0.1', 'cni'), 'its heir has its addresses');
+});
+
 test('a bridge is deleted while others add ports to it, and no part of it comes back', async (t) => {
   const { nsdb, repository, store } = t.context;
   const { id: bridgeId } = await bridge(repository);
@@ -409,6 +516,8 @@ test('a bridge is deleted while others add ports to it, and no part of it comes 
   }
   t.deepEqual(await store.children('/bridges'), []);
   t.is(await store.get(objectPath('bridge', bridgeId)), undefined);
+  const left = (await allPaths(store)).filter((path) => /^\/ports\/..\/./.test(path));
+  t.deepEqual(left, [], 'no port without a bridge');
 });
 
 test('a value that is not valid is reported with its path and otherwise ignored', async (t) => {
