@@ -31,8 +31,16 @@ export interface FlowRecord {
  * their counters. Each of these costs the same however many flows there are.
  */
 export class FlowTable {
-  /** In order of last known use: the first is evicted when the table is full. */
   private readonly byId = new Map<FlowId, FlowRecord>();
+  /** Flows that are not pinned, in order of last known use. */
+  private readonly byUse = new Set<FlowRecord>();
+  /**
+   * Stays at the front of {@link byUse}. A new iterator would walk past the places of all flows that were removed there
+   * since the set last grew.
+   */
+  private front = this.byUse.values();
+  /** What {@link front} has come to, while it is the first. */
+  private first: FlowRecord | undefined;
   private readonly classifier = new Classifier<FlowRecord>();
   private readonly due = new Map<number, Set<FlowRecord>>();
   /** By datapath port: flows that take packets from it or send packets to it. */
@@ -73,6 +81,7 @@ export class FlowTable {
 
   add(record: FlowRecord): void {
     this.byId.set(record.id, record);
+    if (!record.pinned) this.byUse.add(record);
     if (record.id >= this.nextId) this.nextId = record.id + 1;
     this.classifier.insert(record.key, record.mask, record);
     for (const tag of record.tags) addTag(record, tag);
@@ -91,9 +100,10 @@ export class FlowTable {
     this.indexPorts(record);
   }
 
-  /** From now on the flow is not removed for being idle. */
+  /** From now on the flow is not removed for being idle, nor to make room. */
   pin(record: FlowRecord): void {
     this.unschedule(record);
+    this.outOfOrder(record);
     record.pinned = true;
   }
 
@@ -107,6 +117,7 @@ export class FlowTable {
 
   remove(record: FlowRecord, now: number): void {
     if (!this.byId.delete(record.id)) return;
+    this.outOfOrder(record);
     this.classifier.remove(record.key, record.mask);
     this.unschedule(record);
     this.unindexPorts(record);
@@ -126,16 +137,29 @@ export class FlowTable {
 
   /** The flow is in use: look again in `checkAt`, evict it last. */
   used(record: FlowRecord, checkAt: number): void {
-    if (!this.byId.delete(record.id)) return;
-    this.byId.set(record.id, record);
+    if (!this.byId.has(record.id) || record.pinned) return;
+    this.outOfOrder(record);
+    this.byUse.add(record);
     record.checkAt = checkAt;
     this.schedule(record);
   }
 
   /** The flow to give up when the table is full. */
   leastRecentlyUsed(): FlowRecord | undefined {
-    for (const record of this.byId.values()) if (!record.pinned) return record;
-    return undefined;
+    if (this.first !== undefined) return this.first;
+    let next = this.front.next();
+    if (next.done) {
+      // An iterator that has come to the end stays there.
+      this.front = this.byUse.values();
+      next = this.front.next();
+    }
+    this.first = next.value;
+    return this.first;
+  }
+
+  private outOfOrder(record: FlowRecord): void {
+    this.byUse.delete(record);
+    if (this.first === record) this.first = undefined;
   }
 
   private schedule(record: FlowRecord): void {

@@ -1,4 +1,5 @@
 import test from 'ava';
+import fc from 'fast-check';
 import { Cell } from '../../src/agent/cell.js';
 import { type FlowRecord, FlowTable } from '../../src/agent/flow-table.js';
 import { FlowKey } from '../../src/flow/key.js';
@@ -110,4 +111,51 @@ test('the flow that was not used for longest is given up first, pinned ones neve
   table.remove(flows[2], 0);
   table.remove(flows[0], 0);
   t.is(table.leastRecentlyUsed(), undefined);
+});
+
+test('property: the flow to give up is the first in order of use, whatever was pinned, used, added and removed', (t) => {
+  const step = fc.tuple(fc.constantFrom('add', 'add pinned', 'use', 'pin', 'remove', 'evict'), fc.nat());
+  const property = fc.property(fc.array(step, { maxLength: 200 }), (steps) => {
+    const table = new FlowTable();
+    const all: FlowRecord[] = [];
+    let order: FlowRecord[] = [];
+    for (const [what, which] of steps) {
+      if (what === 'add' || what === 'add pinned') {
+        const added = record(table, all.length + 1, { pinned: what === 'add pinned' });
+        table.add(added);
+        all.push(added);
+        if (what === 'add') order.push(added);
+      } else if (what === 'evict') {
+        const victim = table.leastRecentlyUsed();
+        if (victim !== order[0]) return false;
+        if (victim !== undefined) table.remove(victim, 0);
+        order = order.slice(1);
+      } else if (all.length > 0) {
+        const flow = all[which % all.length];
+        const before = order.length;
+        const others = order.filter((other) => other !== flow);
+        if (what === 'use') table.used(flow, 10);
+        else if (what === 'pin') table.pin(flow);
+        else table.remove(flow, 0);
+        order = what === 'use' && others.length < before ? [...others, flow] : others;
+      }
+    }
+    return table.leastRecentlyUsed() === order[0];
+  });
+  t.notThrows(() => fc.assert(property));
+});
+
+test('to give a flow up takes as long with many pinned and many that are gone as with none', (t) => {
+  const evictAll = (pinned: number): number => {
+    const table = new FlowTable();
+    for (let i = 0; i < pinned; i++) table.add(record(table, 100_000 + i, { pinned: true }));
+    for (let i = 0; i < 4000; i++) table.add(record(table, i));
+    const start = performance.now();
+    for (let i = 0; i < 4000; i++) table.remove(table.leastRecentlyUsed()!, 0);
+    return performance.now() - start;
+  };
+  evictAll(0);
+  const without = Math.min(evictAll(0), evictAll(0), evictAll(0));
+  const withMany = Math.min(evictAll(20_000), evictAll(20_000), evictAll(20_000));
+  t.true(withMany < 20 * without + 20, `${withMany} ms, without pinned flows ${without} ms`);
 });
