@@ -8,6 +8,11 @@ import { MAX_TUNNEL_KEY } from '../topology/types.js';
  * The tunnel keys of this host: each stands for a port, or for all ports of a bridge. Other hosts' flows carry them, so
  * they are kept on disk, one file a key, and are the same after a restart. A key that was given back is reused as late as
  * can be: a flow of another host that still carries it must not reach somebody else's port.
+ *
+ * A crash of the process loses no key. A power failure may: the files are not forced to the disk, as an ADD must not wait
+ * for that. Containers end with the power anyhow; what outlives it (ports that the NSDB binds to interfaces, bridges) gets
+ * another key, which is published like the first, and flows of other hosts follow it. The key in a port's binding in the
+ * NSDB is only what other hosts are told: it is never taken back from there, for ports must come up without the NSDB.
  */
 export class TunnelKeys {
   private readonly byOwner = new Map<string, number>();
@@ -23,9 +28,11 @@ export class TunnelKeys {
     for (const name of await readdir(folder)) {
       const key = Number(name);
       const owner = await readFile(join(folder, name), 'utf8');
-      // A file cut short by a crash: nobody was told of its key.
-      if (owner === '' || !(Number.isInteger(key) && key >= 1 && key <= MAX_TUNNEL_KEY)) {
+      const isKey = Number.isInteger(key) && key >= 1 && key <= MAX_TUNNEL_KEY;
+      if (owner === '' || !isKey) {
         await rm(join(folder, name));
+        // The power failed before the text was on the disk. Others may have been told of the key: for this run it is nobody's.
+        if (isKey) keys.used.add(key);
         continue;
       }
       keys.byOwner.set(owner, key);
