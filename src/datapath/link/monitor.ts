@@ -9,6 +9,10 @@ import { RTM_DELLINK, RTM_NEWLINK, RTNLGRP_LINK } from './rtnetlink.js';
 /** Bytes of unread events, about 1 KiB each, that the kernel keeps. */
 const RECEIVE_BUFFER = 1024 * 1024;
 
+/** Milliseconds until links that could not be read are read again; twice as many each time. */
+const RETRY_MIN = 100;
+const RETRY_MAX = 30_000;
+
 /** Called synchronously; must not throw. */
 export interface LinkEvents {
   appeared(link: Link): void;
@@ -17,7 +21,7 @@ export interface LinkEvents {
   vanished(link: Link): void;
   /** Events were lost. All links are being read again, and what differs is told as above. */
   resync?(reason: MidonetError): void;
-  /** Reading the links again failed: events are missing until the next resync. */
+  /** Reading the links again failed: events are missing until that succeeds. It is tried again, ever more rarely. */
   failed(error: unknown): void;
 }
 
@@ -33,6 +37,8 @@ export class LinkMonitor {
   /** What came in while all links were being read: undefined when they are not. */
   #queue: { readonly type: number; readonly link: Link }[] | undefined = [];
   #readAgain = false;
+  #retry: NodeJS.Timeout | undefined;
+  #retryDelay = RETRY_MIN;
 
   private constructor(
     readonly events: LinkEvents,
@@ -102,6 +108,7 @@ export class LinkMonitor {
   /** No events from here on. May be called again. */
   close(): void {
     this.#abort.abort();
+    clearTimeout(this.#retry);
     this.#socket.close();
     this.#links.close();
   }
@@ -111,12 +118,21 @@ export class LinkMonitor {
       this.#readAgain = true;
       return;
     }
+    clearTimeout(this.#retry);
     this.#queue = [];
-    this.#readAll().catch((error: unknown) => {
-      if (!this.#abort.signal.aborted) {
+    this.#readAll().then(
+      () => {
+        this.#retryDelay = RETRY_MIN;
+      },
+      (error: unknown) => {
+        if (this.#abort.signal.aborted) {
+          return;
+        }
+        this.#retry = setTimeout(() => this.#resync(), this.#retryDelay).unref();
+        this.#retryDelay = Math.min(2 * this.#retryDelay, RETRY_MAX);
         this.events.failed(error);
-      }
-    });
+      },
+    );
   }
 
   /** Read all links and tell what differs from what was known; then go on with what came in meanwhile. */

@@ -255,7 +255,7 @@ export class NetlinkSocket {
   /**
    * Send the one dump request in `writer` and collect what `parse` makes of the answers, without those it makes
    * undefined of. Dumps of a socket run one after the other; one that the kernel says was disturbed by a change is
-   * taken again.
+   * taken again, each time after a longer pause: half a second for all.
    * @throws NetlinkError EINTR if it was disturbed every time
    */
   dump<T>(
@@ -268,6 +268,9 @@ export class NetlinkSocket {
     const request = writer.finish().slice();
     const run = async () => {
       for (let attempt = 0; attempt < DUMP_ATTEMPTS; attempt++) {
+        if (attempt > 0) {
+          await new Promise((resolve) => setTimeout(resolve, 2 ** (attempt - 1)));
+        }
         signal?.throwIfAborted();
         const items = await this.#dumpOnce(request, asked, parse, signal);
         if (items !== undefined) {
