@@ -1,4 +1,3 @@
-import { formatMac } from '../../packet/address.js';
 import { AttributeReader, LITTLE_ENDIAN, type MessageReader, readU64 } from '../netlink/message.js';
 import {
   AF_UNSPEC,
@@ -210,9 +209,4 @@ export function sameLink(a: Link, b: Link): boolean {
     a.tunnel?.external === b.tunnel?.external &&
     a.tunnel?.port === b.tunnel?.port
   );
-}
-
-/** For messages to people: `veth0 (2, 02:00:00:00:00:01)`. */
-export function formatLink(link: Link): string {
-  return `${link.name} (${link.index}${link.mac === undefined ? '' : `, ${formatMac(link.mac)}`})`;
 }
