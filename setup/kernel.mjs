@@ -1,5 +1,6 @@
 // Debian's kernel for the VM: fetched as a package, unpacked in the cache (never installed), with an initramfs.
 import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import {
   closeSync,
   existsSync,
@@ -15,13 +16,22 @@ import { homedir } from 'node:os';
 import { basename, join, relative } from 'node:path';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { cpioArchive } from './cpio.mjs';
-import { updateLists } from './packages.mjs';
+import { OWN_FOLDERS } from './own-folders.mjs';
+import { PLAIN_LANGUAGE, updateLists } from './packages.mjs';
 import { SetupError, say, stderrOf } from './progress.mjs';
 
 /** What the initramfs must be able to do before it sees the host's files, and the VM's serial ports. */
 const EARLY_MODULES = ['virtio_pci', 'virtio_console', '9pnet_virtio', '9p', 'overlay'];
 
 const GUEST_INIT = new URL('./guest/init.sh', import.meta.url);
+const BUSYBOX = '/bin/busybox';
+
+/** What decides, with the kernel, what is in the initramfs. */
+const INITRAMFS_SOURCES = [
+  GUEST_INIT,
+  BUSYBOX,
+  ...['./kernel.mjs', './cpio.mjs', './own-folders.mjs'].map((name) => new URL(name, import.meta.url)),
+];
 
 /** The folder for what is fetched or found out once per machine. */
 export function cacheFolder() {
@@ -78,19 +88,27 @@ function fetchKernel(/** @type {string} */ folder) {
   const archive = readdirSync(folder).find((file) => file.endsWith('.deb'));
   if (!archive) throw new SetupError(`apt-get download left no package in ${folder}`);
   say('unpacking the kernel');
-  execFileSync('dpkg-deb', ['-x', join(folder, archive), join(folder, 'root')]);
+  execFileSync('dpkg-deb', ['-x', join(folder, archive), join(folder, 'root')], { env: PLAIN_LANGUAGE });
   rmSync(join(folder, archive));
 }
 
 /** @returns {string | undefined} why it failed */
 function downloadKernel(/** @type {string} */ folder) {
   try {
-    const depends = execFileSync('apt-cache', ['depends', 'linux-image-amd64'], { encoding: 'utf8', stdio: 'pipe' });
+    const depends = execFileSync('apt-cache', ['depends', 'linux-image-amd64'], {
+      encoding: 'utf8',
+      stdio: 'pipe',
+      env: PLAIN_LANGUAGE,
+    });
     const name = /Depends: (linux-image-\d\S+)/.exec(depends)?.[1];
     if (!name) return 'apt knows no linux-image-amd64; is this Debian?';
     say(`fetching ${name} (about 70 MB)`);
     // As root apt would download as the user _apt, who may not write here.
-    execFileSync('apt-get', ['-q', '-o', 'APT::Sandbox::User=root', 'download', name], { cwd: folder, stdio: 'pipe' });
+    execFileSync('apt-get', ['-q', '-o', 'APT::Sandbox::User=root', 'download', name], {
+      cwd: folder,
+      stdio: 'pipe',
+      env: PLAIN_LANGUAGE,
+    });
     return undefined;
   } catch (error) {
     return stderrOf(error);
@@ -142,29 +160,44 @@ function decompress(/** @type {Buffer} */ data) {
   throw new Error(`unknown compression ${data.toString('hex', 0, 4)}`);
 }
 
-/** The initramfs holds busybox, the early modules in the order of insertion and guest/init.sh; made again when that changes. */
+/** The initramfs holds busybox, the early modules in the order of insertion and guest/init.sh; made again when one changes. */
 function prepareInitramfs(/** @type {Kernel} */ kernel) {
-  const init = readFileSync(GUEST_INIT);
   const path = join(cacheFolder(), 'kernel', 'initramfs.gz');
-  const stamp = join(cacheFolder(), 'kernel', 'initramfs.init');
-  if (existsSync(path) && existsSync(stamp) && readFileSync(stamp).equals(init)) return path;
+  const stamp = join(cacheFolder(), 'kernel', 'initramfs.sha256');
+  const hash = hashOf(INITRAMFS_SOURCES);
+  if (existsSync(path) && existsSync(stamp) && readFileSync(stamp, 'utf8') === hash) return path;
   const folder = (/** @type {string} */ name) => ({ name, mode: 0o40755, data: Buffer.alloc(0) });
   const order = modulesInOrder(readFileSync(join(kernel.modules, 'modules.dep'), 'utf8'), EARLY_MODULES);
   const names = order.map((file) => basename(file).replace(/\.(xz|gz|zst)$/, ''));
   const entries = [
     ...['bin', 'dev', 'proc', 'modules', 'host', 'layer', 'root'].map(folder),
     { name: 'dev/console', mode: 0o20600, data: Buffer.alloc(0), device: /** @type {[number, number]} */ ([5, 1]) },
-    { name: 'bin/busybox', mode: 0o100755, data: readFileSync('/bin/busybox') },
-    { name: 'init', mode: 0o100755, data: init },
-    { name: 'modules/order', mode: 0o100644, data: Buffer.from(names.map((name) => `${name}\n`).join('')) },
+    { name: 'bin/busybox', mode: 0o100755, data: readFileSync(BUSYBOX) },
+    { name: 'init', mode: 0o100755, data: readFileSync(GUEST_INIT) },
+    { name: 'own-folders', mode: 0o100644, data: lines(OWN_FOLDERS) },
+    { name: 'modules/order', mode: 0o100644, data: lines(names) },
     ...order.map((file, index) => {
       const data = readFileSync(join(kernel.modules, file));
       return { name: `modules/${names[index]}`, mode: 0o100644, data: file.endsWith('.ko') ? data : decompress(data) };
     }),
   ];
   writeAtomically(path, gzipSync(cpioArchive(entries), { level: 1 }));
-  writeAtomically(stamp, init);
+  writeAtomically(stamp, hash);
   return path;
+}
+
+function lines(/** @type {string[]} */ words) {
+  return Buffer.from(words.map((word) => `${word}\n`).join(''));
+}
+
+/** SHA-256 of files, with where each ends. */
+export function hashOf(/** @type {(string | URL)[]} */ files) {
+  const hash = createHash('sha256');
+  for (const file of files) {
+    const data = readFileSync(file);
+    hash.update(`${data.length}:`).update(data);
+  }
+  return hash.digest('hex');
 }
 
 /**

@@ -3,6 +3,9 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import { SetupError, say, stderrOf } from './progress.mjs';
 
+/** For apt and dpkg: what they say is read here, or shown, and shall not depend on the user's language. */
+export const PLAIN_LANGUAGE = { ...process.env, LC_ALL: 'C' };
+
 /** To build the project. */
 export const BUILD_PACKAGES = ['g++', 'gcc', 'make', 'libc6-dev', 'ca-certificates'];
 
@@ -30,6 +33,7 @@ export function missingPackages(wanted) {
   // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own placeholders
   const query = spawnSync('dpkg-query', ['-W', '-f', '${Package} ${db:Status-Status}\n', ...wanted], {
     encoding: 'utf8',
+    env: PLAIN_LANGUAGE,
   });
   if (query.error)
     throw new SetupError('this is not Debian: there is no dpkg-query. The set-up needs Debian 12 or later');
@@ -101,7 +105,11 @@ function haveLists() {
 /** @returns {string | undefined} why it failed */
 function run(/** @type {string[]} */ [command, ...args]) {
   try {
-    execFileSync(command ?? '', args, { stdio: ['inherit', 'ignore', 'pipe'], maxBuffer: 1 << 26 });
+    execFileSync(command ?? '', args, {
+      stdio: ['inherit', 'ignore', 'pipe'],
+      maxBuffer: 1 << 26,
+      env: PLAIN_LANGUAGE,
+    });
     return undefined;
   } catch (error) {
     return stderrOf(error);

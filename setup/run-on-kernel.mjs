@@ -2,18 +2,9 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { constants } from 'node:os';
 import { quote } from './job.mjs';
+import { OWN_FOLDERS } from './own-folders.mjs';
 import { SetupError } from './progress.mjs';
 import { runInVm, TIMED_OUT } from './vm.mjs';
-
-/** Folders that the VM starts empty, and a command on the host gets empty ones of. */
-const OWN_FOLDERS = [
-  '/run',
-  '/var/lib/midonet',
-  '/var/lib/containerd',
-  '/var/lib/containers',
-  '/var/lib/docker',
-  '/var/lib/cni',
-];
 
 /** Whether commands run on this machine's own kernel. */
 export function onHost() {

@@ -26,6 +26,13 @@ const EMULATION_DEADLINE_MS = 120_000;
 const KERNEL_RUNS = 'midonet-vm: kernel runs';
 const SERIAL_TAIL = 16_384;
 
+const JOB_FOLDER = 'midonet-vm-';
+const LONGEST_SOCKET = 'control';
+/** `sun_path` of unix(7) without its end. */
+const MAX_SOCKET_PATH = 107;
+/** Three of them fit into a kernel's command line (2048 bytes on x86) beside the rest. */
+const MAX_TOLD_PATH = 500;
+
 /** The exit status of a VM that was ended because of its time limit, as of timeout(1). */
 export const TIMED_OUT = 124;
 
@@ -50,6 +57,9 @@ export const TIMED_OUT = 124;
  * @returns {Promise<number>}
  */
 export async function runInVm(command, options) {
+  checkVmPath('the checkout', options.checkout);
+  checkVmPath('MIDONET_CACHE', cacheFolder());
+  checkVmPath('TMPDIR', join(realpathSync(tmpdir()), `${JOB_FOLDER}XXXXXX`, LONGEST_SOCKET), MAX_SOCKET_PATH);
   const kernel = prepareKernel();
   const accelerators = chooseAccelerators();
   for (const accelerator of accelerators) {
@@ -63,6 +73,21 @@ export async function runInVm(command, options) {
     say('KVM opens but does not run a guest here: emulating, now and from now on');
   }
   throw new SetupError('the VM did not boot');
+}
+
+/**
+ * Refuses a path that the VM cannot be told of: words of the kernel's command line end at a space, options of qemu at a
+ * comma, and both take some other characters for their own.
+ * @param {string} what
+ * @param {string} path
+ * @param {number} [limit] bytes
+ */
+export function checkVmPath(what, path, limit = MAX_TOLD_PATH) {
+  const odd = /[^\p{L}\p{N}_./+@:~-]/u.exec(path)?.[0];
+  if (odd) throw new SetupError(`the VM does not work with ${JSON.stringify(odd)} in the path of ${what}: ${path}`);
+  if (Buffer.byteLength(path) > limit) {
+    throw new SetupError(`the VM does not work with a path of more than ${limit} bytes for ${what}: ${path}`);
+  }
 }
 
 /** @returns {('kvm' | 'tcg')[]} in the order to try */
@@ -136,7 +161,7 @@ class Machine {
 
   /** @returns {Promise<number | undefined>} the exit status; undefined when probing showed that it does not boot */
   async run() {
-    this.#folder = mkdtempSync(join(realpathSync(tmpdir()), 'midonet-vm-'));
+    this.#folder = mkdtempSync(join(realpathSync(tmpdir()), JOB_FOLDER));
     try {
       return await this.#run();
     } finally {

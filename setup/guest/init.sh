@@ -27,9 +27,9 @@ $b mount -t devtmpfs dev /root/dev
 $b mkdir -p /root/dev/pts /root/dev/shm
 $b mount -t devpts -o mode=620,ptmxmode=666,gid=5 devpts /root/dev/pts
 for folder in /dev/shm /tmp; do $b mount -t tmpfs -o mode=1777 tmpfs "/root$folder"; done
-for folder in /run /var/lib/midonet /var/lib/midonet-test /var/lib/containerd /var/lib/containers /var/lib/docker /var/lib/cni; do
+while read -r folder; do
   $b mkdir -p "/root$folder" && $b mount -t tmpfs -o mode=755 tmpfs "/root$folder"
-done
+done < /own-folders
 $b mkdir -p /root/run/lock /root/run/midonet-vm
 $b mount -t cgroup2 cgroup2 /root/sys/fs/cgroup
 
