@@ -5,5 +5,5 @@ const inVm = process.env.MIDONET_IN_VM === '1';
 export default {
   files: ['build/test/**/*.test.js', ...(inVm ? [] : ['!build/test/kernel/**'])],
   environmentVariables: { NODE_ENV: 'test' },
-  timeout: inVm ? '180s' : '60s',
+  timeout: inVm ? '180s' : '120s',
 };

@@ -55,8 +55,10 @@ export class ApacheZookeeper {
       { stdio: 'ignore' },
     );
     const server = new ApacheZookeeper(`127.0.0.1:${port}`, child, folder);
-    for (let attempt = 0; !(await isWell(port)); attempt++) {
-      if (attempt === 300 || child.exitCode !== null) {
+    const deadline = Date.now() + 40_000;
+    // That one answers is not enough: it could be another test's that was given the same port.
+    while (!(await isWell(port)) || child.exitCode !== null) {
+      if (Date.now() > deadline || child.exitCode !== null) {
         await server.close();
         throw new Error('Apache ZooKeeper does not start');
       }
@@ -88,6 +90,8 @@ function isWell(port: number): Promise<boolean> {
     socket.on('data', (chunk) => {
       answer += chunk.toString();
     });
+    // It may accept before it answers; and a connection to a port that nobody listens on yet may be one to itself.
+    socket.setTimeout(1000, () => socket.destroy());
     socket.on('error', () => resolve(false));
     socket.on('close', () => resolve(answer === 'imok'));
   });
