@@ -49,14 +49,18 @@ export interface NetworksOptions {
 export class Networks {
   readonly #options: NetworksOptions;
   readonly #known: Map<string, Network>;
-  /** Networks that were compared with the NSDB since the start. */
+  /** Networks that were compared with the NSDB since the start, and since the last session with it was lost. */
   readonly #verified = new Set<string>();
   readonly #verifying = new Map<string, Promise<void>>();
   readonly #closing = new AbortController();
+  readonly #unsubscribe: () => void;
 
   private constructor(options: NetworksOptions, known: Map<string, Network>) {
     this.#options = options;
     this.#known = known;
+    this.#unsubscribe = options.repository.store.onState((event) => {
+      if (event === 'session-lost') this.#verified.clear();
+    });
   }
 
   static async open(options: NetworksOptions): Promise<Networks> {
@@ -150,6 +154,7 @@ export class Networks {
   }
 
   async close(): Promise<void> {
+    this.#unsubscribe();
     this.#closing.abort();
     await Promise.all(this.#verifying.values());
   }

@@ -7,6 +7,7 @@ import type { Store } from '../../src/nsdb/store.js';
 import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { idFromName } from '../../src/topology/id.js';
 import { FakeStore, FakeTree } from '../ipam/fake-store.js';
+import { until } from './until.js';
 
 const DESCRIPTION: NetworkDescription = {
   name: 'net',
@@ -126,4 +127,20 @@ test('a damaged file is moved aside', async (t) => {
   t.is(warnings.length, 1);
   t.deepEqual(await readdir(join(folder, 'a')), [`${network.bridgeId}.json.damaged`]);
   t.deepEqual(await networks.ensure(DESCRIPTION), network);
+});
+
+test('with a new session, networks are compared with the NSDB again, which may have been emptied', async (t) => {
+  const { tree, stores, open } = await setup(t);
+  const networks = await open();
+  const { bridgeId } = await networks.ensure(DESCRIPTION);
+  for (const path of [...tree.nodes.keys()]) if (/^\/(bridges|pools)\/./.test(path)) tree.nodes.delete(path);
+  stores[0].emit('session-lost');
+  stores[0].emit('connected');
+  await networks.ensure(DESCRIPTION);
+  await until(
+    'the network is there again',
+    () => tree.nodes.has(`/bridges/${bridgeId}`) && tree.childrenOf('/pools').length === 2,
+  );
+  await networks.close();
+  t.pass();
 });
