@@ -1,30 +1,19 @@
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import type { z } from 'zod';
 import type { Datapath } from '../datapath/datapath.js';
 import { FlowKey, TunnelFlag } from '../flow/key.js';
-import { hostAlivePath } from '../nsdb/layout.js';
-import type { EphemeralNode, Store } from '../nsdb/store.js';
-import { encodeJson, ObjectExistsError, TopologyRepository } from '../nsdb/topology-repository.js';
-import { idFromName } from '../topology/id.js';
-import type { Kind, SCHEMAS } from '../topology/types.js';
+import type { Store } from '../nsdb/store.js';
+import { TopologyRepository } from '../nsdb/topology-repository.js';
 import { Bindings } from './bindings.js';
 import type { Cell } from './cell.js';
 import { Forwarder, type ForwarderOptions } from './forwarder.js';
 import { MacLearner } from './mac-learner.js';
 import { ForwarderMetrics } from './metrics.js';
 import { Publisher } from './publisher.js';
+import { Registration, type ZoneMembership } from './registration.js';
 import { TopologyCache } from './topology-cache.js';
 import { TunnelKeys } from './tunnel-keys.js';
-import { type TunnelDevices, Tunnels, type TunnelType } from './tunnels.js';
-
-/** A tunnel zone that this host is to be in. Hosts that name the same zone reach each other through it. */
-export interface ZoneMembership {
-  readonly name: string;
-  readonly type: TunnelType;
-  /** This host's IPv4 address in the underlay. */
-  readonly address: string;
-}
+import { type TunnelDevices, Tunnels } from './tunnels.js';
 
 export interface AgentOptions {
   readonly hostId: string;
@@ -52,7 +41,7 @@ export class Agent {
   readonly publisher: Publisher;
   readonly cache: TopologyCache;
   readonly forwarder: Forwarder;
-  private alive: EphemeralNode | undefined;
+  private registration: Registration | undefined;
   /** Datapath ports whose packets enter by tunnel key. */
   private tunnelPorts: ReadonlySet<number> = new Set();
   private ticker: NodeJS.Timeout | undefined;
@@ -115,6 +104,12 @@ export class Agent {
   static async start(options: AgentOptions, signal?: AbortSignal): Promise<Agent> {
     const keys = await TunnelKeys.open(join(options.stateFolder, 'tunnel-keys'));
     const agent = new Agent(options, keys);
+    agent.registration = await Registration.open({
+      ...options,
+      repository: agent.repository,
+      publisher: agent.publisher,
+      onNewSession: () => agent.bindings.republish(),
+    });
     agent.bindings.inherit(await options.datapath.ports(signal));
     const { kept, removed } = await agent.forwarder.adopt(signal);
     if (kept + removed > 0) options.log.info({ kept, removed }, 'adopted the flows of the datapath');
@@ -128,7 +123,7 @@ export class Agent {
         agent.metrics.upcallsLost += count;
       },
     });
-    agent.register();
+    agent.registration.start();
     agent.tunnels.start();
     agent.ticker = setInterval(() => {
       agent.forwarder.tick();
@@ -152,7 +147,7 @@ export class Agent {
       signal?.throwIfAborted();
       return `the datapath does not answer: ${(error as Error).message}`;
     }
-    return this.tunnels.fault;
+    return this.registration?.fault ?? this.tunnels.fault;
   }
 
   /** An interface appeared or changed on this host. */
@@ -164,14 +159,15 @@ export class Agent {
   /** Stop. The datapath keeps forwarding by the flows it has. What has not reached the NSDB is written first, if it can be. */
   async close(): Promise<void> {
     clearInterval(this.ticker);
-    if (this.options.store.state === 'connected') await this.publisher.drain(2000);
+    if (this.options.store.state === 'connected' && this.registration?.fault === undefined)
+      await this.publisher.drain(2000);
     this.forwarder.close();
     this.publisher.close();
     this.bindings.close();
     this.tunnels.close();
     this.cache.close();
     await this.options.datapath.close();
-    await this.alive?.close();
+    await this.registration?.close();
   }
 
   private endpointsChanged(): void {
@@ -196,39 +192,6 @@ export class Agent {
         key.tunFlags = TunnelFlag.KEY;
         this.forwarder.pin(key);
       }
-    }
-  }
-
-  /** Tell the NSDB of this host, now or when it can be reached. */
-  private register(): void {
-    const { hostId, hostName, tunnelZones, store, log } = this.options;
-    this.publisher.publish('host', async (signal) => {
-      await this.repository.initialize(signal);
-      await this.createIfAbsent('host', { id: hostId, name: hostName }, signal);
-      for (const { name, type, address } of tunnelZones) {
-        const id = idFromName('tunnel-zone', name);
-        await this.createIfAbsent('tunnel-zone', { id, name, type }, signal);
-        const zone = await this.repository.get('tunnel-zone', id, signal);
-        if (zone !== undefined && zone.object.type !== type) {
-          log.error({ zone: name, configured: type, type: zone.object.type }, 'the tunnel zone is of another type');
-        }
-        await this.repository.joinTunnelZone(id, hostId, address, signal);
-      }
-      this.alive ??= store.ephemeral(hostAlivePath(hostId), encodeJson({ since: new Date().toISOString() }), {
-        takeOver: () => true,
-      });
-    });
-  }
-
-  private async createIfAbsent<K extends Kind>(
-    kind: K,
-    object: z.input<(typeof SCHEMAS)[K]>,
-    signal: AbortSignal,
-  ): Promise<void> {
-    try {
-      await this.repository.create(kind, object, signal);
-    } catch (error) {
-      if (!(error instanceof ObjectExistsError)) throw error;
     }
   }
 }

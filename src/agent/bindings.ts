@@ -187,6 +187,19 @@ export class Bindings implements LocalPorts {
     }, SETTLE_MS);
   }
 
+  /** Tell the NSDB again what it was told of this host: it may have lost that. What it has is left as it is. */
+  republish(): void {
+    const { publisher, hostId } = this.options;
+    for (const wanted of this.wanted.values()) {
+      const { port } = wanted;
+      if (publisher.isPending(`port ${port.id}`)) continue;
+      // One that was attached to another host since is that host's.
+      if (wanted.local) this.publishPort(port, ({ binding }) => binding?.hostId === hostId);
+      else if (wanted.number !== undefined) this.publishKey(wanted);
+    }
+    for (const bridgeId of this.active.keys()) this.announceBridge(bridgeId);
+  }
+
   /** Forget what tunnel keys and datapath ports that nobody uses were asked for. */
   forgetUnused(): void {
     for (const cells of [this.ingresses, this.targets] as Map<number, Cell<unknown>>[]) {
@@ -333,14 +346,16 @@ export class Bindings implements LocalPorts {
     });
   }
 
-  private publishPort(port: Port): void {
+  /** @param replaces whether a port that the NSDB has under this id is replaced */
+  private publishPort(port: Port, replaces: (current: Port) => boolean = () => true): void {
     const { repository, publisher } = this.options;
     publisher.publish(`port ${port.id}`, async (signal) => {
       try {
         await repository.create('port', port, signal);
       } catch (error) {
         if (!(error instanceof ObjectExistsError) || error.field !== 'port.id') throw error;
-        await repository.modify('port', port.id, (current) => (samePort(current, port) ? undefined : port), signal);
+        const change = (current: Port) => (samePort(current, port) || !replaces(current) ? undefined : port);
+        await repository.modify('port', port.id, change, signal);
       }
     });
   }

@@ -27,6 +27,7 @@ export class Publisher {
   private readonly pending = new Map<string, Entry>();
   private readonly ready: string[] = [];
   private running = 0;
+  private paused = false;
   private closed = false;
   private pumping: NodeJS.Immediate | undefined;
   private readonly unsubscribe: () => void;
@@ -70,6 +71,16 @@ export class Publisher {
     });
   }
 
+  /** Begin to write nothing until {@link resume}; what is under way goes on. */
+  pause(): void {
+    this.paused = true;
+  }
+
+  resume(): void {
+    this.paused = false;
+    this.pump();
+  }
+
   /** Give up what is pending. */
   close(): void {
     this.closed = true;
@@ -102,7 +113,7 @@ export class Publisher {
   }
 
   private pump(): void {
-    while (this.running < CONCURRENCY) {
+    while (!this.paused && this.running < CONCURRENCY) {
       const name = this.ready.shift();
       if (name === undefined) return;
       const entry = this.pending.get(name);

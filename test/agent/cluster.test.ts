@@ -1,7 +1,8 @@
-import { readdir } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { tunnelZoneMemberPath } from '../../src/nsdb/layout.js';
+import { hostAlivePath, tunnelZoneMemberPath } from '../../src/nsdb/layout.js';
+import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { MAC_BROADCAST } from '../../src/packet/address.js';
 import { buildArpReply, buildArpRequest } from '../../src/packet/arp.js';
 import { buildNeighborAdvertisement, buildNeighborSolicitation } from '../../src/packet/nd.js';
@@ -664,3 +665,99 @@ cluster('a flow whose replacement is refused does not go on as it was', { hosts:
   t.is(y.count(text), 0);
   t.true(host.flows().every((flow) => host.agent.forwarder.flows.get(flow.id!) !== undefined));
 });
+
+cluster(
+  'two machines with one identity: the first keeps it, the second leaves the NSDB alone',
+  { hosts: 2 },
+  async (t, c) => {
+    const bridgeId = await c.createBridge();
+    const pods = await c.populate(bridgeId, 2);
+    const [host] = c.hosts;
+    const before = await allPaths(c.repository.store);
+    const copy = await c.addHost({}, host.id);
+    await copy.start();
+    await until('the copy knows', async () =>
+      /in use by another machine: host-1/.test((await copy.agent.fault()) ?? ''),
+    );
+    t.is(await host.agent.fault(), undefined);
+    const pod = c.pod(bridgeId);
+    await copy.attach(pod);
+    await until('the copy has read the list of ports', () => copy.agent.bindings.isComplete);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    t.deepEqual(await allPaths(c.repository.store), before);
+    t.is(copy.warnings.filter((line) => line.includes('has the identity of this host')).length, 1);
+    t.is(host.warnings.filter((line) => line.includes('has the identity of this host')).length, 0);
+    const zone = await c.repository.store.get(tunnelZoneMemberPath(idFromName('tunnel-zone', 'zone-0'), host.id));
+    t.true(Buffer.from(zone!.data).includes(host.zones[0].address), 'its address in the zone is its own');
+    await c.eachPair(pods, (from, to) => c.ping(from, to));
+
+    await host.stop();
+    await until('the copy is the host', async () => (await copy.agent.fault()) === undefined);
+    await until('it has told of its pod', async () => (await c.repository.get('port', pod.id)) !== undefined);
+  },
+);
+
+cluster('an agent that is killed and started again has its identity at once', { hosts: 1 }, async (t, c) => {
+  const [host] = c.hosts;
+  for (let i = 0; i < 3; i++) {
+    await host.crash();
+    await host.start();
+    await c.published();
+  }
+  t.is(host.warnings.filter((line) => line.includes('has the identity of this host')).length, 0);
+  t.is(await host.agent.fault(), undefined);
+});
+
+cluster('tunnel zones follow the configuration', { hosts: 1, zones: ['vxlan', 'gre'] }, async (t, c) => {
+  const [host] = c.hosts;
+  const id = (i: number) => idFromName('tunnel-zone', `zone-${i}`);
+  const manual = await c.repository.create('tunnel-zone', {
+    id: idFromName('tunnel-zone', 'm'),
+    name: 'm',
+    type: 'gre',
+  });
+  await c.repository.joinTunnelZone(manual.id, host.id, '192.0.2.1');
+  await host.stop();
+  host.zones = [{ ...host.zones[0], address: '192.0.2.7' }];
+  await host.start();
+  await c.published();
+  const member = await c.repository.store.get(tunnelZoneMemberPath(id(0), host.id));
+  t.is(Buffer.from(member!.data).toString(), '{"address":"192.0.2.7"}');
+  t.is(await c.repository.store.get(tunnelZoneMemberPath(id(1), host.id)), undefined);
+  const zones = (await c.repository.get('host', host.id))?.object.tunnelZoneIds;
+  t.deepEqual(zones, [id(0), manual.id], 'one that the configuration never named is kept');
+  t.deepEqual(await readdir(join(host.folder, 'tunnel-zones')), [`${id(0)}.json`]);
+});
+
+cluster('an NSDB that was emptied hears of hosts, ports and bridges again', { hosts: 2 }, async (t, c) => {
+  const bridgeId = await c.createBridge();
+  const pods = await c.populate(bridgeId, 2);
+  const relevant = (paths: string[]) => paths.filter((path) => !/\/(macs|ips)\//.test(path));
+  const before = relevant(await allPaths(c.repository.store));
+  await c.nsdb.stop();
+  await rm(join(c.nsdb.folder, 'data'), { recursive: true });
+  await c.nsdb.resume();
+  const store = c.nsdb.store();
+  const alive = async () => Promise.all(c.hosts.map((host) => store.exists(hostAlivePath(host.id))));
+  await until('the hosts are back', async () => (await alive()).every((stat) => stat !== undefined), 10_000);
+  await new TopologyRepository(store).create('bridge', { id: bridgeId, name: 'blue' });
+  await until('all is told', async () => relevant(await allPaths(store)).length === before.length, 10_000);
+  t.deepEqual(relevant(await allPaths(store)), before);
+  await c.eachPair(pods, (from, to) => c.connects(from, to));
+});
+
+cluster(
+  'what is told again does not take a port back that another host has attached since',
+  { hosts: 2 },
+  async (t, c) => {
+    const [former, latter] = c.hosts;
+    const pod = c.pod(await c.createBridge());
+    await former.attach(pod);
+    await c.published();
+    await latter.attach(pod);
+    await c.published();
+    former.agent.bindings.republish();
+    await c.published();
+    t.is((await c.repository.get('port', pod.id))?.object.binding?.hostId, latter.id);
+  },
+);

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { type Logger, pino } from 'pino';
 import { Agent } from '../../src/agent/agent.js';
 import type { ForwarderOptions } from '../../src/agent/forwarder.js';
+import type { ZoneMembership } from '../../src/agent/registration.js';
 import type { TunnelDevices, TunnelType } from '../../src/agent/tunnels.js';
 import type { Datapath, Flow } from '../../src/datapath/datapath.js';
 import { DatapathError } from '../../src/datapath/errors.js';
@@ -100,7 +101,6 @@ class MemoryTunnelDevices implements TunnelDevices {
 
 /** A host: what survives its agent, and the agent. */
 export class TestHost {
-  readonly id = randomUUID();
   readonly node: MemoryNode;
   readonly switch: MemorySwitch;
   /** What the front end of this host has attached, as it would find it in its journal. */
@@ -121,8 +121,10 @@ export class TestHost {
     readonly address: number,
     readonly folder: string,
     readonly gate: StoreGate,
-    private readonly zoneTypes: readonly TunnelType[],
+    /** Counts from the next start. */
+    public zones: readonly ZoneMembership[],
     private readonly flowOptions: ForwarderOptions,
+    readonly id: string = randomUUID(),
   ) {
     this.node = cluster.network.node(address);
     this.switch = this.node.switch('dp');
@@ -155,7 +157,7 @@ export class TestHost {
       store,
       datapath,
       devices: new MemoryTunnelDevices(this.node, datapath, this.deviceDelay),
-      tunnelZones: this.zoneTypes.map((type, i) => ({ name: `zone-${i}`, type, address: formatIpv4(this.address) })),
+      tunnelZones: this.zones,
       flows: this.flowOptions,
       log: this.log,
       clock: () => this.cluster.now,
@@ -270,19 +272,29 @@ export class Cluster {
     const nsdb = await EmbeddedNsdb.start();
     const cluster = new Cluster(nsdb);
     await cluster.repository.initialize();
-    for (let i = 1; i <= options.hosts; i++) {
-      const folder = join(nsdb.folder, `host-${i}`);
-      await mkdir(folder);
-      const gate = await StoreGate.to(join(nsdb.folder, 'socket'), join(nsdb.folder, `gate-${i}`));
-      const flows = { idleTimeout: 60, maxFlows: 10_000, ...options.flows };
-      cluster.hosts.push(
-        new TestHost(cluster, `host-${i}`, UNDERLAY + i, folder, gate, options.zones ?? ['vxlan'], flows),
-      );
-    }
+    for (let i = 1; i <= options.hosts; i++) await cluster.addHost(options);
     await Promise.all(cluster.hosts.map((host) => host.start()));
     await cluster.published();
     await until('all hosts know their ports', () => cluster.hosts.every((host) => host.agent.bindings.isComplete));
     return cluster;
+  }
+
+  /** A host that does not run yet, with the identity given if it is a copy of another. */
+  async addHost(options: Omit<ClusterOptions, 'hosts'> = {}, id?: string): Promise<TestHost> {
+    const i = this.hosts.length + 1;
+    const folder = join(this.nsdb.folder, `host-${i}`);
+    await mkdir(folder);
+    const gate = await StoreGate.to(join(this.nsdb.folder, 'socket'), join(this.nsdb.folder, `gate-${i}`));
+    const flows = { idleTimeout: 60, maxFlows: 10_000, ...options.flows };
+    const address = UNDERLAY + i;
+    const zones = (options.zones ?? ['vxlan']).map((type, n) => ({
+      name: `zone-${n}`,
+      type,
+      address: formatIpv4(address),
+    }));
+    const host = new TestHost(this, `host-${i}`, address, folder, gate, zones, flows, id);
+    this.hosts.push(host);
+    return host;
   }
 
   async createBridge(): Promise<string> {

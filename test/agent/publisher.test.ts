@@ -148,3 +148,17 @@ test('closed, it gives up what is pending and takes nothing more', async (t) => 
   t.is(publisher.backlog, 0);
   t.is(lines.length, 1);
 });
+
+test('nothing is written while it is paused, not even what is tried again', async (t) => {
+  const { publisher, connected } = setUp();
+  let runs = 0;
+  publisher.pause();
+  publisher.publish('a', async () => void runs++);
+  await delay(10);
+  connected();
+  await delay(10);
+  t.is(runs, 0);
+  publisher.resume();
+  t.true(await publisher.drain(1000));
+  t.is(runs, 1);
+});
