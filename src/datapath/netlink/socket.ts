@@ -1,4 +1,5 @@
 import { ClosedError, MidonetError } from '../../errors.js';
+import { sendInTurn } from './background.js';
 import { type ExtendedAck, NetlinkError, ProtocolError } from './errors.js';
 import {
   AttributeReader,
@@ -427,7 +428,7 @@ export class NetlinkSocket {
     while (this.#unsent.length > 0) {
       const part = this.#unsent[0];
       if (this.#background) {
-        this.#native.sendInBackground(part.bytes, (sent) => this.#sentQueued(part, sent));
+        sendInTurn(this.#native, part.bytes, (sent) => this.#sentQueued(part, sent));
         return;
       }
       if (!this.#sentQueued(part, this.#native.send(part.bytes, part.start, part.end))) {

@@ -397,6 +397,31 @@ test('in the background: nothing is sent at once, all is sent in order, with its
   t.false(kernel.kept);
 });
 
+test('in the background: one send at a time in the whole process, past sockets that are closed', async (t) => {
+  const sockets = [1, 2, 3, 4].map(() => open({ background: true }));
+  let sending = 0;
+  let most = 0;
+  for (const { kernel } of sockets) {
+    const send = kernel.sendInBackground.bind(kernel);
+    kernel.sendInBackground = (bytes, done) => {
+      most = Math.max(most, ++sending);
+      send(bytes, (sent) => {
+        sending -= 1;
+        done(sent);
+      });
+    };
+  }
+  const asked = sockets.flatMap(({ socket }) => [1, 2].map(() => socket.request(requests(1), 'ask')));
+  sockets[0].socket.close();
+  sockets[2].socket.close();
+  const outcomes = await Promise.allSettled(asked);
+  t.deepEqual(
+    outcomes.map(({ status }) => status === 'fulfilled'),
+    [false, false, true, true, false, false, true, true],
+  );
+  t.is(most, 1);
+});
+
 test('in the background: refused, lost, and closed meanwhile', async (t) => {
   const { kernel, socket } = open({ background: true });
   kernel.sendResults.push(-1);
