@@ -159,8 +159,9 @@ export class Agent {
   /** Stop. The datapath keeps forwarding by the flows it has. What has not reached the NSDB is written first, if it can be. */
   async close(): Promise<void> {
     clearInterval(this.ticker);
-    if (this.options.store.state === 'connected' && this.registration?.fault === undefined)
+    if (this.options.store.state === 'connected' && this.registration?.fault === undefined) {
       await this.publisher.drain(2000);
+    }
     this.forwarder.close();
     this.publisher.close();
     this.bindings.close();

@@ -27,7 +27,7 @@ export interface HttpOptions {
 
 /**
  * Metrics for Prometheus at /metrics, and health: /healthz answers while the process works, /readyz while this host also
- * forwards and has a session with the NSDB. Without a session it forwards and attaches all the same.
+ * forwards, has a session with the NSDB and shares its identity with no other machine. Without a session it forwards and attaches all the same.
  */
 export class HttpEndpoint {
   private constructor(private readonly server: Server) {}
