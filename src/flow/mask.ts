@@ -98,11 +98,6 @@ export class FlowMask extends FlowKey {
     this.words[Word.NW_TTL] = 0xff;
   }
 
-  seeNwTos(bits = 0xff): void {
-    this.seeEthType();
-    this.words[Word.NW_TOS] |= bits;
-  }
-
   seeNwFrag(): void {
     this.seeEthType();
     this.words[Word.NW_FRAG] = 0xff;
