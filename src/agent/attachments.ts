@@ -11,7 +11,7 @@ import { formatMac } from '../packet/address.js';
 import { cidrContains, formatIp, parseCidr, parseIp } from '../packet/ip.js';
 import { readStateFolder, writeStateFile } from '../state-file.js';
 import { idFromName } from '../topology/id.js';
-import { type Port, poolSchema, portSchema } from '../topology/types.js';
+import { addressPoolSchema, type Port, portSchema } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { type ContainerInterfaces, InterfaceNameTakenError, type InterfaceRoute } from './container-interfaces.js';
 import type { LocalPorts } from './local-ports.js';
@@ -47,7 +47,7 @@ const addressSchema = z.strictObject({
   prefix: z.int(),
   gateway: z.string().optional(),
   /** In full, so that the address can be released whatever has become of the network. */
-  pool: poolSchema,
+  pool: addressPoolSchema,
 });
 
 const recordSchema = z.strictObject({

@@ -2,13 +2,13 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { InvalidInputError } from '../errors.js';
 import { defaultBlockSize } from '../ipam/pool-layout.js';
-import { bridgePoolPath } from '../nsdb/layout.js';
+import { bridgeAddressPoolPath } from '../nsdb/layout.js';
 import { parentPath } from '../nsdb/path.js';
 import { ObjectExistsError, type TopologyRepository } from '../nsdb/topology-repository.js';
 import { parseCidr } from '../packet/ip.js';
 import { readStateFolder, writeDurableStateFile } from '../state-file.js';
 import { idFromName } from '../topology/id.js';
-import { type Pool, poolSchema } from '../topology/types.js';
+import { type AddressPool, addressPoolSchema } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 
 /** A range of addresses of a network, in canonical text. */
@@ -29,10 +29,10 @@ export interface NetworkDescription {
 export interface Network {
   readonly name: string;
   readonly bridgeId: string;
-  readonly pools: readonly Pool[];
+  readonly pools: readonly AddressPool[];
 }
 
-const networkSchema = z.strictObject({ name: z.string(), bridgeId: z.uuid(), pools: z.array(poolSchema) });
+const networkSchema = z.strictObject({ name: z.string(), bridgeId: z.uuid(), pools: z.array(addressPoolSchema) });
 
 export interface NetworksOptions {
   readonly repository: TopologyRepository;
@@ -105,7 +105,7 @@ export class Networks {
     if (fault !== undefined) throw fault;
     for (const subnet of description.subnets) {
       if (existing.some((pool) => pool.cidr === subnet.cidr)) continue;
-      await ignoreExisting(repository.create('pool', poolOf(bridgeId, subnet), signal));
+      await ignoreExisting(repository.create('address-pool', poolOf(bridgeId, subnet), signal));
     }
     existing = await this.#readPools(bridgeId, signal);
     const faultNow = difference(description, existing);
@@ -123,12 +123,12 @@ export class Networks {
     return network;
   }
 
-  async #readPools(bridgeId: string, signal?: AbortSignal): Promise<Pool[]> {
+  async #readPools(bridgeId: string, signal?: AbortSignal): Promise<AddressPool[]> {
     const { repository } = this.#options;
-    const folder = parentPath(bridgePoolPath(bridgeId, 'x'))!;
-    const pools: Pool[] = [];
+    const folder = parentPath(bridgeAddressPoolPath(bridgeId, 'x'))!;
+    const pools: AddressPool[] = [];
     for (const id of (await repository.store.children(folder, { signal })) ?? []) {
-      const pool = await repository.get('pool', id, signal);
+      const pool = await repository.get('address-pool', id, signal);
       if (pool !== undefined) pools.push(pool.object);
     }
     return pools;
@@ -160,7 +160,7 @@ export class Networks {
   }
 }
 
-function poolOf(bridgeId: string, subnet: Subnet): Pool {
+function poolOf(bridgeId: string, subnet: Subnet): AddressPool {
   return {
     id: idFromName('pool', bridgeId, subnet.cidr),
     bridgeId,
@@ -173,7 +173,7 @@ function poolOf(bridgeId: string, subnet: Subnet): Pool {
 /** The first field in which the description differs from the pools; with `partial` pools may be missing. */
 function difference(
   description: NetworkDescription,
-  pools: readonly Pool[],
+  pools: readonly AddressPool[],
   partial = false,
 ): InvalidInputError | undefined {
   const { name, subnets } = description;

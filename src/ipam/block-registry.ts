@@ -1,4 +1,4 @@
-import { hostBlocksPath, poolBlocksPath } from '../nsdb/layout.js';
+import { addressPoolBlocksPath, hostBlocksPath } from '../nsdb/layout.js';
 import { joinPath, parentPath } from '../nsdb/path.js';
 import { NodeExistsError, NodeNotFoundError, type Store, VersionConflictError } from '../nsdb/store.js';
 import { blockOwnerSchema, decodeJson, encodeJson, ObjectNotFoundError } from '../nsdb/topology-repository.js';
@@ -60,8 +60,8 @@ export class BlockRegistry {
     if (own === undefined && (await this.store.children(parentPath(this.#ownFolder)!, { signal })) === undefined) {
       throw new ObjectNotFoundError('host', this.hostId);
     }
-    const shards = await this.store.children(parentPath(poolBlocksPath(this.poolId, shardName(0)))!, { signal });
-    if (shards === undefined) throw new ObjectNotFoundError('pool', this.poolId);
+    const shards = await this.store.children(parentPath(addressPoolBlocksPath(this.poolId, shardName(0)))!, { signal });
+    if (shards === undefined) throw new ObjectNotFoundError('address-pool', this.poolId);
     if (own?.some((name) => this.layout.isBlock(name) && !known.has(name))) return true;
     for (let shard = 0; shard < this.layout.shardCount; shard++) {
       if ((await this.#freeIn(shard, 0, signal)) !== undefined) return true;
@@ -73,7 +73,7 @@ export class BlockRegistry {
     signal?.throwIfAborted();
     const first = shard * SHARD_BLOCKS;
     const size = Math.min(SHARD_BLOCKS, this.layout.blockCount - first);
-    const folder = poolBlocksPath(this.poolId, shardName(shard));
+    const folder = addressPoolBlocksPath(this.poolId, shardName(shard));
     const taken = new Set(await this.store.children(folder, { signal }));
     return this.#firstFree(taken, first, size, hash(`${start} ${taken.size}`) % size);
   }
@@ -169,7 +169,7 @@ export class BlockRegistry {
   }
 
   #blockPath(name: string): string {
-    return joinPath(poolBlocksPath(this.poolId, this.layout.shardOf(name)), name);
+    return joinPath(addressPoolBlocksPath(this.poolId, this.layout.shardOf(name)), name);
   }
 
   /** Make the folder of a shard or of this host's blocks. Their parents are made with the pool and the host. */
@@ -180,7 +180,7 @@ export class BlockRegistry {
       if (error instanceof NodeNotFoundError) {
         throw path === this.#ownFolder
           ? new ObjectNotFoundError('host', this.hostId)
-          : new ObjectNotFoundError('pool', this.poolId);
+          : new ObjectNotFoundError('address-pool', this.poolId);
       }
       if (!(error instanceof NodeExistsError)) throw error;
     }

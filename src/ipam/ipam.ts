@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { MidonetError } from '../errors.js';
 import type { Store } from '../nsdb/store.js';
 import { readStateFolder, writeDurableStateFile } from '../state-file.js';
-import type { Pool } from '../topology/types.js';
+import type { AddressPool } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import type { BlockStore } from './block-registry.js';
 import { PoolAllocator, type PoolUsage } from './pool-allocator.js';
@@ -54,7 +54,7 @@ export class Ipam {
   }
 
   /** The allocator of a pool, made at the first call. */
-  pool(pool: Pool): PoolAllocator {
+  pool(pool: AddressPool): PoolAllocator {
     const known = this.#pools.get(pool.id);
     if (known !== undefined) return known;
     const { store, hostId, folder, warn, now } = this.#options;

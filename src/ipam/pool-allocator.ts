@@ -1,6 +1,6 @@
 import { ClosedError, InvalidInputError } from '../errors.js';
 import { cidrContains, formatIp, type Ip, parseIp } from '../packet/ip.js';
-import type { Pool } from '../topology/types.js';
+import type { AddressPool } from '../topology/types.js';
 import { BlockRegistry, type BlockStore, type OwnedBlock } from './block-registry.js';
 import { AddressInUseError, PoolExhaustedError } from './errors.js';
 import { PoolLayout } from './pool-layout.js';
@@ -13,7 +13,7 @@ const RETRY_MS = 10_000;
 const LATE_MS = 30_000;
 
 export interface PoolAllocatorOptions {
-  readonly pool: Pool;
+  readonly pool: AddressPool;
   readonly hostId: string;
   readonly store: BlockStore;
   /** Blocks that belonged to this host when {@link PoolAllocatorOptions.saveBlocks} was last called. */
@@ -55,7 +55,7 @@ export interface PoolUsage {
  * before.
  */
 export class PoolAllocator {
-  readonly pool: Pool;
+  readonly pool: AddressPool;
   readonly layout: PoolLayout;
   readonly #registry: BlockRegistry;
   readonly #options: PoolAllocatorOptions;

@@ -1,7 +1,7 @@
 import { InvalidInputError } from '../errors.js';
 import { ipv4Broadcast, ipv4Network, ipv6Network } from '../packet/address.js';
 import { type Cidr, cidrContains, formatIp, type Ip, parseCidr, parseIp } from '../packet/ip.js';
-import type { Pool } from '../topology/types.js';
+import type { AddressPool } from '../topology/types.js';
 
 const TWO_32 = 0x1_0000_0000;
 
@@ -32,7 +32,7 @@ export class PoolLayout {
   readonly #hostBits: number;
   readonly #reserved = new Map<string, string>();
 
-  constructor(pool: Pool) {
+  constructor(pool: AddressPool) {
     const range = parseCidr(pool.cidr);
     if (range === undefined) throw new InvalidInputError('pool.cidr', pool.cidr, 'expected an address range');
     const width = range.family === 4 ? 32 : 128;

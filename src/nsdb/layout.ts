@@ -6,7 +6,7 @@ import type { Kind } from '../topology/types.js';
  *
  *     /bridges/ID                        bridge
  *     /bridges/ID/ports/SHARD/PORT       (empty) its ports
- *     /bridges/ID/pools/POOL             (empty) its address pools
+ *     /bridges/ID/address-pools/POOL     (empty) its address pools
  *     /bridges/ID/hosts/HOST             {floodKey}: a host with exterior ports on the bridge
  *     /bridges/ID/macs/SHARD/MAC         {portId}: persistent when seeded, ephemeral when learned
  *     /bridges/ID/ips/SHARD/ADDRESS      {mac}
@@ -17,18 +17,18 @@ import type { Kind } from '../topology/types.js';
  *     /hosts/ID/alive                    ephemeral: its agent runs
  *     /tunnel-zones/ID                   tunnel zone
  *     /tunnel-zones/ID/hosts/HOST        {address}
- *     /pools/ID                          address pool
- *     /pools/ID/blocks/SHARD/BLOCK       {hostId}: who owns the block; 4096 consecutive blocks share a shard
+ *     /address-pools/ID                  address pool
+ *     /address-pools/ID/blocks/SHARD/BLOCK {hostId}: who owns the block; 4096 consecutive blocks share a shard
  */
-export const ROOT_FOLDERS = ['/bridges', '/ports', '/hosts', '/tunnel-zones', '/pools'] as const;
+export const ROOT_FOLDERS = ['/bridges', '/ports', '/hosts', '/tunnel-zones', '/address-pools'] as const;
 
 /** Folders made together with an object of a kind. */
 export const OBJECT_FOLDERS: Readonly<Record<Kind, readonly string[]>> = {
-  bridge: ['ports', 'pools', 'hosts', 'macs', 'ips'],
+  bridge: ['ports', 'address-pools', 'hosts', 'macs', 'ips'],
   port: [],
   host: ['ports', 'blocks'],
   'tunnel-zone': ['hosts'],
-  pool: ['blocks'],
+  'address-pool': ['blocks'],
 };
 
 export function objectPath(kind: Kind, id: string): string {
@@ -41,8 +41,8 @@ export function objectPath(kind: Kind, id: string): string {
       return `/hosts/${id}`;
     case 'tunnel-zone':
       return `/tunnel-zones/${id}`;
-    case 'pool':
-      return `/pools/${id}`;
+    case 'address-pool':
+      return `/address-pools/${id}`;
   }
 }
 
@@ -50,8 +50,8 @@ export function bridgePortPath(bridgeId: string, portId: string): string {
   return `/bridges/${bridgeId}/ports/${shard(portId)}/${portId}`;
 }
 
-export function bridgePoolPath(bridgeId: string, poolId: string): string {
-  return `/bridges/${bridgeId}/pools/${poolId}`;
+export function bridgeAddressPoolPath(bridgeId: string, poolId: string): string {
+  return `/bridges/${bridgeId}/address-pools/${poolId}`;
 }
 
 export function bridgeHostsPath(bridgeId: string): string {
@@ -90,8 +90,8 @@ export function hostBlocksPath(hostId: string, poolId: string): string {
 }
 
 /** Owners of the blocks of one shard of a pool, see PoolLayout. */
-export function poolBlocksPath(poolId: string, shardName: string): string {
-  return `/pools/${poolId}/blocks/${shardName}`;
+export function addressPoolBlocksPath(poolId: string, shardName: string): string {
+  return `/address-pools/${poolId}/blocks/${shardName}`;
 }
 
 export function tunnelZoneMemberPath(zoneId: string, hostId: string): string {

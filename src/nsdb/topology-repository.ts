@@ -11,8 +11,8 @@ import {
 } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import {
+  bridgeAddressPoolPath,
   bridgeHostPath,
-  bridgePoolPath,
   bridgePortPath,
   hostAlivePath,
   hostBlocksPath,
@@ -458,9 +458,9 @@ export class TopologyRepository {
         await this.deleteIf('port', portId, ({ bridgeId }) => bridgeId === object.id, signal);
         await this.deleteIfThere(bridgePortPath(object.id, portId), signal);
       }
-      for (const poolId of await this.childrenOf(`${path}/pools`, signal)) {
-        await this.delete('pool', poolId, signal);
-        await this.deleteIfThere(bridgePoolPath(object.id, poolId), signal);
+      for (const poolId of await this.childrenOf(`${path}/address-pools`, signal)) {
+        await this.delete('address-pool', poolId, signal);
+        await this.deleteIfThere(bridgeAddressPoolPath(object.id, poolId), signal);
       }
       // What was added since they were listed must not lose its entry: the folder is not empty then.
       for (const shardName of await this.childrenOf(`${path}/ports`, signal)) {
@@ -477,7 +477,7 @@ export class TopologyRepository {
         await unlessNotFound('host', hostId, this.leaveTunnelZone(object.id, hostId, signal));
       }
       await this.empty(`${path}/hosts`, signal);
-    } else if (kind === 'pool') {
+    } else if (kind === 'address-pool') {
       for (const hostId of await this.list('host', signal)) {
         const blocks = hostBlocksPath(hostId, object.id);
         await this.empty(blocks, signal);
@@ -512,7 +512,7 @@ export class TopologyRepository {
     const entries = hostBlocksPath(hostId, poolId);
     const names = new Set(await this.childrenOf(entries, signal));
     // Which shard a block is in follows from the address range, which is not known here.
-    const shards = `${objectPath('pool', poolId)}/blocks`;
+    const shards = `${objectPath('address-pool', poolId)}/blocks`;
     for (const shardName of await this.childrenOf(shards, signal)) {
       const folder = joinPath(shards, shardName);
       for (const name of await this.childrenOf(folder, signal)) {
@@ -592,9 +592,9 @@ interface IndexEntry {
 
 /** The index entries that follow from an object. */
 function indexEntries(kind: Kind, object: TopologyTypes[Kind]): IndexEntry[] {
-  if (kind === 'pool') {
-    const pool = object as TopologyTypes['pool'];
-    return [{ path: bridgePoolPath(pool.bridgeId, pool.id), data: EMPTY, field: 'id', value: pool.id }];
+  if (kind === 'address-pool') {
+    const pool = object as TopologyTypes['address-pool'];
+    return [{ path: bridgeAddressPoolPath(pool.bridgeId, pool.id), data: EMPTY, field: 'id', value: pool.id }];
   }
   return kind === 'port' ? portIndexEntries(object as Port) : [];
 }
@@ -634,7 +634,8 @@ interface Reference {
 
 /** The references of an object to others that must exist. */
 function references(kind: Kind, object: TopologyTypes[Kind]): Reference[] {
-  if (kind === 'pool') return [{ kind: 'bridge', id: (object as TopologyTypes['pool']).bridgeId, field: 'bridgeId' }];
+  if (kind === 'address-pool')
+    return [{ kind: 'bridge', id: (object as TopologyTypes['address-pool']).bridgeId, field: 'bridgeId' }];
   if (kind === 'host') {
     const { tunnelZoneIds } = object as Host;
     return tunnelZoneIds.map((id, i) => ({ kind: 'tunnel-zone', id, field: `tunnelZoneIds[${i}]` }));

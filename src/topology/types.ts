@@ -91,7 +91,7 @@ export const tunnelZoneSchema = z.strictObject({
 export const tunnelZoneMemberSchema = z.strictObject({ address: ipv4Address });
 
 /** A range of addresses of a bridge, handed out to hosts in blocks of 2^(32 or 128 - blockSize) addresses. */
-export const poolSchema = z
+export const addressPoolSchema = z
   .strictObject({
     id: z.uuid(),
     bridgeId: z.uuid(),
@@ -121,7 +121,7 @@ export type Port = z.output<typeof portSchema>;
 export type Host = z.output<typeof hostSchema>;
 export type TunnelZone = z.output<typeof tunnelZoneSchema>;
 export type TunnelZoneMember = z.output<typeof tunnelZoneMemberSchema>;
-export type Pool = z.output<typeof poolSchema>;
+export type AddressPool = z.output<typeof addressPoolSchema>;
 
 /** The object types with an identifier of their own, by the name under which they are stored. */
 export const SCHEMAS = {
@@ -129,7 +129,7 @@ export const SCHEMAS = {
   port: portSchema,
   host: hostSchema,
   'tunnel-zone': tunnelZoneSchema,
-  pool: poolSchema,
+  'address-pool': addressPoolSchema,
 } as const;
 
 export interface TopologyTypes {
@@ -137,7 +137,7 @@ export interface TopologyTypes {
   port: Port;
   host: Host;
   'tunnel-zone': TunnelZone;
-  pool: Pool;
+  'address-pool': AddressPool;
 }
 
 export type Kind = keyof TopologyTypes;

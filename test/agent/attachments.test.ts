@@ -10,13 +10,13 @@ import { macPath, objectPath } from '../../src/nsdb/layout.js';
 import type { Store } from '../../src/nsdb/store.js';
 import { encodeJson, TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { idFromName } from '../../src/topology/id.js';
-import type { Pool } from '../../src/topology/types.js';
+import type { AddressPool } from '../../src/topology/types.js';
 import { FakeStore, FakeTree, seedTree } from '../ipam/fake-store.js';
 import { FakeInterfaces, FakeLocalPorts } from './fakes.js';
 
 const hostId = idFromName('host', 'one');
 const bridgeId = idFromName('bridge', 'net');
-const makePool = (cidr: string, blockSize: number, gateway?: string): Pool => ({
+const makePool = (cidr: string, blockSize: number, gateway?: string): AddressPool => ({
   id: idFromName('pool', bridgeId, cidr),
   bridgeId,
   cidr,

@@ -43,7 +43,7 @@ test('the first use makes bridge and pools; names give the same identifiers ever
   t.deepEqual(first, second);
   t.is(first.bridgeId, idFromName('bridge', 'net'));
   t.is(first.pools[0].id, idFromName('pool', first.bridgeId, '10.1.0.0/24'));
-  t.deepEqual(tree.childrenOf('/pools').sort(), first.pools.map((pool) => pool.id).sort());
+  t.deepEqual(tree.childrenOf('/address-pools').sort(), first.pools.map((pool) => pool.id).sort());
   t.deepEqual(tree.childrenOf('/bridges'), [first.bridgeId]);
 });
 
@@ -80,7 +80,7 @@ test('what a host that crashed left half made is completed', async (t) => {
   const pool = network.pools[1].id;
   for (const path of [...tree.nodes.keys()].reverse()) if (path.includes(pool)) tree.nodes.delete(path);
   await (await open('b')).ensure(DESCRIPTION);
-  t.true(tree.nodes.has(`/pools/${pool}`));
+  t.true(tree.nodes.has(`/address-pools/${pool}`));
 });
 
 test('known networks need no NSDB, also after a restart; others do', async (t) => {
@@ -97,15 +97,16 @@ test('a network on disk that the NSDB has lost is made again; one that changed t
   const { open, tree, warnings } = await setup(t);
   const network = await (await open()).ensure(DESCRIPTION);
   for (const path of [...tree.nodes.keys()].reverse()) {
-    if (path.startsWith('/bridges/') || path.startsWith('/pools/')) tree.nodes.delete(path);
+    if (path.startsWith('/bridges/') || path.startsWith('/address-pools/')) tree.nodes.delete(path);
   }
   let networks = await open();
   await networks.ensure(DESCRIPTION);
-  while (!tree.nodes.has(`/pools/${network.pools[1].id}`)) await new Promise((resolve) => setImmediate(resolve));
+  while (!tree.nodes.has(`/address-pools/${network.pools[1].id}`))
+    await new Promise((resolve) => setImmediate(resolve));
   await networks.close();
 
   for (const path of [...tree.nodes.keys()].reverse()) {
-    if (path.startsWith('/bridges/') || path.startsWith('/pools/')) tree.nodes.delete(path);
+    if (path.startsWith('/bridges/') || path.startsWith('/address-pools/')) tree.nodes.delete(path);
   }
   const changed: NetworkDescription = { name: 'net', subnets: [{ ...DESCRIPTION.subnets[0], gateway: '10.1.0.9' }] };
   await (await open('b')).ensure(changed);
@@ -139,7 +140,7 @@ test('with a new session, networks are compared with the NSDB again, which may h
   await networks.ensure(DESCRIPTION);
   await until(
     'the network is there again',
-    () => tree.nodes.has(`/bridges/${bridgeId}`) && tree.childrenOf('/pools').length === 2,
+    () => tree.nodes.has(`/bridges/${bridgeId}`) && tree.childrenOf('/address-pools').length === 2,
   );
   await networks.close();
   t.pass();

@@ -205,5 +205,5 @@ export class FakeStore
 export async function seedTree(tree: FakeTree, hostIds: readonly string[], poolIds: readonly string[]): Promise<void> {
   const store = new FakeStore(tree);
   for (const id of hostIds) await store.ensure(`/hosts/${id}/blocks`);
-  for (const id of poolIds) await store.ensure(`/pools/${id}/blocks`);
+  for (const id of poolIds) await store.ensure(`/address-pools/${id}/blocks`);
 }

@@ -7,11 +7,11 @@ import { Ipam } from '../../src/ipam/ipam.js';
 import { PoolAllocator } from '../../src/ipam/pool-allocator.js';
 import { PoolLayout } from '../../src/ipam/pool-layout.js';
 import { idFromName } from '../../src/topology/id.js';
-import type { Pool } from '../../src/topology/types.js';
+import type { AddressPool } from '../../src/topology/types.js';
 import { FakeStore, FakeTree, seedTree } from './fake-store.js';
 
 const bridgeId = idFromName('bridge', 'test');
-const makePool = (cidr: string, blockSize: number, gateway?: string): Pool => ({
+const makePool = (cidr: string, blockSize: number, gateway?: string): AddressPool => ({
   id: idFromName('pool', bridgeId, cidr),
   bridgeId,
   cidr,
@@ -33,7 +33,7 @@ class TestHost {
   constructor(
     tree: FakeTree,
     readonly hostId: string,
-    readonly pool: Pool,
+    readonly pool: AddressPool,
   ) {
     this.store = new FakeStore(tree);
     this.start();
@@ -66,14 +66,14 @@ class TestHost {
   }
 }
 
-async function setup(pool: Pool, hosts = 1): Promise<{ tree: FakeTree; hosts: TestHost[] }> {
+async function setup(pool: AddressPool, hosts = 1): Promise<{ tree: FakeTree; hosts: TestHost[] }> {
   const tree = new FakeTree();
   await seedTree(tree, HOSTS.slice(0, hosts), [pool.id]);
   return { tree, hosts: HOSTS.slice(0, hosts).map((id) => new TestHost(tree, id, pool)) };
 }
 
 const blockNodes = (tree: FakeTree) =>
-  [...tree.nodes.keys()].filter((path) => /^\/pools\/[^/]+\/blocks\/\w+\/\w+$/.test(path));
+  [...tree.nodes.keys()].filter((path) => /^\/address-pools\/[^/]+\/blocks\/\w+\/\w+$/.test(path));
 const indexNodes = (tree: FakeTree) =>
   [...tree.nodes.keys()].filter((path) => /^\/hosts\/[^/]+\/blocks\/[^/]+\/\w+$/.test(path));
 
@@ -109,7 +109,7 @@ test('asking whether there is an address takes nothing, and ends with the signal
   hosts[1].used.clear();
   hosts[1].start();
   await t.notThrowsAsync(hosts[1].allocator.requireFree(), 'of its own blocks the NSDB knows');
-  tree.nodes.delete(`/pools/${hosts[0].pool.id}/blocks`);
+  tree.nodes.delete(`/address-pools/${hosts[0].pool.id}/blocks`);
   await t.throwsAsync(hosts[0].allocator.requireFree(), { code: 'MN_NOT_FOUND', message: /pool/ });
   tree.nodes.delete(`/hosts/${HOSTS[0]}/blocks`);
   await t.throwsAsync(hosts[0].allocator.requireFree(), { code: 'MN_NOT_FOUND', message: /host/ });
@@ -321,7 +321,9 @@ test('pool or host missing in the NSDB is named', async (t) => {
   const pool = makePool('10.0.0.0/24', 28);
   const tree = new FakeTree();
   await seedTree(tree, [HOSTS[0]], []);
-  await t.throwsAsync(new TestHost(tree, HOSTS[0], pool).allocate(), { message: new RegExp(`no pool ${pool.id}`) });
+  await t.throwsAsync(new TestHost(tree, HOSTS[0], pool).allocate(), {
+    message: new RegExp(`no address-pool ${pool.id}`),
+  });
   await seedTree(tree, [], [pool.id]);
   await t.throwsAsync(new TestHost(tree, HOSTS[1], pool).allocate(), { message: new RegExp(`no host ${HOSTS[1]}`) });
 });

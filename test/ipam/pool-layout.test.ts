@@ -3,10 +3,10 @@ import fc from 'fast-check';
 import { defaultBlockSize, PoolLayout, SHARD_BLOCKS } from '../../src/ipam/pool-layout.js';
 import { formatIp, parseCidr, parseIp } from '../../src/packet/ip.js';
 import { idFromName } from '../../src/topology/id.js';
-import type { Pool } from '../../src/topology/types.js';
+import type { AddressPool } from '../../src/topology/types.js';
 
 const bridgeId = idFromName('bridge', 'test');
-const pool = (cidr: string, blockSize: number, gateway?: string): Pool => ({
+const pool = (cidr: string, blockSize: number, gateway?: string): AddressPool => ({
   id: idFromName('pool', bridgeId, cidr),
   bridgeId,
   cidr,

@@ -4,14 +4,19 @@ import { join } from 'node:path';
 import test from 'ava';
 import { Ipam } from '../../src/ipam/ipam.js';
 import { EmbeddedServer } from '../../src/nsdb/embedded/server.js';
-import { hostBlocksPath, poolBlocksPath } from '../../src/nsdb/layout.js';
+import { addressPoolBlocksPath, hostBlocksPath } from '../../src/nsdb/layout.js';
 import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { idFromName } from '../../src/topology/id.js';
-import type { Pool } from '../../src/topology/types.js';
+import type { AddressPool } from '../../src/topology/types.js';
 
 const bridgeId = idFromName('bridge', 'net');
-const POOL: Pool = { id: idFromName('pool', bridgeId, '10.0.0.0/22'), bridgeId, cidr: '10.0.0.0/22', blockSize: 28 };
+const POOL: AddressPool = {
+  id: idFromName('pool', bridgeId, '10.0.0.0/22'),
+  bridgeId,
+  cidr: '10.0.0.0/22',
+  blockSize: 28,
+};
 const hostIds = Array.from({ length: 8 }, (_, i) => idFromName('host', `${i}`));
 
 test('hosts that share an NSDB: different addresses, blocks found again after a restart and a lost NSDB', async (t) => {
@@ -30,7 +35,7 @@ test('hosts that share an NSDB: different addresses, blocks found again after a 
   await repository.initialize();
   for (const [i, id] of hostIds.entries()) await repository.create('host', { id, name: `host${i}` });
   await repository.create('bridge', { id: bridgeId, name: 'net' });
-  await repository.create('pool', POOL);
+  await repository.create('address-pool', POOL);
 
   const open = () =>
     Promise.all(
@@ -57,7 +62,7 @@ test('hosts that share an NSDB: different addresses, blocks found again after a 
   server = await startServer(port);
   for (const ipam of hosts) await ipam.maintain();
   const store = stores[0];
-  const nodes = (await store.children(poolBlocksPath(POOL.id, '000'))) ?? [];
+  const nodes = (await store.children(addressPoolBlocksPath(POOL.id, '000'))) ?? [];
   let indexed = 0;
   for (const id of hostIds) indexed += ((await store.children(hostBlocksPath(id, POOL.id))) ?? []).length;
   t.is(indexed, nodes.length);

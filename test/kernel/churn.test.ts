@@ -316,8 +316,8 @@ const BRIDGE = idFromName('bridge', NETWORK);
 const POOLS = [SUBNET_V4, SUBNET_V6].map((cidr) => idFromName('pool', BRIDGE, cidr));
 /** The network, what each host knows of it, and the blocks that hosts hold. */
 const STAYS: readonly RegExp[] = [
-  new RegExp(`^/bridges/${BRIDGE}(/(ports|hosts|macs|ips|pools(/(${POOLS.join('|')}))?))?$`),
-  new RegExp(`^/pools/(${POOLS.join('|')})(/blocks(/[^/]+(/[^/]+)?)?)?$`),
+  new RegExp(`^/bridges/${BRIDGE}(/(ports|hosts|macs|ips|address-pools(/(${POOLS.join('|')}))?))?$`),
+  new RegExp(`^/address-pools/(${POOLS.join('|')})(/blocks(/[^/]+(/[^/]+)?)?)?$`),
   new RegExp(`^/hosts/[^/]+/blocks/(${POOLS.join('|')})(/[^/]+)?$`),
   new RegExp(`^[^/ ]+ networks/${BRIDGE}\\.json$`),
   new RegExp(`^[^/ ]+ blocks/(${POOLS.join('|')})\\.json$`),
@@ -332,7 +332,7 @@ async function oneSidedBlocks(paths: readonly string[]): Promise<string[]> {
   const { store } = lab.repository();
   const held = new Set<string>();
   for (const path of paths) {
-    const [, pool, block] = /^\/pools\/([^/]+)\/blocks\/[^/]+\/([^/]+)$/.exec(path) ?? [];
+    const [, pool, block] = /^\/address-pools\/([^/]+)\/blocks\/[^/]+\/([^/]+)$/.exec(path) ?? [];
     if (block === undefined) continue;
     const node = await store.get(path);
     const { hostId } = JSON.parse(Buffer.from(node?.data ?? []).toString() || '{}') as { hostId?: string };

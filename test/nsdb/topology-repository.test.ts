@@ -2,7 +2,8 @@ import { randomUUID } from 'node:crypto';
 import anyTest, { type TestFn } from 'ava';
 import { InvalidInputError, type MidonetError } from '../../src/errors.js';
 import {
-  bridgePoolPath,
+  addressPoolBlocksPath,
+  bridgeAddressPoolPath,
   bridgePortPath,
   hostAlivePath,
   hostBlocksPath,
@@ -10,7 +11,6 @@ import {
   ipPath,
   macPath,
   objectPath,
-  poolBlocksPath,
   tunnelZoneMemberPath,
 } from '../../src/nsdb/layout.js';
 import { parentPath } from '../../src/nsdb/path.js';
@@ -74,7 +74,7 @@ test('every field that is wrong is named, with its value, and nothing is written
     port: { id, bridgeId, mac: MAC, addresses: ['10.0.0.1'], binding: { hostId, interfaceName: 'eth1' } },
     host: { id, name: 'h' },
     'tunnel-zone': { id, name: 'z', type: 'vxlan' },
-    pool: { id, bridgeId, cidr: '10.0.0.0/16', blockSize: 26 },
+    'address-pool': { id, bridgeId, cidr: '10.0.0.0/16', blockSize: 26 },
   };
   const binding = { hostId, interfaceName: 'eth1' };
   const wrong: [Kind, string, Record<string, unknown>, unknown?][] = [
@@ -112,13 +112,13 @@ test('every field that is wrong is named, with its value, and nothing is written
     ['tunnel-zone', 'id', { id: null }],
     ['tunnel-zone', 'name', { name: undefined }],
     ['tunnel-zone', 'type', { type: 'stt' }],
-    ['pool', 'id', { id: 'p' }],
-    ['pool', 'bridgeId', { bridgeId: 1 }],
-    ['pool', 'cidr', { cidr: '10.0.0.0' }],
-    ['pool', 'blockSize', { blockSize: 15 }],
-    ['pool', 'blockSize', { blockSize: 33 }],
-    ['pool', 'blockSize', { blockSize: 20.5 }],
-    ['pool', 'gateway', { gateway: '10.0.0' }],
+    ['address-pool', 'id', { id: 'p' }],
+    ['address-pool', 'bridgeId', { bridgeId: 1 }],
+    ['address-pool', 'cidr', { cidr: '10.0.0.0' }],
+    ['address-pool', 'blockSize', { blockSize: 15 }],
+    ['address-pool', 'blockSize', { blockSize: 33 }],
+    ['address-pool', 'blockSize', { blockSize: 20.5 }],
+    ['address-pool', 'gateway', { gateway: '10.0.0' }],
   ];
   const before = await allPaths(store);
   for (const [kind, field, change, value] of wrong) {
@@ -169,8 +169,8 @@ test('a reference that leads nowhere is named', async (t) => {
   const binding = { hostId: nowhere, interfaceName: 'eth1' };
   await check('port.binding.hostId', repository.create('port', { id, bridgeId, binding }));
   await check(
-    'pool.bridgeId',
-    repository.create('pool', { id, bridgeId: nowhere, cidr: '10.0.0.0/16', blockSize: 26 }),
+    'address-pool.bridgeId',
+    repository.create('address-pool', { id, bridgeId: nowhere, cidr: '10.0.0.0/16', blockSize: 26 }),
   );
   await check('host.tunnelZoneIds[0]', repository.create('host', { id, name: 'x', tunnelZoneIds: [nowhere] }));
   const port = await repository.create('port', { id, bridgeId });
@@ -353,15 +353,15 @@ test('deleting takes along what belongs to the object, and leaves nothing', asyn
   const node = await host(repository);
   const zone = await repository.create('tunnel-zone', { id: randomUUID(), name: 'z', type: 'vxlan' });
   await repository.joinTunnelZone(zone.id, node.id, '192.0.2.1');
-  const pool = await repository.create('pool', {
+  const pool = await repository.create('address-pool', {
     id: randomUUID(),
     bridgeId: blue.id,
     cidr: '10.0.0.0/16',
     blockSize: 26,
   });
   await store.ensure(`${hostBlocksPath(node.id, pool.id)}/10.0.0.0`);
-  await store.ensure(`/pools/${pool.id}/blocks/0`);
-  await store.create(`/pools/${pool.id}/blocks/0/10.0.0.0`, encodeJson({ hostId: node.id }));
+  await store.ensure(`/address-pools/${pool.id}/blocks/0`);
+  await store.create(`/address-pools/${pool.id}/blocks/0/10.0.0.0`, encodeJson({ hostId: node.id }));
   const ports = [];
   for (let i = 1; i <= 20; i++) {
     const mac = `02:00:00:00:01:${i.toString(16).padStart(2, '0')}`;
@@ -384,7 +384,7 @@ test('deleting takes along what belongs to the object, and leaves nothing', asyn
   t.deepEqual(await store.children(`/tunnel-zones/${zone.id}/hosts`), []);
   await repository.delete('bridge', blue.id);
   t.is(await repository.get('port', ports[1].id), undefined);
-  t.is(await repository.get('pool', pool.id), undefined);
+  t.is(await repository.get('address-pool', pool.id), undefined);
   await repository.delete('tunnel-zone', zone.id);
   t.deepEqual(shards(await allPaths(store)), before);
 });
@@ -394,7 +394,7 @@ test('deleting a pool or a zone leaves nothing at the hosts', async (t) => {
   const blue = await bridge(repository);
   const node = await host(repository);
   const before = await allPaths(store);
-  const pool = await repository.create('pool', {
+  const pool = await repository.create('address-pool', {
     id: randomUUID(),
     bridgeId: blue.id,
     cidr: '10.0.0.0/16',
@@ -403,7 +403,7 @@ test('deleting a pool or a zone leaves nothing at the hosts', async (t) => {
   await store.ensure(`${hostBlocksPath(node.id, pool.id)}/10.0.0.0`);
   const zone = await repository.create('tunnel-zone', { id: randomUUID(), name: 'z', type: 'gre' });
   await repository.joinTunnelZone(zone.id, node.id, '192.0.2.1');
-  await repository.delete('pool', pool.id);
+  await repository.delete('address-pool', pool.id);
   await repository.delete('tunnel-zone', zone.id);
   t.deepEqual(await allPaths(store), before);
   t.deepEqual((await repository.get('host', node.id))?.object.tunnelZoneIds, []);
@@ -434,7 +434,7 @@ test('a bridge whose lists name what does not exist is deleted, and only its own
   const { id: otherId } = await bridge(repository);
   const port = await repository.create('port', { id: randomUUID(), bridgeId: otherId });
   for (const id of [randomUUID(), port.id]) await store.ensure(bridgePortPath(bridgeId, id));
-  await store.ensure(bridgePoolPath(bridgeId, randomUUID()));
+  await store.ensure(bridgeAddressPoolPath(bridgeId, randomUUID()));
   await repository.delete('bridge', bridgeId, AbortSignal.timeout(2000));
   t.is(await repository.get('bridge', bridgeId), undefined);
   t.truthy(await repository.get('port', port.id));
@@ -466,9 +466,14 @@ test('a deleted host takes the ports that its front ends made along, and gives b
   const { id: bridgeId } = await bridge(repository);
   const node = await host(repository);
   const other = await host(repository);
-  const pool = await repository.create('pool', { id: randomUUID(), bridgeId, cidr: '10.0.0.0/16', blockSize: 26 });
+  const pool = await repository.create('address-pool', {
+    id: randomUUID(),
+    bridgeId,
+    cidr: '10.0.0.0/16',
+    blockSize: 26,
+  });
   const lost = randomUUID();
-  const shardFolder = poolBlocksPath(pool.id, '000');
+  const shardFolder = addressPoolBlocksPath(pool.id, '000');
   await store.ensure(shardFolder);
   for (const [block, owner] of [
     ['0a000000', node.id],
