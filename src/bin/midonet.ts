@@ -17,6 +17,7 @@ const program = new Command('midonet')
   .configureHelp({ showGlobalOptions: true });
 
 serviceCommand(
+  program,
   'agent',
   'Run the agent of this host: it programs the kernel and answers the CNI program.',
   runAgent,
@@ -27,18 +28,25 @@ Example:
   $ MIDONET_NSDB_CONNECT=10.0.0.10:2181 midonet agent --config /etc/midonet/midonet.yaml`,
 );
 
+const nsdb = program
+  .command('nsdb')
+  .description('Run, look at, save, move and check the Network State Database.')
+  .helpCommand(false);
+
 serviceCommand(
-  'nsdb',
+  nsdb,
+  'serve',
   'Run the embedded Network State Database, a single server that speaks the protocol of ZooKeeper.',
   runNsdb,
 ).addHelpText(
   'after',
   `
 Example:
-  $ MIDONET_NSDB_LISTEN=10.0.0.10:2181 midonet nsdb`,
+  $ MIDONET_NSDB_LISTEN=10.0.0.10:2181 midonet nsdb serve`,
 );
 
 serviceCommand(
+  program,
   'standalone',
   'Run the NSDB and the agent in one process: a network of one host, or the first of several.',
   async (config, log, signal) => {
@@ -74,8 +82,9 @@ program.parseAsync().catch(fail);
 type Run = (config: Config, log: pino.Logger, signal: AbortSignal) => Promise<Service>;
 
 /** A command that runs until a signal ends it. */
-function serviceCommand(name: string, description: string, run: Run): Command {
-  return program
+function serviceCommand(parent: Command, name: string, description: string, run: Run): Command {
+  const service = parent === program ? name : parent.name();
+  return parent
     .command(name)
     .description(description)
     .option('-c, --config <file>', 'configuration file (default: /etc/midonet/midonet.yaml if there is one)')
@@ -87,7 +96,7 @@ function serviceCommand(name: string, description: string, run: Run): Command {
       const stop = new AbortController();
       for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
       const config = await loadConfig(options.config, process.env);
-      const log = pino({ level: config.log.level, name: `midonet-${name}` });
+      const log = pino({ level: config.log.level, name: `midonet-${service}` });
       await serve((signal) => run(config, log, signal), log, stop.signal);
       // What is still open by now is not ours to wait for.
       process.exit(0);

@@ -411,13 +411,13 @@ test.serial('garbage on the HTTP port does no harm', async (t) => {
 
 test.serial('each command has help with an example, and refuses what it does not know', async (t) => {
   t.timeout(120_000);
-  for (const command of ['agent', 'nsdb', 'standalone']) {
-    const { status, stdout } = await run(process.execPath, PROGRAM, command, '--help');
+  for (const command of ['agent', 'nsdb serve', 'standalone']) {
+    const { status, stdout } = await run(process.execPath, PROGRAM, ...command.split(' '), '--help');
     t.is(status, 0);
     t.regex(stdout, new RegExp(`Example:\\n  \\$ .*midonet ${command}`));
     t.regex(stdout, /--config <file>/);
   }
-  for (const words of [['agents'], ['agent', '--conf'], ['agent', 'now'], []]) {
+  for (const words of [['agents'], ['agent', '--conf'], ['agent', 'now'], ['nsdb'], ['nsdb', 'run'], []]) {
     const { status, stderr } = await run(process.execPath, PROGRAM, ...words);
     t.not(status, 0, words.join(' '));
     t.regex(stderr, /Usage: midonet/);

@@ -94,7 +94,7 @@ export class Lab {
     const config = join(this.folder, 'nsdb.json');
     const nsdb = { listen: `unix:${this.nsdbSocket}`, dataFolder: join(this.folder, 'nsdb') };
     await writeFile(config, JSON.stringify({ nsdb }));
-    this.nsdb = await startService(['nsdb', '--config', config], join(this.folder, 'nsdb.log'));
+    this.nsdb = await startService(['nsdb', 'serve', '--config', config], join(this.folder, 'nsdb.log'));
     await this.untilAnswers(this.nsdb, this.nsdbSocket);
   }
 
