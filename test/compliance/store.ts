@@ -1,7 +1,8 @@
 /**
  * The compliance suite of the store: the client against a server, the embedded one or Apache ZooKeeper. A test file calls
  * {@link storeCompliance} with how to start its server; one ava test per behaviour. Every test works below a root of its
- * own, which is also what makes each of them a test of the chroot.
+ * own, which is also what makes each of them a test of the chroot. Clients of an ensemble are at different servers: a client
+ * that is to see what another wrote calls `sync` first.
  */
 
 import { setTimeout as delay } from 'node:timers/promises';
@@ -27,8 +28,10 @@ import { CutProxy } from '../nsdb/cut-proxy.js';
 
 /** A running server; sessions from 200 ms to 60 s must be possible. */
 export interface StoreServer {
-  /** host:port */
+  /** host:port, or several with commas between them: the servers of an ensemble. */
   readonly address: string;
+  /** host:port of the one to put a proxy in front of, where there are several. */
+  readonly member?: string;
   close(): Promise<void>;
 }
 
@@ -73,7 +76,7 @@ class Bench {
   }
 
   async proxy(): Promise<CutProxy> {
-    const proxy = await CutProxy.to(this.server.address);
+    const proxy = await CutProxy.to(this.server.member ?? this.server.address);
     this.closers.push(() => proxy.close());
     return proxy;
   }
@@ -258,6 +261,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
   check('ensure makes parents, also when several do so at once', async (t, bench) => {
     const [one, two] = [bench.store(), bench.store()];
     await Promise.all([one.ensure('/a/b/c/d'), two.ensure('/a/b/c/e'), one.ensure('/a/b/c/d')]);
+    await one.sync();
     t.deepEqual(await one.children('/a/b/c'), ['d', 'e']);
     await one.ensure('/a/b');
     await one.ensure('/');
@@ -322,6 +326,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
   check('a watch sees values in order and ends with the last', async (t, bench) => {
     const [store, other] = [bench.store(), bench.store()];
     await other.create('/n', bytes('0'));
+    await store.sync();
     const seen: number[] = [];
     const watch = store.watchData('/n', (node) => seen.push(Number(text(node))));
     await watch.ready;
@@ -337,6 +342,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     const [store, other] = [bench.store(), bench.store()];
     await other.create('/first', bytes('0'));
     await other.create('/second', bytes('0'));
+    await store.sync();
     let seen = '';
     const watch = store.watchData('/first', (node) => {
       seen = text(node)!;
@@ -404,6 +410,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
   check('ephemeral nodes end with the session that is closed', async (t, bench) => {
     const [store, other] = [bench.store(), bench.store()];
     await store.create('/e', bytes('x'), { ephemeral: true });
+    await other.sync();
     t.is((await other.exists('/e'))!.ephemeralOwner, store.sessionId);
     const seen: (string | undefined)[] = [];
     const watch = other.watchData('/e', (node) => seen.push(text(node)));
@@ -424,6 +431,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     await other.create('/same', bytes('1'));
     await other.create('/deleted', bytes('1'));
     await other.create('/parent', NONE);
+    await store.sync();
     const seen: string[] = [];
     const watches = [
       ...['/changed', '/same', '/deleted', '/created', '/never'].map((path) =>
@@ -443,7 +451,8 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     await other.create('/created', bytes('1'));
     await other.create('/parent/child', NONE);
     proxy.pass();
-    t.is(text(await store.get('/changed')), '2', 'a call waits for the connection');
+    await Promise.all([store.sync(), other.sync()]);
+    t.is(text(await store.get('/changed')), '2', 'calls wait for the connection');
     await until('all is seen', () => seen.length >= 4);
     t.deepEqual(seen.sort(), ['/changed 2', '/created 1', '/deleted undefined', '/parent [child]']);
     t.is(store.sessionId, session);
@@ -459,6 +468,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     const [proxy, other] = [await bench.proxy(), bench.store()];
     const store = bench.store({ sessionTimeout: 20_000, operationTimeout: 15_000 }, proxy.address);
     await other.create('/n', bytes('0'));
+    await store.sync();
     const seen: number[] = [];
     const watch = store.watchData('/n', (node) => seen.push(Number(text(node))));
     await watch.ready;
@@ -504,6 +514,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     const [store, other] = [bench.store({ sessionTimeout: 1500 }), bench.store()];
     await store.create('/e', NONE, { ephemeral: true });
     await delay(3500);
+    await other.sync();
     t.not(await other.exists('/e'), undefined);
     t.is(store.metrics.sessionsLost, 0);
   });
@@ -554,6 +565,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     store.onState((event) => events.push(event));
     await other.create('/same', bytes('1'));
     await other.create('/changed', bytes('1'));
+    await store.sync();
     const seen: string[] = [];
     const watches = ['/same', '/changed'].map((path) =>
       store.watchData(path, (node) => seen.push(`${path} ${text(node)}`)),
@@ -563,6 +575,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     const kept = store.ephemeral('/kept', bytes('me'), { onState: (state) => states.push(state) });
     await kept.ready;
     await store.create('/plain', NONE, { ephemeral: true });
+    await other.sync();
     const session = store.sessionId;
     seen.length = 0;
     proxy.cut();
@@ -599,6 +612,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     await until('it is set back', async () => text(await other.get('/k')) === '3');
     await kept.close();
     t.is(kept.state, 'closed');
+    await other.sync();
     t.is(await other.exists('/k'), undefined);
   });
 
@@ -608,9 +622,11 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     await held.ready;
     const waiting = second.ephemeral('/k', bytes('second'));
     await until('the conflict is told', () => waiting.state === 'conflict');
+    await third.sync();
     t.is(text(await third.get('/k')), 'first');
     await first.close();
     await until('the second has it', () => waiting.state === 'held');
+    await third.sync();
     t.is(text(await third.get('/k')), 'second');
     const asked: string[] = [];
     const heir = third.ephemeral('/k', bytes('third'), {
