@@ -224,6 +224,19 @@ export class EphemeralParentError extends NodeError {
   }
 }
 
+/** The server takes no changes: its data are being moved, or were moved, to another. See freeze.ts. */
+export class StoreFrozenError extends MidonetError {
+  constructor(
+    readonly operation: string,
+    readonly path: string,
+    /** Connect string of the other server, if it could be told. */
+    readonly movedTo?: string,
+  ) {
+    const where = movedTo === undefined ? 'its data are being moved to another server' : `moved to ${movedTo}`;
+    super('MN_STORE_FROZEN', `${operation} ${path}: the NSDB takes no changes, ${where}`);
+  }
+}
+
 /** The store refused the credentials, or the operation to their owner. */
 export class StoreAuthError extends NodeError {
   constructor(path: string, detail: string, operationIndex?: number) {

@@ -9,6 +9,7 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { chmod, lstat, rm } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { InvalidInputError } from '../../errors.js';
+import { FROZEN_PATH } from '../freeze.js';
 import { pathFault } from '../path.js';
 import { JuteReader, JuteWriter, NO_SESSION, WireProtocolError } from '../protocol/jute.js';
 import {
@@ -559,10 +560,18 @@ export class EmbeddedServer {
   }
 
   private write(connection: ClientConnection, session: SessionRecord, xid: number, request: WriteRequest): void {
+    if (this.isFrozen && !(request.op === Op.delete && request.path === FROZEN_PATH)) {
+      return this.reply(connection, xid, Err.notReadOnly);
+    }
     const change = this.sessionLives(session) ? prepare(this.database, session.id, request) : Err.sessionExpired;
     if (typeof change === 'number') return this.reply(connection, xid, change);
     if (change !== undefined) this.commit([change]);
     return this.reply(connection, xid, Err.ok, (w) => this.writeResult(w, request, change));
+  }
+
+  /** What {@link FROZEN_PATH} does to others: ZooKeeper's answer of a server that may only be read. */
+  private get isFrozen(): boolean {
+    return this.database.find(FROZEN_PATH) !== undefined;
   }
 
   private sessionLives(session: SessionRecord): boolean {
@@ -587,6 +596,7 @@ export class EmbeddedServer {
       if (request === undefined) return this.reply(connection, xid, Err.unimplemented);
       requests.push(request);
     }
+    if (this.isFrozen) return this.reply(connection, xid, Err.notReadOnly);
     if (!this.sessionLives(session)) return this.reply(connection, xid, Err.sessionExpired);
     const zxid = this.database.zxid + 1;
     const time = Date.now();

@@ -46,6 +46,7 @@ export const Err = {
   sessionExpired: -112,
   invalidAcl: -114,
   authFailed: -115,
+  notReadOnly: -119,
 } as const;
 
 export const EventType = { created: 1, deleted: 2, dataChanged: 3, childrenChanged: 4 } as const;

@@ -5,6 +5,7 @@
  */
 import { ClosedError, InvalidInputError } from '../../errors.js';
 import { KeptEphemeralNode } from '../ephemeral-node.js';
+import { FROZEN_PATH } from '../freeze.js';
 import { checkPath, parentPath } from '../path.js';
 import { JuteReader, JuteWriter, NO_SESSION, WireProtocolError } from '../protocol/jute.js';
 import {
@@ -29,6 +30,7 @@ import {
   type Stat,
   type Store,
   type StoreEvent,
+  StoreFrozenError,
   type StoreNode,
   type StoreOperation,
   type StoreOperationResult,
@@ -423,7 +425,8 @@ export class ZookeeperStore implements Store {
         xid: 0,
         onReply: (err, r) => {
           settle();
-          settleReply(resolve, reject, operation, path, err, r, decode);
+          if (err === Err.notReadOnly) this.toldWhereTo(operation, path).then(reject);
+          else settleReply(resolve, reject, operation, path, err, r, decode);
         },
         fail: (error) => {
           settle();
@@ -444,6 +447,15 @@ export class ZookeeperStore implements Store {
       if (this.connection === undefined) this.queued.add(request);
       else this.transmit(request);
     });
+  }
+
+  /** The error of a change that a frozen server refused, with where the data went. */
+  private async toldWhereTo(operation: string, path: string): Promise<StoreFrozenError> {
+    const frame = start(Op.getData).string(FROZEN_PATH).bool(false).frame();
+    const movedTo = await this.call('get', FROZEN_PATH, frame, false, undefined, (err, r) =>
+      err === Err.noNode ? undefined : new TextDecoder().decode(readNode(r).data),
+    ).catch(() => undefined); // That it is frozen is the news; where to is an extra.
+    return new StoreFrozenError(operation, path, movedTo);
   }
 
   /** A reading that leaves a watch. Fails with ConnectionLost rather than wait. */

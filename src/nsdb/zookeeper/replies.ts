@@ -8,6 +8,7 @@ import {
   NodeNotEmptyError,
   NodeNotFoundError,
   StoreAuthError,
+  StoreFrozenError,
   type StoreOperation,
   type StoreOperationResult,
   StoreUnavailableError,
@@ -34,6 +35,8 @@ export function errorOf(code: number, operation: string, path: string, index?: n
       return new StoreAuthError(path, 'the server refused the access list or the credentials', index);
     case Err.sessionExpired:
       return new StoreUnavailableError(operation, path, false, 'the session has expired');
+    case Err.notReadOnly:
+      return new StoreFrozenError(operation, path);
     case Err.badArguments:
       return new InvalidInputError('path', path, 'expected a path the server takes');
     case Err.unimplemented:
