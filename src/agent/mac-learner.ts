@@ -1,7 +1,8 @@
 import type { Logger } from 'pino';
+import { encodeJson } from '../nsdb/json.js';
 import { macPath } from '../nsdb/layout.js';
 import type { EphemeralNode } from '../nsdb/store.js';
-import { encodeJson, type MacEntry, type TopologyRepository } from '../nsdb/topology-repository.js';
+import type { MacEntry, TopologyRepository } from '../nsdb/topology-repository.js';
 import { formatMac } from '../packet/address.js';
 
 /** How long an address stays learned after the last flow from it has gone. MidoNet's value. */

@@ -1,7 +1,8 @@
+import { decodeJson, encodeJson } from '../nsdb/json.js';
 import { addressPoolBlocksPath, hostBlocksPath } from '../nsdb/layout.js';
 import { joinPath, parentPath } from '../nsdb/path.js';
 import { NodeExistsError, NodeNotFoundError, type Store, VersionConflictError } from '../nsdb/store.js';
-import { blockOwnerSchema, decodeJson, encodeJson, ObjectNotFoundError } from '../nsdb/topology-repository.js';
+import { blockOwnerSchema, ObjectNotFoundError } from '../nsdb/topology-repository.js';
 import { type PoolLayout, SHARD_BLOCKS, shardName } from './pool-layout.js';
 
 const EMPTY = new Uint8Array();

@@ -10,6 +10,7 @@ import {
   tunnelZoneMemberSchema,
 } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
+import { decodeJson, encodeJson } from './json.js';
 import {
   bridgeAddressPoolPath,
   bridgeHostPath,
@@ -39,8 +40,6 @@ import {
 } from './store.js';
 
 const EMPTY = new Uint8Array();
-const encoder = new TextEncoder();
-const decoder = new TextDecoder();
 
 /** Which port a MAC address of a bridge is behind. */
 export const macEntrySchema = z.strictObject({ portId: z.uuid() });
@@ -89,25 +88,6 @@ export class ObjectInUseError extends MidonetError {
   constructor(kind: Kind, id: string, reason: string) {
     super('MN_REFERENCED', `${kind} ${id}: ${reason}`);
   }
-}
-
-/** A node's JSON. */
-export function encodeJson(value: unknown): Uint8Array {
-  return encoder.encode(JSON.stringify(value));
-}
-
-/**
- * The value in a node's JSON.
- * @throws InvalidInputError naming the path
- */
-export function decodeJson<S extends z.ZodType>(schema: S, data: Uint8Array, path: string): z.output<S> {
-  let value: unknown;
-  try {
-    value = JSON.parse(decoder.decode(data));
-  } catch (cause) {
-    throw new MidonetError('MN_INVALID_INPUT', `${path}: not JSON`, { cause });
-  }
-  return validate(schema, value, path);
 }
 
 /**

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import anyTest, { type TestFn } from 'ava';
 import { InvalidInputError, type MidonetError } from '../../src/errors.js';
+import { encodeJson } from '../../src/nsdb/json.js';
 import {
   addressPoolBlocksPath,
   bridgeAddressPoolPath,
@@ -16,7 +17,6 @@ import {
 import { parentPath } from '../../src/nsdb/path.js';
 import { type Store, VersionConflictError } from '../../src/nsdb/store.js';
 import {
-  encodeJson,
   ObjectExistsError,
   ObjectInUseError,
   ObjectNotFoundError,
