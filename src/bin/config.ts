@@ -35,6 +35,22 @@ export const configSchema = z.strictObject({
       dataFolder: absolutePath.default('/var/lib/midonet/nsdb'),
       /** Milliseconds. */
       sessionTimeout: z.int().min(1000, 'expected at least 1000 ms').max(600_000).default(30_000),
+      /** Whom the NSDB knows this cluster's programs as. */
+      user: z
+        .string()
+        .regex(/^[^\s:,/]{1,64}$/, 'expected 1 to 64 characters without space, colon, comma and slash')
+        .default('midonet'),
+      passwordFile: absolutePath.optional(),
+      /** Of those who use the embedded server. Absent: required with a password file, or beyond loopback. */
+      authentication: z.enum(['required', 'off'], 'expected required or off').optional(),
+      /** PEM files; see nsdb-connection.ts. */
+      tls: z
+        .strictObject({
+          ca: absolutePath.optional(),
+          certificate: absolutePath.optional(),
+          key: absolutePath.optional(),
+        })
+        .optional(),
     })
     .prefault({}),
   datapath: z
@@ -79,6 +95,12 @@ export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
   MIDONET_NSDB_LISTEN: ['nsdb', 'listen'],
   MIDONET_NSDB_DATA_FOLDER: ['nsdb', 'dataFolder'],
   MIDONET_NSDB_SESSION_TIMEOUT: ['nsdb', 'sessionTimeout'],
+  MIDONET_NSDB_USER: ['nsdb', 'user'],
+  MIDONET_NSDB_PASSWORD_FILE: ['nsdb', 'passwordFile'],
+  MIDONET_NSDB_AUTHENTICATION: ['nsdb', 'authentication'],
+  MIDONET_NSDB_TLS_CA: ['nsdb', 'tls', 'ca'],
+  MIDONET_NSDB_TLS_CERTIFICATE: ['nsdb', 'tls', 'certificate'],
+  MIDONET_NSDB_TLS_KEY: ['nsdb', 'tls', 'key'],
   MIDONET_DATAPATH: ['datapath', 'name'],
   MIDONET_CNI_SOCKET: ['cni', 'socket'],
   MIDONET_HTTP_HOST: ['http', 'host'],

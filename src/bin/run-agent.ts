@@ -19,6 +19,7 @@ import type { Config } from './config.js';
 import { lockDatapath } from './datapath-lock.js';
 import { DatapathWatch } from './datapath-watch.js';
 import { namingAddress, requireFreeAddress } from './listen-address.js';
+import { nsdbConnection } from './nsdb-connection.js';
 import { Closers, type Service } from './service.js';
 
 /** Run the agent of this host, on the kernel's datapath. */
@@ -33,7 +34,10 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
     const id = await hostId(config.stateFolder, config.host.id);
     const lock = await FolderLock.acquire(config.stateFolder);
     closers.add(() => lock.release());
-    const store = new ZookeeperStore({ connect: config.nsdb.connect, sessionTimeout: config.nsdb.sessionTimeout });
+    const store = new ZookeeperStore({
+      ...nsdbConnection(config.nsdb),
+      onNotice: (level, message, fields) => log[level](fields, `NSDB client: ${message}`),
+    });
     closers.add(() => store.close());
     const datapath = await OvsDatapath.open(config.datapath.name, { signal });
     closers.add(() => datapath.close());

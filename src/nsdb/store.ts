@@ -32,6 +32,22 @@ export interface StoreNode {
   readonly stat: Stat;
 }
 
+/** Who a client is, in the scheme "digest". */
+export interface Credentials {
+  /** Without ":". */
+  readonly user: string;
+  readonly password: string;
+}
+
+/** One end of an encrypted connection: contents of PEM files. */
+export interface Tls {
+  /** Authorities that the other end's certificate must come from; undefined: those that Node.js comes with. */
+  readonly ca?: string;
+  /** What this end shows, with the certificates between it and the authority. */
+  readonly certificate?: string;
+  readonly key?: string;
+}
+
 export interface CallOptions {
   /** Gives up waiting. A write that is under way may still happen. */
   readonly signal?: AbortSignal;

@@ -17,15 +17,16 @@ import {
   DEFAULT_MAX_REQUEST,
   Err,
   EventType,
+  OPEN_ACL,
   Op,
   PASSWORD_LENGTH,
   readAcls,
   readConnectRequest,
   readMultiHeader,
   SYNC_CONNECTED,
+  writeAcls,
   writeConnectResponse,
   writeMultiHeader,
-  writeOpenAcl,
   writeReplyHeader,
   writeStat,
   Xid,
@@ -491,7 +492,7 @@ export class EmbeddedServer {
       }
       case Op.getAcl:
         return this.withNode(connection, xid, r.string(), (w, node) => {
-          writeOpenAcl(w);
+          writeAcls(w, [OPEN_ACL]);
           writeStat(w, statOf(node));
         });
       case Op.setAcl: {

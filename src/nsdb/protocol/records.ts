@@ -47,6 +47,8 @@ export const Err = {
   invalidAcl: -114,
   authFailed: -115,
   notReadOnly: -119,
+  /** Whoever does not authenticate first is sent away (SESSIONCLOSEDREQUIRESASLAUTH, also where SASL plays no part). */
+  authRequired: -124,
 } as const;
 
 export const EventType = { created: 1, deleted: 2, dataChanged: 3, childrenChanged: 4 } as const;
@@ -141,17 +143,24 @@ export function readStat(r: JuteReader): Stat {
   return { czxid, mzxid, pzxid, ctime, mtime, version, cversion, ephemeralOwner, dataLength, numChildren };
 }
 
-/** The one access list in use so far: anyone may do anything. */
-export const OPEN_ACL = { permissions: 31, scheme: 'world', id: 'anyone' } as const;
+export const Permission = { read: 1, write: 2, create: 4, delete: 8, admin: 16, all: 31 } as const;
 
+/** One entry of an access list: what those may do whom scheme and id name. */
 export interface Acl {
-  permissions: number;
-  scheme: string;
-  id: string;
+  readonly permissions: number;
+  readonly scheme: string;
+  readonly id: string;
 }
 
-export function writeOpenAcl(w: JuteWriter): void {
-  w.int(1).int(OPEN_ACL.permissions).string(OPEN_ACL.scheme).string(OPEN_ACL.id);
+/** Anyone may do anything. */
+export const OPEN_ACL: Acl = { permissions: Permission.all, scheme: 'world', id: 'anyone' };
+
+/** Those whom the connection has shown to be may do anything; the server puts their names in. */
+export const CREATOR_ACL: Acl = { permissions: Permission.all, scheme: 'auth', id: '' };
+
+export function writeAcls(w: JuteWriter, acls: readonly Acl[]): void {
+  w.int(acls.length);
+  for (const { permissions, scheme, id } of acls) w.int(permissions).string(scheme).string(id);
 }
 
 export function readAcls(r: JuteReader): Acl[] {

@@ -3,32 +3,37 @@
  * was lost. Requests are pipelined. When a connection breaks, reads that were not answered are asked again; writes that
  * were sent are reported as of unknown outcome, since repeating them could make a change twice.
  */
-import { ClosedError, InvalidInputError } from '../../errors.js';
+import { ClosedError, InvalidInputError, MidonetError } from '../../errors.js';
 import { KeptEphemeralNode } from '../ephemeral-node.js';
 import { FROZEN_PATH } from '../freeze.js';
 import { checkPath, parentPath } from '../path.js';
 import { JuteReader, JuteWriter, NO_SESSION, WireProtocolError } from '../protocol/jute.js';
 import {
+  type Acl,
+  CREATOR_ACL,
   CreateFlag,
   DEFAULT_MAX_REQUEST,
   Err,
   EventType,
+  OPEN_ACL,
   Op,
   PASSWORD_LENGTH,
   readStat,
+  writeAcls,
   writeMultiHeader,
-  writeOpenAcl,
   Xid,
 } from '../protocol/records.js';
 import {
   type CallOptions,
   type CreateOptions,
+  type Credentials,
   type EphemeralNode,
   type EphemeralOptions,
   NodeExistsError,
   RequestTooLargeError,
   type Stat,
   type Store,
+  StoreAuthError,
   type StoreEvent,
   StoreFrozenError,
   type StoreNode,
@@ -36,6 +41,7 @@ import {
   type StoreOperationResult,
   type StoreState,
   StoreUnavailableError,
+  type Tls,
   type Watch,
 } from '../store.js';
 import { type ConnectString, parseConnectString } from './connect-string.js';
@@ -47,6 +53,10 @@ import { HandshakeRefusedError, nameOf, resolveTargets, WireConnection } from '.
 export interface ZookeeperStoreOptions {
   /** Servers and root, see {@link parseConnectString}: `zk1:2181,zk2:2181/midonet`, `unix:/run/midonet/nsdb.sock`. */
   readonly connect: string;
+  /** Shown to the server on every connection; nodes are then made so that nobody else may use them. */
+  readonly credentials?: Credentials;
+  /** Encrypt. The server has to show a certificate for the host that the connect string names. */
+  readonly tls?: Tls;
   /** Milliseconds after which the servers end a session they do not hear from. The server has the last word. */
   readonly sessionTimeout?: number;
   /** Milliseconds after which a call fails that found no server, or got no answer. */
@@ -90,6 +100,18 @@ interface Request {
 /** An internal request's connection is gone. */
 class ConnectionLost extends Error {}
 
+/** The server answers nothing to this client before it has shown to be somebody else. */
+class CredentialsRefusedError extends MidonetError {
+  constructor(server: string, user: string | undefined) {
+    super(
+      'MN_STORE_AUTH',
+      user === undefined
+        ? `${server} takes only clients with a user and a password`
+        : `${server} refuses the password of user ${user}`,
+    );
+  }
+}
+
 const DEFAULT_SESSION_TIMEOUT = 30_000;
 const BACKOFF_MIN = 50;
 const BACKOFF_MAX = 3000;
@@ -113,6 +135,9 @@ export class ZookeeperStore implements Store {
   private readonly queued = new Set<Request>();
   private readonly unanswered = new Fifo<Request>();
   private pending = 0;
+  /** Why the servers do not take this client, while they do not. */
+  private refusal: CredentialsRefusedError | undefined;
+  private readonly acls: readonly Acl[];
   private readonly trackers = { data: new Map<string, Tracker>(), children: new Map<string, Tracker>() };
   private readonly ephemerals = new Set<KeptEphemeralNode>();
   private readonly listeners = new Set<(event: StoreEvent) => void>();
@@ -135,6 +160,10 @@ export class ZookeeperStore implements Store {
     positive('sessionTimeout', options.sessionTimeout ?? DEFAULT_SESSION_TIMEOUT);
     this.maxRequest = positive('maxRequest', options.maxRequest ?? DEFAULT_MAX_REQUEST);
     this.maxPending = positive('maxPending', options.maxPending ?? 100_000);
+    if (options.credentials?.user.includes(':')) {
+      throw new InvalidInputError('credentials.user', options.credentials.user, 'expected a name without ":"');
+    }
+    this.acls = [options.credentials === undefined ? OPEN_ACL : CREATOR_ACL];
     this.running = this.run();
   }
 
@@ -249,7 +278,7 @@ export class ZookeeperStore implements Store {
     for (let i = 1; i <= segments.length; i++) {
       const path = `/${segments.slice(0, i).join('/')}`;
       const w = start(Op.create).string(path).bytes(new Uint8Array(0));
-      writeOpenAcl(w);
+      writeAcls(w, this.acls);
       w.int(0);
       try {
         await this.call('create', path, w.frame(), true, options, () => undefined);
@@ -385,7 +414,7 @@ export class ZookeeperStore implements Store {
   private writeCreate(w: JuteWriter, path: string, data: Uint8Array, options: CreateOptions): void {
     const flags = (options.ephemeral ? CreateFlag.ephemeral : 0) | (options.sequential ? CreateFlag.sequential : 0);
     w.string(this.absolute(path, options.sequential)).bytes(data);
-    writeOpenAcl(w);
+    writeAcls(w, this.acls);
     w.int(flags);
   }
 
@@ -402,6 +431,7 @@ export class ZookeeperStore implements Store {
     if (this.closed !== undefined) throw new ClosedError('store');
     const bytes = frame.length - XID_OFFSET;
     if (bytes > this.maxRequest) throw new RequestTooLargeError(path, bytes, this.maxRequest);
+    if (this.refusal !== undefined) throw new StoreAuthError(path, this.refusal.message);
     if (this.pending >= this.maxPending) {
       throw new StoreUnavailableError(operation, path, false, `${this.pending} calls are waiting already`);
     }
@@ -533,6 +563,7 @@ export class ZookeeperStore implements Store {
       );
       let established = false;
       let refused = targets.length > 0;
+      let refusal: CredentialsRefusedError | undefined;
       for (const target of targets) {
         if (signal.aborted) return;
         const name = nameOf(target);
@@ -548,9 +579,11 @@ export class ZookeeperStore implements Store {
           if (signal.aborted) return;
           if (!(error instanceof HandshakeRefusedError)) refused = false;
           this.counters.failedConnects++;
-          this.notice('warn', 'cannot connect', { server: name, error: (error as Error).message });
+          if (error instanceof CredentialsRefusedError) refusal = error;
+          else this.notice('warn', 'cannot connect', { server: name, error: (error as Error).message });
         }
       }
+      this.setRefusal(refusal);
       if (established) {
         // Others were cut off in the same moment; not all shall be back in the same one.
         await pause(Math.random() * BACKOFF_MIN, signal);
@@ -561,6 +594,15 @@ export class ZookeeperStore implements Store {
       await pause(backoff * (0.5 + Math.random() / 2), signal);
       backoff = Math.min(backoff * 2, BACKOFF_MAX);
     }
+  }
+
+  /** Calls made while the servers refuse this client fail at once. */
+  private setRefusal(refusal: CredentialsRefusedError | undefined): void {
+    if (refusal !== undefined) {
+      if (this.refusal === undefined) this.notice('warn', 'cannot authenticate', { error: refusal.message });
+      for (const request of [...this.queued]) request.fail(new StoreAuthError(request.path, refusal.message));
+    }
+    this.refusal = refusal;
   }
 
   /**
@@ -592,8 +634,7 @@ export class ZookeeperStore implements Store {
         password: this.session?.password ?? new Uint8Array(PASSWORD_LENGTH),
         readOnly: false,
       },
-      timeout,
-      this.closing.signal,
+      { tls: this.options.tls, timeout, signal: this.closing.signal },
     );
     if (response.timeout <= 0) {
       connection.destroy(new Error('session expired'));
@@ -605,8 +646,31 @@ export class ZookeeperStore implements Store {
       throw new ClosedError('store');
     }
     this.session = { id: response.sessionId, password: response.password, timeout: response.timeout };
+    await this.introduce(connection, nameOf(target), timeout);
     this.counters.connects++;
     return { ended: this.established(connection, nameOf(target)) };
+  }
+
+  /**
+   * Says who this client is; without credentials it sends a ping, whose answer tells whether the server asks for them.
+   * @throws CredentialsRefusedError, or what the connection ended with
+   */
+  private async introduce(connection: WireConnection, server: string, timeout: number): Promise<void> {
+    const { credentials } = this.options;
+    const w = new JuteWriter();
+    if (credentials === undefined) w.int(Xid.ping).int(Op.ping);
+    else w.int(Xid.auth).int(Op.auth).int(0).string('digest').bytes(digestCredentials(credentials));
+    const r = await connection.ask(w.frame(), timeout, this.closing.signal);
+    const xid = r.int();
+    r.long();
+    const err = r.int();
+    if (err === Err.ok) return;
+    const refused = err === Err.authFailed || err === Err.authRequired;
+    const error = refused
+      ? new CredentialsRefusedError(server, credentials?.user)
+      : new WireProtocolError(`request ${xid}, the first on the connection, failed with code ${err}`);
+    connection.destroy(error);
+    throw error;
   }
 
   private established(connection: WireConnection, server: string): Promise<Error> {
@@ -614,6 +678,7 @@ export class ZookeeperStore implements Store {
     return new Promise((resolve) => {
       this.connection = connection;
       this.currentState = 'connected';
+      this.refusal = undefined;
       this.notice('info', 'connected', { server, session: id, timeout });
       connection.attach(
         {
@@ -728,6 +793,10 @@ export class ZookeeperStore implements Store {
       this.transmit(request);
     });
   }
+}
+
+function digestCredentials({ user, password }: Credentials): Uint8Array {
+  return Buffer.from(`${user}:${password}`);
 }
 
 /** A frame's beginning: room for the transaction number, then the operation. */

@@ -1,7 +1,14 @@
 import { InvalidInputError } from '../../errors.js';
 import { checkPath } from '../path.js';
 
-export type Target = { readonly host: string; readonly port: number } | { readonly path: string };
+export type Target =
+  | {
+      readonly host: string;
+      readonly port: number;
+      /** The name that `host` was found by, for the server's certificate. */
+      readonly name?: string;
+    }
+  | { readonly path: string };
 
 export interface ConnectString {
   readonly targets: readonly Target[];

@@ -33,6 +33,8 @@ export function errorOf(code: number, operation: string, path: string, index?: n
     case Err.invalidAcl:
     case Err.authFailed:
       return new StoreAuthError(path, 'the server refused the access list or the credentials', index);
+    case Err.authRequired:
+      return new StoreAuthError(path, 'the server takes only clients that authenticate', index);
     case Err.sessionExpired:
       return new StoreUnavailableError(operation, path, false, 'the session has expired');
     case Err.notReadOnly:

@@ -1,5 +1,6 @@
 import { lookup } from 'node:dns/promises';
-import { connect, type Socket } from 'node:net';
+import { connect, isIP, type Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
 import { MidonetError, TimeoutError } from '../../errors.js';
 import { FrameSplitter, JuteReader, JuteWriter, WireProtocolError } from '../protocol/jute.js';
 import {
@@ -10,6 +11,7 @@ import {
   writeConnectRequest,
   Xid,
 } from '../protocol/records.js';
+import type { Tls } from '../store.js';
 import type { Target } from './connect-string.js';
 
 /** A list of children may be far larger than a request; a length beyond this is nonsense. */
@@ -23,9 +25,24 @@ export interface WireEvents {
 
 /** The server took the connection and closed it instead of answering the request for a session. */
 export class HandshakeRefusedError extends MidonetError {
-  constructor(server: string) {
-    super('MN_STORE_UNAVAILABLE', `${server} closed the connection during the handshake`);
+  constructor(server: string, encrypted: boolean) {
+    const hint = encrypted ? '' : '; it may demand TLS';
+    super('MN_STORE_UNAVAILABLE', `${server} closed the connection during the handshake${hint}`);
   }
+}
+
+/** The two ends did not come to an encrypted connection. */
+export class TlsError extends MidonetError {
+  constructor(server: string, detail: string) {
+    super('MN_STORE_UNAVAILABLE', `TLS with ${server}: ${detail}`);
+  }
+}
+
+export interface OpenOptions {
+  readonly tls: Tls | undefined;
+  /** Milliseconds until the answer to the request for a session. */
+  readonly timeout: number;
+  readonly signal: AbortSignal;
 }
 
 /** One connection to one server: the handshake, frames in both directions, and pings that tell a dead peer. */
@@ -39,7 +56,10 @@ export class WireConnection {
   private closed: Error | undefined;
   private corked = false;
 
-  private constructor(private readonly socket: Socket) {
+  private constructor(
+    private readonly socket: Socket,
+    private readonly target: Target,
+  ) {
     socket.setNoDelay(true);
     socket.on('data', (chunk) => this.onData(chunk));
   }
@@ -48,20 +68,19 @@ export class WireConnection {
   static async open(
     target: Target,
     request: ConnectRequest,
-    timeout: number,
-    signal: AbortSignal,
+    { tls, timeout, signal }: OpenOptions,
   ): Promise<{ connection: WireConnection; response: ConnectResponse }> {
     signal.throwIfAborted();
-    const socket = connect(target);
+    const socket = tls === undefined ? connect(target) : encrypted(target, tls);
+    const name = nameOf(target);
+    let ready = false;
     return new Promise((resolve, reject) => {
-      const connection = new WireConnection(socket);
+      const connection = new WireConnection(socket, target);
       const onAbort = () => socket.destroy(signal.reason as Error);
-      const timer = setTimeout(
-        () => socket.destroy(new TimeoutError(`connecting to ${nameOf(target)}`, timeout)),
-        timeout,
-      );
+      const timer = setTimeout(() => socket.destroy(new TimeoutError(`connecting to ${name}`, timeout)), timeout);
       signal.addEventListener('abort', onAbort, { once: true });
-      socket.once('connect', () => {
+      socket.once(tls === undefined ? 'connect' : 'secureConnect', () => {
+        ready = true;
         const w = new JuteWriter(64);
         writeConnectRequest(w, request);
         connection.send(w.frame());
@@ -71,13 +90,19 @@ export class WireConnection {
         signal.removeEventListener('abort', onAbort);
         resolve({ connection, response });
       };
-      socket.on('error', (error) => connection.end(error));
+      socket.on('error', (error: NodeJS.ErrnoException) => {
+        const other = error instanceof MidonetError || error.syscall === 'connect' || error === signal.reason;
+        const failed = tls !== undefined && !other && !(ready && error.syscall !== undefined);
+        connection.end(failed ? new TlsError(name, tlsDetail(error, ready)) : error);
+      });
       socket.on('close', () => {
         clearTimeout(timer);
         signal.removeEventListener('abort', onAbort);
-        const refused = connection.handshake !== undefined;
-        const name = nameOf(target);
-        connection.end(refused ? new HandshakeRefusedError(name) : new Error(`${name} closed the connection`));
+        const refused = ready && connection.handshake !== undefined;
+        const reason = refused
+          ? new HandshakeRefusedError(name, tls !== undefined)
+          : new Error(`${name} closed the connection`);
+        connection.end(reason);
         reject(connection.closed);
       });
     });
@@ -93,6 +118,39 @@ export class WireConnection {
     }
     this.heart = setInterval(() => this.beat(timeout), Math.max(10, timeout / 12));
     this.drain();
+  }
+
+  /** Sends a request and takes the next frame for its answer; only before {@link attach}. */
+  ask(frame: Buffer, timeout: number, signal: AbortSignal): Promise<JuteReader> {
+    return new Promise((resolve, reject) => {
+      const onAbort = () => this.destroy(signal.reason as Error);
+      const timer = setTimeout(
+        () => this.destroy(new TimeoutError('the answer to the first request', timeout)),
+        timeout,
+      );
+      const settle = () => {
+        this.events = undefined;
+        clearTimeout(timer);
+        signal.removeEventListener('abort', onAbort);
+      };
+      this.events = {
+        onFrame: (answer) => {
+          settle();
+          resolve(new JuteReader(answer));
+        },
+        onClose: (reason) => {
+          settle();
+          reject(reason);
+        },
+      };
+      if (this.closed !== undefined) {
+        this.events.onClose(this.closed);
+        return;
+      }
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.send(frame);
+      this.drain();
+    });
   }
 
   send(frame: Buffer): void {
@@ -132,6 +190,10 @@ export class WireConnection {
 
   private onData(chunk: Buffer): void {
     this.lastReceived = performance.now();
+    if (this.handshake !== undefined && chunk[0] === TLS_ALERT && chunk[1] === TLS_MAJOR_VERSION) {
+      this.destroy(new TlsError(nameOf(this.target), 'the server demands it, and this client is set up without'));
+      return;
+    }
     this.splitter.push(chunk);
     this.drain();
   }
@@ -157,6 +219,28 @@ export class WireConnection {
   }
 }
 
+function encrypted(target: Target, { ca, certificate, key }: Tls): Socket {
+  const name = 'path' in target ? undefined : (target.name ?? target.host);
+  return connectTls({
+    ...target,
+    // Of an address the certificate is checked as well, but servers are not told it (RFC 6066 section 3).
+    servername: name === undefined || isIP(name) !== 0 ? undefined : name,
+    ca,
+    cert: certificate,
+    key,
+    minVersion: 'TLSv1.2',
+  });
+}
+
+/** The bytes a TLS alert begins with, RFC 8446 section 5.1. */
+const TLS_ALERT = 21;
+const TLS_MAJOR_VERSION = 3;
+
+function tlsDetail(error: NodeJS.ErrnoException, ready: boolean): string {
+  const plain = !ready && (error.code === 'ECONNRESET' || error.code === 'ERR_SSL_WRONG_VERSION_NUMBER');
+  return plain ? `the server may be set up without (${error.message})` : error.message;
+}
+
 export function nameOf(target: Target): string {
   return 'path' in target ? `unix:${target.path}` : `${target.host}:${target.port}`;
 }
@@ -168,7 +252,7 @@ export async function resolveTargets(targets: readonly Target[], onError: (error
       if ('path' in target) return [target];
       try {
         const addresses = await lookup(target.host, { all: true });
-        return addresses.map(({ address }) => ({ host: address, port: target.port }));
+        return addresses.map(({ address }) => ({ host: address, port: target.port, name: target.host }));
       } catch (error) {
         onError(error as Error);
         return [];
