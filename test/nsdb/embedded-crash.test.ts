@@ -8,7 +8,8 @@ import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
 import { FolderLockedError } from '../../src/folder-lock.js';
 import { Database, emptyNode } from '../../src/nsdb/embedded/database.js';
-import { StoreCorruptError } from '../../src/nsdb/embedded/record-file.js';
+import { nodeDisk } from '../../src/nsdb/embedded/disk.js';
+import { FILE_HEADER_LENGTH, StoreCorruptError } from '../../src/nsdb/embedded/record-file.js';
 import { EmbeddedServer } from '../../src/nsdb/embedded/server.js';
 import { writeSnapshot } from '../../src/nsdb/embedded/storage.js';
 import { StoreUnavailableError } from '../../src/nsdb/store.js';
@@ -162,7 +163,7 @@ test('damage with sound data behind it is refused, with file and offset, and not
   const whole = await readFile(log);
   for (let round = 0; round < 20; round++) {
     const damaged = Buffer.from(whole);
-    const at = 16 + Math.floor(Math.random() * (whole.length - 400));
+    const at = FILE_HEADER_LENGTH + Math.floor(Math.random() * (whole.length - 400));
     damaged[at] ^= 1 << Math.floor(Math.random() * 8);
     await writeFile(log, damaged);
     const error = await t.throwsAsync<StoreCorruptError>(start(dataDir), { instanceOf: StoreCorruptError });
@@ -213,7 +214,7 @@ test('a snapshot that fails leaves nothing behind', async (t) => {
   const dataDir = await folder(t);
   const database = new Database();
   database.zxid = 7;
-  writeSnapshot(dataDir, database);
+  await writeSnapshot(nodeDisk, dataDir, database);
   t.deepEqual(await readdir(dataDir), ['snapshot-0000000000000007']);
   database.zxid = 8;
   const failing = { ...emptyNode() };
@@ -223,7 +224,7 @@ test('a snapshot that fails leaves nothing behind', async (t) => {
     },
   });
   database.root.children = new Map([['a', failing]]);
-  t.throws(() => writeSnapshot(dataDir, database), { message: 'the disk is full' });
+  await t.throwsAsync(writeSnapshot(nodeDisk, dataDir, database), { message: 'the disk is full' });
   t.deepEqual(await readdir(dataDir), ['snapshot-0000000000000007']);
 });
 

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
 import { InvalidInputError } from '../../src/errors.js';
+import { nodeDisk } from '../../src/nsdb/embedded/disk.js';
 import { MAX_BATCH_BODY, readRecordFile } from '../../src/nsdb/embedded/record-file.js';
 import { EmbeddedServer } from '../../src/nsdb/embedded/server.js';
 import { WriteAheadLog } from '../../src/nsdb/embedded/write-ahead-log.js';
@@ -192,6 +193,7 @@ test('a record that no batch can hold is a failure, not damage found later', asy
   const file = join(folder, 'log-0000000000000001');
   const failures: string[] = [];
   const log = await WriteAheadLog.begin(
+    nodeDisk,
     file,
     { fsync: false, fullSize: 1e9 },
     { onDurable: () => {}, onFailure: (error) => failures.push(error.message), onFull: () => {} },
@@ -202,7 +204,7 @@ test('a record that no batch can hold is a failure, not damage found later', asy
   await log.close();
   t.deepEqual(failures, [`a record of ${MAX_BATCH_BODY - 3} bytes does not fit into the log`]);
   const records: string[] = [];
-  t.is(readRecordFile(file, 'log', (record) => records.push(record.toString())).torn, 0);
+  t.is(readRecordFile(nodeDisk, file, 'log', (record) => records.push(record.toString())).torn, 0);
   t.deepEqual(records, ['one']);
   await t.throwsAsync(EmbeddedServer.start({ listen: { port: 0 }, dataDir: folder, maxRequest: MAX_BATCH_BODY }), {
     instanceOf: InvalidInputError,

@@ -2,19 +2,21 @@
  * The form of both kinds of files on disk, logs and snapshots: a header, then batches.
  *
  * ```
- * header  magic (8: "MNNSDBL1" log, "MNNSDBS1" snapshot), salt (8 random bytes)
+ * header  magic (8: "MNNSDBL2" log, "MNNSDBS2" snapshot), salt (8 random bytes), CRC-32 of both (u32)
  * batch   salt (8), length of the body (u32), CRC-32 of length and body (u32), body
  * body    records, each: length (u32), bytes
  * ```
  *
  * Numbers are big-endian. A batch is what one fsync made durable, and the next one is written only after that. So damage
- * with a sound batch behind it was done to durable data; damage at the very end is a write that a crash cut short, which
- * nobody was told of. The salt makes a batch recognisable when lengths before it cannot be trusted.
+ * with another batch behind it, sound or not, was done to durable data; damage at the very end is taken for a write that a
+ * crash cut short, which nobody was told of. The salt makes a batch recognisable when lengths before it cannot be trusted.
+ * The header is durable before the first batch is written. A log that was closed ends with an empty batch, so that all of
+ * its data have a batch behind them.
  */
 import { randomBytes } from 'node:crypto';
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import { MidonetError } from '../../errors.js';
+import type { Disk, ReadableFile } from './disk.js';
 
 /** Data on disk fail their checks. Nothing was changed; the file is left for whoever looks into it. */
 export class StoreCorruptError extends MidonetError {
@@ -30,9 +32,10 @@ export class StoreCorruptError extends MidonetError {
 
 export type RecordFileKind = 'log' | 'snapshot';
 
-const MAGIC: Record<RecordFileKind, Buffer> = { log: Buffer.from('MNNSDBL1'), snapshot: Buffer.from('MNNSDBS1') };
+const MAGIC: Record<RecordFileKind, Buffer> = { log: Buffer.from('MNNSDBL2'), snapshot: Buffer.from('MNNSDBS2') };
+const MAGIC_LENGTH = 8;
 const SALT_LENGTH = 8;
-export const FILE_HEADER_LENGTH = 16;
+export const FILE_HEADER_LENGTH = MAGIC_LENGTH + SALT_LENGTH + 4;
 const BATCH_HEADER_LENGTH = 16;
 /** No batch is larger: what waits for an fsync is cut into several. A length above it is damage. */
 export const MAX_BATCH_BODY = 64 * 1024 * 1024;
@@ -44,7 +47,13 @@ export interface FileHeader {
 
 export function newFileHeader(kind: RecordFileKind): FileHeader {
   const salt = randomBytes(SALT_LENGTH);
-  return { bytes: Buffer.concat([MAGIC[kind], salt]), salt };
+  return { bytes: fileHeader(kind, salt), salt };
+}
+
+function fileHeader(kind: RecordFileKind, salt: Buffer): Buffer {
+  const bytes = Buffer.concat([MAGIC[kind], salt], FILE_HEADER_LENGTH);
+  bytes.writeUInt32BE(crc32(bytes.subarray(0, MAGIC_LENGTH + SALT_LENGTH)), MAGIC_LENGTH + SALT_LENGTH);
+  return bytes;
 }
 
 /** A batch of these records as buffers to write, and their total length. */
@@ -81,40 +90,42 @@ export interface FileEnd {
  * @throws StoreCorruptError when something is wrong before the end of what was durable.
  */
 export function readRecordFile(
-  file: string,
+  disk: Disk,
+  path: string,
   kind: RecordFileKind,
   onRecord: (record: Buffer, offset: number) => void,
 ): FileEnd {
-  const fd = openSync(file, 'r');
+  const file = disk.openToRead(path);
   try {
-    const size = fstatSync(fd).size;
-    if (size < FILE_HEADER_LENGTH) return { salt: undefined, end: 0, torn: size };
-    const header = readAt(fd, 0, FILE_HEADER_LENGTH);
-    if (!header.subarray(0, MAGIC[kind].length).equals(MAGIC[kind])) {
-      // A new file whose header never reached the disk holds nothing but zeros.
-      if (kind === 'log' && isZero(fd, size)) return { salt: undefined, end: 0, torn: size };
-      throw new StoreCorruptError(file, 0, `not a ${kind} of this server`);
+    const { size } = file;
+    const header = readAt(file, 0, FILE_HEADER_LENGTH);
+    const salt = header.subarray(MAGIC_LENGTH, MAGIC_LENGTH + SALT_LENGTH);
+    if (!header.equals(fileHeader(kind, salt))) {
+      // A new file whose header never reached the disk: it has nothing behind it, and is too short or zeros.
+      const unwritten = header.every((byte) => byte === 0);
+      if (size < FILE_HEADER_LENGTH || (size === FILE_HEADER_LENGTH && unwritten)) {
+        return { salt: undefined, end: 0, torn: size };
+      }
+      throw new StoreCorruptError(path, 0, `not the header of a ${kind} of this server`);
     }
-    const salt = header.subarray(MAGIC[kind].length);
     let at = FILE_HEADER_LENGTH;
     while (at < size) {
-      const body = readBatch(fd, at, size, salt);
+      const body = readBatch(file, at, salt);
       if (body === undefined) {
-        const next = findBatch(fd, at + 1, size, salt);
-        if (next !== undefined)
-          throw new StoreCorruptError(file, at, `damaged, with sound data from offset ${next} on`);
+        const next = nextBatch(file, at, salt);
+        if (next !== undefined) throw new StoreCorruptError(path, at, `damaged, with data from offset ${next} on`);
         return { salt, end: at, torn: size - at };
       }
       const bodyStart = at + BATCH_HEADER_LENGTH;
       for (let p = 0; p < body.length; ) {
         const length = p + 4 <= body.length ? body.readUInt32BE(p) : Number.POSITIVE_INFINITY;
         if (p + 4 + length > body.length)
-          throw new StoreCorruptError(file, bodyStart + p, 'a record exceeds its batch');
+          throw new StoreCorruptError(path, bodyStart + p, 'a record exceeds its batch');
         try {
           onRecord(body.subarray(p + 4, p + 4 + length), bodyStart + p);
         } catch (error) {
           if (error instanceof StoreCorruptError) throw error;
-          throw new StoreCorruptError(file, bodyStart + p, (error as Error).message, { cause: error });
+          throw new StoreCorruptError(path, bodyStart + p, (error as Error).message, { cause: error });
         }
         p += 4 + length;
       }
@@ -122,39 +133,38 @@ export function readRecordFile(
     }
     return { salt, end: at, torn: 0 };
   } finally {
-    closeSync(fd);
+    file.close();
   }
 }
 
 /** The body of the batch at an offset, or undefined when there is no sound one. */
-function readBatch(fd: number, at: number, size: number, salt: Buffer): Buffer | undefined {
-  if (at + BATCH_HEADER_LENGTH > size) return undefined;
-  const header = readAt(fd, at, BATCH_HEADER_LENGTH);
-  if (!header.subarray(0, SALT_LENGTH).equals(salt)) return undefined;
+function readBatch(file: ReadableFile, at: number, salt: Buffer): Buffer | undefined {
+  const header = readAt(file, at, BATCH_HEADER_LENGTH);
+  if (header.length < BATCH_HEADER_LENGTH || !header.subarray(0, SALT_LENGTH).equals(salt)) return undefined;
   const length = header.readUInt32BE(SALT_LENGTH);
-  if (length > MAX_BATCH_BODY || at + BATCH_HEADER_LENGTH + length > size) return undefined;
-  const body = readAt(fd, at + BATCH_HEADER_LENGTH, length);
+  if (length > MAX_BATCH_BODY || at + BATCH_HEADER_LENGTH + length > file.size) return undefined;
+  const body = readAt(file, at + BATCH_HEADER_LENGTH, length);
   const crc = crc32(body, crc32(header.subarray(SALT_LENGTH, SALT_LENGTH + 4)));
   return crc === header.readUInt32BE(SALT_LENGTH + 4) ? body : undefined;
 }
 
-function findBatch(fd: number, from: number, size: number, salt: Buffer): number | undefined {
-  const rest = readAt(fd, from, size - from);
-  for (let at = rest.indexOf(salt); at !== -1; at = rest.indexOf(salt, at + 1)) {
-    if (readBatch(fd, from + at, size, salt) !== undefined) return from + at;
-  }
-  return undefined;
+/** Where another batch begins, or what is left of one, behind the damaged one at an offset. */
+function nextBatch(file: ReadableFile, damaged: number, salt: Buffer): number | undefined {
+  const rest = readAt(file, damaged, file.size - damaged);
+  const found = rest.indexOf(salt, 1);
+  if (found !== -1) return damaged + found;
+  // A batch that a crash cut short ends the file, at most where it says.
+  if (rest.length < BATCH_HEADER_LENGTH || !rest.subarray(0, SALT_LENGTH).equals(salt)) return undefined;
+  const end = damaged + BATCH_HEADER_LENGTH + rest.readUInt32BE(SALT_LENGTH);
+  return end < file.size ? end : undefined;
 }
 
-function isZero(fd: number, size: number): boolean {
-  return readAt(fd, 0, size).every((byte) => byte === 0);
-}
-
-function readAt(fd: number, position: number, length: number): Buffer {
+/** Bytes of the file; fewer where it ends. */
+function readAt(file: ReadableFile, position: number, length: number): Buffer {
   const buffer = Buffer.allocUnsafe(length);
   let done = 0;
   while (done < length) {
-    const read = readSync(fd, buffer, done, length - done, position + done);
+    const read = file.read(buffer, done, length - done, position + done);
     if (read === 0) break;
     done += read;
   }

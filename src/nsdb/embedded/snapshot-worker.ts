@@ -1,10 +1,8 @@
 /** Thread that makes a snapshot from the files of a data folder; answers with its size. See storage.ts. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { load, writeSnapshot } from './storage.js';
+import { nodeDisk } from './disk.js';
+import type { SnapshotJob } from './snapshot-thread.js';
+import { makeSnapshot } from './storage.js';
 
-const { directory, before } = workerData as { directory: string; before: number };
-const { database } = load(directory, before);
-if (database.zxid !== before - 1) {
-  throw new Error(`the logs before transaction ${before} end with transaction ${database.zxid}`);
-}
-parentPort!.postMessage(writeSnapshot(directory, database));
+const { directory, before } = workerData as SnapshotJob;
+parentPort!.postMessage(await makeSnapshot(nodeDisk, directory, before));

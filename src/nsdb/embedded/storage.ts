@@ -12,34 +12,29 @@
  * snapshot from the last one and the full logs, reading only files; the server itself never stops for it. Then the older
  * files are deleted.
  */
-import {
-  closeSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writevSync,
-} from 'node:fs';
-import { rm } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
-import { Worker } from 'node:worker_threads';
-import { FolderLock } from '../../folder-lock.js';
 import { joinPath } from '../path.js';
 import { JuteReader, JuteWriter, NO_SESSION } from '../protocol/jute.js';
 import { Database, emptyNode, type TreeNode } from './database.js';
+import { type Disk, nodeDisk, type WritableFile, writeAll } from './disk.js';
 import { encodeBatch, newFileHeader, readRecordFile, StoreCorruptError } from './record-file.js';
+import { snapshotInThread } from './snapshot-thread.js';
 import { decodeTransaction, encodeTransaction, ownBytes, type Transaction } from './transaction.js';
-import { syncDirectory, WriteAheadLog } from './write-ahead-log.js';
+import { WriteAheadLog } from './write-ahead-log.js';
 
 export interface StorageOptions {
   readonly directory: string;
   readonly fsync: boolean;
   /** Bytes of log after which a snapshot is made; at least the size of the last snapshot is used. */
   readonly snapshotAfter: number;
+  /** A test's own disk. */
+  readonly disk?: Disk;
+  /** Makes snapshots, in a thread unless given: {@link makeSnapshot} where the disk is a test's. */
+  readonly snapshotMaker?: SnapshotMaker;
 }
+
+/** Makes the snapshot of what is in the logs before the one that begins with transaction `before`; returns its size. */
+export type SnapshotMaker = (directory: string, before: number, signal: AbortSignal) => Promise<number>;
 
 export interface StorageEvents {
   /** Every transaction up to this zxid is on disk. */
@@ -50,19 +45,21 @@ export interface StorageEvents {
 }
 
 const FILE_NAME = /^(log|snapshot)-([0-9a-f]{16})$/;
+const PART_NAME = /^snapshot-[0-9a-f]{16}\.tmp$/;
 
 export class Storage {
   private readonly metricsOfLog: WriteAheadLog['metrics'];
-  private worker: Worker | undefined;
-  private workerEnd: Promise<void> = Promise.resolve();
-  private closing = false;
+  private makingSnapshot: Promise<void> | undefined;
+  private readonly closing = new AbortController();
   snapshots = 0;
 
   private constructor(
     readonly database: Database,
+    private readonly directory: string,
+    private readonly disk: Disk,
     private readonly options: StorageOptions,
     private readonly events: StorageEvents,
-    private readonly lock: FolderLock,
+    private readonly lock: { release(): Promise<void> },
     private readonly log: WriteAheadLog,
     private readonly logOptions: { fsync: boolean; fullSize: number },
   ) {
@@ -72,12 +69,12 @@ export class Storage {
   /** @throws FolderLockedError, StoreCorruptError */
   static async open(options: StorageOptions, events: StorageEvents): Promise<Storage> {
     const directory = resolve(options.directory);
-    const made = mkdirSync(directory, { recursive: true, mode: 0o700 });
-    if (made !== undefined && options.fsync) await syncParents(directory, made);
-    const lock = await FolderLock.acquire(directory);
+    const disk = options.disk ?? nodeDisk;
+    await disk.makeFolder(directory);
+    const lock = await disk.lock(directory);
     try {
-      for (const name of readdirSync(directory)) if (name.endsWith('.tmp')) rmSync(join(directory, name));
-      const loaded = load(directory, Number.POSITIVE_INFINITY);
+      for (const name of disk.list(directory)) if (PART_NAME.test(name)) await disk.remove(join(directory, name));
+      const loaded = load(disk, directory, Number.POSITIVE_INFINITY);
       const { database, last } = loaded;
       if (last !== undefined && last.torn > 0) {
         events.onNotice('warn', 'cut off the end of the log, which a crash left incomplete', {
@@ -94,11 +91,15 @@ export class Storage {
         onFailure: (error: Error) => events.onFailure(error),
         onFull: () => storage?.beginNextLog(base),
       };
+      // As long as there is no log the folder, or one above it, may have been made by a server that died right after.
+      if (last === undefined && options.fsync) await syncParents(disk, directory);
       const log =
         last?.salt !== undefined
-          ? await WriteAheadLog.resume(last.file, last.salt, last.end, logOptions, logEvents)
-          : await WriteAheadLog.begin(last?.file ?? logFile(directory, base + 1), logOptions, logEvents);
-      storage = new Storage(database, options, events, lock, log, logOptions);
+          ? await WriteAheadLog.resume(disk, last.file, last.salt, last.end, logOptions, logEvents)
+          : await WriteAheadLog.begin(disk, last?.file ?? logFile(directory, base + 1), logOptions, logEvents);
+      // What a crash kept the last server from removing. The names of what replaces it are durable by here.
+      for (const file of loaded.obsolete) await disk.remove(file);
+      storage = new Storage(database, directory, disk, options, events, lock, log, logOptions);
       return storage;
     } catch (error) {
       await lock.release();
@@ -120,48 +121,51 @@ export class Storage {
     return this.log.durable === this.log.appended;
   }
 
+  /** Ends when all that was appended is written, or cannot be. */
   async close(): Promise<void> {
-    this.closing = true;
-    await this.worker?.terminate();
-    await this.workerEnd;
-    await this.log.close();
+    this.closing.abort();
+    await this.makingSnapshot;
+    try {
+      await this.log.close();
+    } catch (error) {
+      // What was appended is durable all the same, or the events have told that it is not.
+      this.events.onNotice('warn', 'could not close the log', { error: (error as Error).message });
+    }
     await this.lock.release();
   }
 
   private beginNextLog(base: number): void {
-    if (this.worker !== undefined || this.closing) return;
+    if (this.makingSnapshot !== undefined || this.closing.signal.aborted) return;
     this.log.rotate(() => {
       const first = base + this.log.durable + 1;
-      this.workerEnd = this.makeSnapshot(first);
-      return logFile(this.options.directory, first);
+      if (!this.closing.signal.aborted) {
+        this.makingSnapshot = this.makeSnapshot(first).finally(() => {
+          this.makingSnapshot = undefined;
+        });
+      }
+      return logFile(this.directory, first);
     });
   }
 
-  /** Has a thread make the snapshot of what is in the logs before the one that begins with `first`. */
+  /** Replaces the logs before the one that begins with `first`, and the snapshot they follow, by a snapshot. */
   private async makeSnapshot(first: number): Promise<void> {
-    const { directory } = this.options;
+    const { directory, disk } = this;
     try {
-      const size = await new Promise<number>((resolve, reject) => {
-        const worker = new Worker(new URL('./snapshot-worker.js', import.meta.url), {
-          workerData: { directory, before: first },
-        });
-        this.worker = worker;
-        worker.once('message', resolve);
-        worker.once('error', reject);
-        worker.once('exit', () => reject(new Error('the thread ended without a snapshot')));
-      });
+      const make = this.options.snapshotMaker ?? snapshotInThread;
+      const size = await make(directory, first, this.closing.signal);
       this.snapshots++;
       this.logOptions.fullSize = Math.max(this.options.snapshotAfter, size);
-      await removeBefore(directory, first);
+      await removeBefore(disk, directory, first);
       this.events.onNotice('info', 'made a snapshot', { zxid: first - 1, bytes: size });
     } catch (error) {
       // Nothing is lost: the logs are kept until a later snapshot succeeds. A thread that was ended leaves what it wrote.
-      await rm(`${snapshotFile(directory, first - 1)}.tmp`, { force: true }).catch((left: Error) =>
-        this.events.onNotice('warn', 'could not remove the part of a snapshot', { error: left.message }),
-      );
-      if (!this.closing) this.events.onNotice('warn', 'could not make a snapshot', { error: (error as Error).message });
-    } finally {
-      this.worker = undefined;
+      await disk
+        .remove(partOf(snapshotFile(directory, first - 1)))
+        .catch((left: Error) =>
+          this.events.onNotice('warn', 'could not remove the part of a snapshot', { error: left.message }),
+        );
+      if (this.closing.signal.aborted) return;
+      this.events.onNotice('warn', 'could not make a snapshot', { error: (error as Error).message });
     }
   }
 }
@@ -174,6 +178,11 @@ function snapshotFile(directory: string, zxid: number): string {
   return join(directory, `snapshot-${zxid.toString(16).padStart(16, '0')}`);
 }
 
+/** What a snapshot is called until it is whole and on disk. */
+function partOf(file: string): string {
+  return `${file}.tmp`;
+}
+
 interface DataFile {
   readonly file: string;
   readonly kind: 'log' | 'snapshot';
@@ -181,9 +190,9 @@ interface DataFile {
 }
 
 /** Logs and snapshots in the folder, by zxid. */
-function dataFiles(directory: string): DataFile[] {
+function dataFiles(disk: Disk, directory: string): DataFile[] {
   const files: DataFile[] = [];
-  for (const name of readdirSync(directory)) {
+  for (const name of disk.list(directory)) {
     const match = FILE_NAME.exec(name);
     if (match === null) continue;
     const kind = match[1] === 'log' ? 'log' : 'snapshot';
@@ -192,18 +201,24 @@ function dataFiles(directory: string): DataFile[] {
   return files.sort((a, b) => a.zxid - b.zxid);
 }
 
-/** Makes the names of folders durable that were made: of `directory` and those above it, up to `first`. */
-async function syncParents(directory: string, first: string): Promise<void> {
-  for (let folder = directory; folder.length >= first.length; folder = dirname(folder)) {
-    await syncDirectory(dirname(folder));
+/** Makes the names of a folder and of those above it durable. */
+async function syncParents(disk: Disk, directory: string): Promise<void> {
+  for (let folder = directory; folder !== dirname(folder); folder = dirname(folder)) {
+    try {
+      await disk.syncFolder(dirname(folder));
+    } catch (error) {
+      // Who may not read a folder has not made another in it.
+      if ((error as NodeJS.ErrnoException).code === 'EACCES') return;
+      throw error;
+    }
   }
 }
 
-async function removeBefore(directory: string, first: number): Promise<void> {
-  for (const { file, kind, zxid } of dataFiles(directory)) {
-    if (kind === 'log' ? zxid < first : zxid < first - 1) await rm(file);
+async function removeBefore(disk: Disk, directory: string, first: number): Promise<void> {
+  for (const { file, kind, zxid } of dataFiles(disk, directory)) {
+    if (kind === 'log' ? zxid < first : zxid < first - 1) await disk.remove(file);
   }
-  await syncDirectory(directory);
+  await disk.syncFolder(directory);
 }
 
 export interface Loaded {
@@ -211,6 +226,8 @@ export interface Loaded {
   readonly snapshotSize: number;
   /** The log file to go on with, how far it is sound, and what is behind that. */
   readonly last: { file: string; salt: Buffer | undefined; end: number; torn: number } | undefined;
+  /** Files that nothing needs any more. */
+  readonly obsolete: readonly string[];
 }
 
 /**
@@ -218,24 +235,23 @@ export interface Loaded {
  *
  * @throws StoreCorruptError
  */
-export function load(directory: string, before: number): Loaded {
-  const files = dataFiles(directory);
-  const snapshot = files.filter(({ kind, zxid }) => kind === 'snapshot' && zxid < before).at(-1);
-  const database = snapshot === undefined ? new Database() : readSnapshot(snapshot.file);
-  if (snapshot !== undefined && database.zxid !== snapshot.zxid) {
-    throw new StoreCorruptError(snapshot.file, 0, `holds transaction ${database.zxid}`);
-  }
-  const logs = files.filter(({ kind, zxid }) => kind === 'log' && zxid < before);
+export function load(disk: Disk, directory: string, before: number): Loaded {
+  const files = dataFiles(disk, directory).filter(({ zxid }) => zxid < before);
+  const snapshots = files.filter(({ kind }) => kind === 'snapshot');
+  const snapshot = snapshots.pop();
+  const { database, size } =
+    snapshot === undefined ? { database: new Database(), size: 0 } : readSnapshot(disk, snapshot);
+  const logs = files.filter(({ kind }) => kind === 'log');
   // Logs that the snapshot covers may be left from a crash just after it was made.
   const from = Math.max(
     0,
     logs.findLastIndex(({ zxid }) => zxid <= database.zxid + 1),
   );
+  const covered = logs.splice(0, from);
   let last: Loaded['last'];
-  for (let i = from; i < logs.length; i++) {
-    const { file, zxid } = logs[i];
+  for (const [i, { file, zxid }] of logs.entries()) {
     if (zxid > database.zxid + 1) throw new StoreCorruptError(file, 0, `transactions before ${zxid} are missing`);
-    const end = readRecordFile(file, 'log', (record) => {
+    const end = readRecordFile(disk, file, 'log', (record) => {
       const transaction = decodeTransaction(record);
       if (transaction.zxid > database.zxid) database.apply(transaction);
     });
@@ -244,7 +260,7 @@ export function load(directory: string, before: number): Loaded {
     }
     last = { file, ...end };
   }
-  return { database, snapshotSize: snapshot === undefined ? 0 : statSync(snapshot.file).size, last };
+  return { database, snapshotSize: size, last, obsolete: [...snapshots, ...covered].map(({ file }) => file) };
 }
 
 const TAG_BEGIN = 1;
@@ -253,66 +269,83 @@ const TAG_NODE = 3;
 const TAG_END = 4;
 const SNAPSHOT_BATCH = 1024 * 1024;
 
+/** {@link SnapshotMaker} for the disk given. */
+export async function makeSnapshot(
+  disk: Disk,
+  directory: string,
+  before: number,
+  signal?: AbortSignal,
+): Promise<number> {
+  const { database } = load(disk, directory, before);
+  if (database.zxid !== before - 1) {
+    throw new Error(`the logs before transaction ${before} end with transaction ${database.zxid}`);
+  }
+  return writeSnapshot(disk, directory, database, signal);
+}
+
 /** Writes a snapshot under its final name only when it is whole and on disk; returns its size. */
-export function writeSnapshot(directory: string, database: Database): number {
-  const file = snapshotFile(directory, database.zxid);
-  const part = `${file}.tmp`;
+export async function writeSnapshot(
+  disk: Disk,
+  directory: string,
+  database: Database,
+  signal?: AbortSignal,
+): Promise<number> {
+  const path = snapshotFile(directory, database.zxid);
+  const file = await disk.create(partOf(path));
   let size: number;
   try {
-    size = writeSnapshotFile(part, database);
-    renameSync(part, file);
+    try {
+      size = await writeSnapshotFile(file, database, signal);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await disk.rename(partOf(path), path);
   } catch (error) {
     // It may have filled the disk, which the log needs.
-    rmSync(part, { force: true });
+    await disk.remove(partOf(path));
     throw error;
   }
-  const directoryFd = openSync(directory, 'r');
-  try {
-    fsyncSync(directoryFd);
-  } finally {
-    closeSync(directoryFd);
-  }
+  await disk.syncFolder(directory);
   return size;
 }
 
-function writeSnapshotFile(file: string, database: Database): number {
-  const fd = openSync(file, 'w', 0o600);
-  let size = 0;
-  try {
-    const { bytes, salt } = newFileHeader('snapshot');
-    size += writevSync(fd, [bytes]);
-    let records: Buffer[] = [];
-    let pending = 0;
-    const flush = () => {
-      const { buffers, length } = encodeBatch(salt, records);
-      const batch = Buffer.concat(buffers, length);
-      for (let done = 0; done < length; ) done += writevSync(fd, [batch.subarray(done)]);
-      size += length;
-      records = [];
-      pending = 0;
-    };
-    const add = (record: Buffer) => {
-      records.push(record);
-      pending += record.length;
-      if (pending >= SNAPSHOT_BATCH) flush();
-    };
-    add(new JuteWriter().int(TAG_BEGIN).long(database.zxid).body());
-    for (const { id, timeout, password } of database.sessions.values()) {
-      add(new JuteWriter().int(TAG_SESSION).sessionId(id).int(timeout).bytes(password).body());
-    }
-    const visit = (path: string, node: TreeNode) => {
-      add(encodeNode(path, node));
-      if (node.children === undefined) return;
-      for (const [child, childNode] of node.children) visit(joinPath(path, child), childNode);
-    };
-    visit('/', database.root);
-    add(new JuteWriter().int(TAG_END).int(database.sessions.size).int(database.nodeCount).body());
-    flush();
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
+async function writeSnapshotFile(file: WritableFile, database: Database, signal?: AbortSignal): Promise<number> {
+  const { bytes, salt } = newFileHeader('snapshot');
+  await writeAll(file, [bytes], 0);
+  let size = bytes.length;
+  let records: Buffer[] = [];
+  let pending = 0;
+  const flush = async () => {
+    signal?.throwIfAborted();
+    const { buffers, length } = encodeBatch(salt, records);
+    await writeAll(file, buffers, size);
+    size += length;
+    records = [];
+    pending = 0;
+  };
+  for (const record of snapshotRecords(database)) {
+    records.push(record);
+    pending += record.length;
+    if (pending >= SNAPSHOT_BATCH) await flush();
   }
+  await flush();
   return size;
+}
+
+function* snapshotRecords(database: Database): Generator<Buffer> {
+  yield new JuteWriter().int(TAG_BEGIN).long(database.zxid).body();
+  for (const { id, timeout, password } of database.sessions.values()) {
+    yield new JuteWriter().int(TAG_SESSION).sessionId(id).int(timeout).bytes(password).body();
+  }
+  // A tree may be deeper than calls can be nested.
+  const left: [string, TreeNode][] = [['/', database.root]];
+  for (let next = left.pop(); next !== undefined; next = left.pop()) {
+    const [path, node] = next;
+    yield encodeNode(path, node);
+    for (const [child, childNode] of node.children ?? []) left.push([joinPath(path, child), childNode]);
+  }
+  yield new JuteWriter().int(TAG_END).int(database.sessions.size).int(database.nodeCount).body();
 }
 
 function encodeNode(path: string, node: TreeNode): Buffer {
@@ -326,10 +359,10 @@ function encodeNode(path: string, node: TreeNode): Buffer {
 }
 
 /** @throws StoreCorruptError unless the snapshot is whole. */
-function readSnapshot(file: string): Database {
+function readSnapshot(disk: Disk, { file, zxid }: DataFile): { database: Database; size: number } {
   const database = new Database();
   let ended = false;
-  const { end, torn } = readRecordFile(file, 'snapshot', (record, offset) => {
+  const { end, torn } = readRecordFile(disk, file, 'snapshot', (record, offset) => {
     const r = new JuteReader(record);
     const tag = r.int();
     if (tag === TAG_BEGIN) {
@@ -347,7 +380,8 @@ function readSnapshot(file: string): Database {
     }
   });
   if (!ended || torn > 0) throw new StoreCorruptError(file, end, 'the snapshot is incomplete');
-  return database;
+  if (database.zxid !== zxid) throw new StoreCorruptError(file, 0, `holds transaction ${database.zxid}`);
+  return { database, size: end };
 }
 
 function decodeNode(r: JuteReader): TreeNode {

@@ -1,5 +1,5 @@
-import { type FileHandle, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { type Disk, type WritableFile, writeAll } from './disk.js';
 import { encodeBatch, FILE_HEADER_LENGTH, MAX_BATCH_BODY, newFileHeader } from './record-file.js';
 
 export interface LogEvents {
@@ -34,24 +34,36 @@ export class WriteAheadLog {
   readonly metrics = { batches: 0, bytes: 0, lastFsyncMilliseconds: 0 };
 
   private constructor(
-    private handle: FileHandle,
+    private readonly disk: Disk,
+    private file: WritableFile,
     private salt: Buffer,
     private position: number,
     private readonly options: LogOptions,
     private readonly events: LogEvents,
   ) {}
 
-  /** Goes on with an existing file, cut off at `end`. */
-  static async resume(file: string, salt: Buffer, end: number, options: LogOptions, events: LogEvents) {
-    const handle = await open(file, 'r+');
-    await handle.truncate(end);
-    if (options.fsync) await handle.sync();
-    return new WriteAheadLog(handle, salt, end, options, events);
+  /**
+   * Goes on with an existing file, cut off at `end`. The process that wrote it may have died before it made the file or its
+   * name durable, so both are done again.
+   */
+  static async resume(disk: Disk, path: string, salt: Buffer, end: number, options: LogOptions, events: LogEvents) {
+    const file = await disk.openToWrite(path);
+    try {
+      await file.truncate(end);
+      if (options.fsync) {
+        await file.sync();
+        await disk.syncFolder(dirname(path));
+      }
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+    return new WriteAheadLog(disk, file, salt, end, options, events);
   }
 
-  static async begin(file: string, options: LogOptions, events: LogEvents): Promise<WriteAheadLog> {
-    const { handle, salt } = await createLogFile(file, options.fsync);
-    return new WriteAheadLog(handle, salt, FILE_HEADER_LENGTH, options, events);
+  static async begin(disk: Disk, path: string, options: LogOptions, events: LogEvents): Promise<WriteAheadLog> {
+    const { file, salt } = await createLogFile(disk, path, options.fsync);
+    return new WriteAheadLog(disk, file, salt, FILE_HEADER_LENGTH, options, events);
   }
 
   /** Records appended so far. A record is durable when {@link LogEvents.onDurable} reports this count or a larger one. */
@@ -84,10 +96,14 @@ export class WriteAheadLog {
     this.start();
   }
 
-  /** Writes what waits, then closes the file. */
+  /** Writes what waits, marks the file as closed (record-file.ts), and closes it. */
   async close(): Promise<void> {
     while (this.running !== undefined) await this.running;
-    await this.handle.close();
+    try {
+      if (!this.failed) await this.writeBatch([]);
+    } finally {
+      await this.file.close();
+    }
   }
 
   private start(): void {
@@ -110,28 +126,32 @@ export class WriteAheadLog {
       if (this.nextFile !== undefined) {
         const name = this.nextFile();
         this.nextFile = undefined;
-        const { handle, salt } = await createLogFile(name, this.options.fsync);
-        await this.handle.close();
-        this.handle = handle;
+        const { file, salt } = await createLogFile(this.disk, name, this.options.fsync);
+        await this.file.close();
+        this.file = file;
         this.salt = salt;
         this.position = FILE_HEADER_LENGTH;
         continue;
       }
       const records = this.takeBatch();
-      const { buffers, length } = encodeBatch(this.salt, records);
-      await writeAll(this.handle, buffers, this.position);
-      this.position += length;
-      if (this.options.fsync) {
-        const start = performance.now();
-        await this.handle.datasync();
-        this.metrics.lastFsyncMilliseconds = performance.now() - start;
-      }
-      this.metrics.batches++;
-      this.metrics.bytes += length;
+      await this.writeBatch(records);
       this.durableCount += records.length;
       this.events.onDurable(this.durableCount);
       if (this.position >= this.options.fullSize) this.events.onFull();
     }
+  }
+
+  private async writeBatch(records: readonly Buffer[]): Promise<void> {
+    const { buffers, length } = encodeBatch(this.salt, records);
+    await writeAll(this.file, buffers, this.position);
+    this.position += length;
+    if (this.options.fsync) {
+      const start = performance.now();
+      await this.file.datasync();
+      this.metrics.lastFsyncMilliseconds = performance.now() - start;
+    }
+    this.metrics.batches++;
+    this.metrics.bytes += length;
   }
 
   private takeBatch(): Buffer[] {
@@ -146,44 +166,18 @@ export class WriteAheadLog {
   }
 }
 
-async function createLogFile(file: string, fsync: boolean): Promise<{ handle: FileHandle; salt: Buffer }> {
+async function createLogFile(disk: Disk, path: string, fsync: boolean): Promise<{ file: WritableFile; salt: Buffer }> {
   const { bytes, salt } = newFileHeader('log');
-  const handle = await open(file, 'w', 0o600);
+  const file = await disk.create(path);
   try {
-    await writeAll(handle, [bytes], 0);
+    await writeAll(file, [bytes], 0);
     if (fsync) {
-      await handle.sync();
-      await syncDirectory(dirname(file));
+      await file.sync();
+      await disk.syncFolder(dirname(path));
     }
   } catch (error) {
-    await handle.close();
+    await file.close();
     throw error;
   }
-  return { handle, salt };
-}
-
-/** Makes the names in a folder durable: those of files created, renamed or deleted. */
-export async function syncDirectory(directory: string): Promise<void> {
-  const handle = await open(directory, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-}
-
-/** Writes all buffers; a short write (a full disk, a signal) is followed by another, which then says what is wrong. */
-async function writeAll(handle: FileHandle, buffers: Buffer[], position: number): Promise<void> {
-  // writev takes at most IOV_MAX (1024) buffers.
-  for (let i = 0; i < buffers.length; i += 1024) {
-    const part = buffers.slice(i, i + 1024);
-    const wanted = part.reduce((sum, buffer) => sum + buffer.length, 0);
-    const { bytesWritten } = await handle.writev(part, position);
-    if (bytesWritten < wanted) {
-      const rest = Buffer.concat(part, wanted);
-      let done = bytesWritten;
-      while (done < wanted) done += (await handle.write(rest, done, wanted - done, position + done)).bytesWritten;
-    }
-    position += wanted;
-  }
+  return { file, salt };
 }
