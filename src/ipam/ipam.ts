@@ -1,11 +1,11 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import { MidonetError } from '../errors.js';
+import type { LeaseStore } from '../nsdb/lease-registry.js';
 import type { Store } from '../nsdb/store.js';
 import { readStateFolder, writeDurableStateFile } from '../state-file.js';
 import type { AddressPool } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
-import type { BlockStore } from './block-registry.js';
 import { PoolAllocator, type PoolUsage } from './pool-allocator.js';
 
 const MAINTENANCE_MS = 30_000;
@@ -13,7 +13,7 @@ const MAINTENANCE_MS = 30_000;
 const savedSchema = z.object({ blocks: z.array(z.string()) });
 
 export interface IpamOptions {
-  readonly store: BlockStore & Pick<Store, 'onState' | 'state'>;
+  readonly store: LeaseStore & Pick<Store, 'onState' | 'state'>;
   readonly hostId: string;
   /** Folder on disk, made if need be: one file a pool, with the blocks of this host. */
   readonly folder: string;

@@ -1,7 +1,8 @@
 import { ClosedError, InvalidInputError } from '../errors.js';
+import { LeaseRegistry, type LeaseStore, type OwnedLease } from '../nsdb/lease-registry.js';
 import { cidrContains, formatIp, type Ip, parseIp } from '../packet/ip.js';
 import type { AddressPool } from '../topology/types.js';
-import { BlockRegistry, type BlockStore, type OwnedBlock } from './block-registry.js';
+import { addressBlockSpace } from './address-block-space.js';
 import { AddressInUseError, PoolExhaustedError } from './errors.js';
 import { PoolLayout } from './pool-layout.js';
 
@@ -15,7 +16,7 @@ const LATE_MS = 30_000;
 export interface PoolAllocatorOptions {
   readonly pool: AddressPool;
   readonly hostId: string;
-  readonly store: BlockStore;
+  readonly store: LeaseStore;
   /** Blocks that belonged to this host when {@link PoolAllocatorOptions.saveBlocks} was last called. */
   readonly knownBlocks: readonly string[];
   /** Keeps the names of the host's blocks on disk, for a start without the NSDB. Durable when it returns. */
@@ -28,7 +29,7 @@ export interface PoolAllocatorOptions {
 
 interface Block {
   /** Undefined until the NSDB has confirmed that the block is this host's. */
-  owned: OwnedBlock | undefined;
+  owned: OwnedLease | undefined;
   /** Number of its addresses in use. */
   used: number;
   /** When an address of it was last released. */
@@ -57,7 +58,7 @@ export interface PoolUsage {
 export class PoolAllocator {
   readonly pool: AddressPool;
   readonly layout: PoolLayout;
-  readonly #registry: BlockRegistry;
+  readonly #registry: LeaseRegistry;
   readonly #options: PoolAllocatorOptions;
   readonly #blocks = new Map<string, Block>();
   readonly #used = new Set<string>();
@@ -80,7 +81,7 @@ export class PoolAllocator {
     this.#doubtedAt = options.now();
     this.pool = options.pool;
     this.layout = new PoolLayout(options.pool);
-    this.#registry = new BlockRegistry(options.store, options.hostId, options.pool.id, this.layout);
+    this.#registry = new LeaseRegistry(options.store, options.hostId, addressBlockSpace(options.pool.id, this.layout));
     this.#low = Math.max(1, Math.min(16, Math.floor(this.layout.blockCapacity / 4)));
     for (const name of options.knownBlocks) if (this.layout.isBlock(name)) this.#addBlock(name, undefined);
   }
@@ -164,7 +165,7 @@ export class PoolAllocator {
   }
 
   /** Take a block by name, or find that it is ours already. */
-  async #claim(name: string, signal?: AbortSignal): Promise<OwnedBlock | undefined> {
+  async #claim(name: string, signal?: AbortSignal): Promise<OwnedLease | undefined> {
     return (await this.#registry.take(name, signal)) ?? (await this.#registry.confirm(name, signal));
   }
 
@@ -242,7 +243,7 @@ export class PoolAllocator {
     );
   }
 
-  #regain(name: string, block: Block, owned: OwnedBlock): void {
+  #regain(name: string, block: Block, owned: OwnedLease): void {
     block.owned = owned;
     if (!block.lost) return;
     block.lost = false;
@@ -281,7 +282,7 @@ export class PoolAllocator {
         throw error;
       }
       const { owned } = block;
-      await this.#doubting(() => this.#registry.giveBack(owned, signal));
+      await this.#doubting(() => this.#registry.release(owned, signal));
     }
   }
 
@@ -369,7 +370,7 @@ export class PoolAllocator {
     return result;
   }
 
-  #addBlock(name: string, owned: OwnedBlock | undefined, lost = false): Block {
+  #addBlock(name: string, owned: OwnedLease | undefined, lost = false): Block {
     const block: Block = { owned, used: 0, releasedAt: this.#options.now(), lost };
     this.#blocks.set(name, block);
     for (const address of this.layout.addresses(name)) {

@@ -13,20 +13,30 @@ import type { Kind } from '../topology/types.js';
  *     /ports/SHARD/ID                    port
  *     /hosts/ID                          host
  *     /hosts/ID/ports/PORT               (empty) the ports bound to it
- *     /hosts/ID/blocks/POOL/BLOCK        (empty) the address blocks it owns
+ *     /hosts/ID/leases/SPACE/NAME        the path of a lease that is the host's; SPACE is POOL or DEVICE,ADDRESS
  *     /hosts/ID/alive                    ephemeral: its agent runs
  *     /tunnel-zones/ID                   tunnel zone
  *     /tunnel-zones/ID/hosts/HOST        {address}
  *     /address-pools/ID                  address pool
- *     /address-pools/ID/blocks/SHARD/BLOCK {hostId}: who owns the block; 4096 consecutive blocks share a shard
+ *     /address-pools/ID/blocks/SHARD/BLOCK {hostId}: lease of an address block; 4096 consecutive ones share a shard
+ *     /nat-blocks/DEVICE/ADDRESS/PORT    {hostId}: lease of the 64 source ports from PORT on, five digits
+ *     /missing-hosts/HOST                {change}: somebody saw that the host's agent does not run
  */
-export const ROOT_FOLDERS = ['/bridges', '/ports', '/hosts', '/tunnel-zones', '/address-pools'] as const;
+export const ROOT_FOLDERS = [
+  '/bridges',
+  '/ports',
+  '/hosts',
+  '/tunnel-zones',
+  '/address-pools',
+  '/nat-blocks',
+  '/missing-hosts',
+] as const;
 
 /** Folders made together with an object of a kind. */
 export const OBJECT_FOLDERS: Readonly<Record<Kind, readonly string[]>> = {
   bridge: ['ports', 'address-pools', 'hosts', 'macs', 'ips'],
   port: [],
-  host: ['ports', 'blocks'],
+  host: ['ports', 'leases'],
   'tunnel-zone': ['hosts'],
   'address-pool': ['blocks'],
 };
@@ -84,14 +94,24 @@ export function hostAlivePath(hostId: string): string {
   return `/hosts/${hostId}/alive`;
 }
 
-/** Blocks of a pool that belong to a host. */
-export function hostBlocksPath(hostId: string, poolId: string): string {
-  return `/hosts/${hostId}/blocks/${poolId}`;
+/** What a host has leased, in a folder for each lease space. */
+export function hostLeasesPath(hostId: string): string {
+  return `/hosts/${hostId}/leases`;
 }
 
-/** Owners of the blocks of one shard of a pool, see PoolLayout. */
+/** Leases of the blocks of one shard of a pool, see PoolLayout. */
 export function addressPoolBlocksPath(poolId: string, shardName: string): string {
   return `/address-pools/${poolId}/blocks/${shardName}`;
+}
+
+/** Leases of the source ports of an address (canonical text) that a device translates to. */
+export function natBlocksPath(deviceId: string, address: string): string {
+  return `/nat-blocks/${deviceId}/${address}`;
+}
+
+/** The mark that a host's agent was not running when somebody looked. */
+export function missingHostPath(hostId: string): string {
+  return `/missing-hosts/${hostId}`;
 }
 
 export function tunnelZoneMemberPath(zoneId: string, hostId: string): string {

@@ -16,7 +16,7 @@ import {
   bridgeHostPath,
   bridgePortPath,
   hostAlivePath,
-  hostBlocksPath,
+  hostLeasesPath,
   hostPortPath,
   hostPortsPath,
   ipPath,
@@ -26,6 +26,7 @@ import {
   ROOT_FOLDERS,
   tunnelZoneMemberPath,
 } from './layout.js';
+import { releaseHostLeases } from './leases.js';
 import { joinPath, parentPath } from './path.js';
 import {
   NodeError,
@@ -52,9 +53,6 @@ export type IpEntry = z.output<typeof ipEntrySchema>;
 /** A host that has exterior ports on a bridge, and the tunnel key under which it takes a flooded packet. */
 export const bridgeHostSchema = z.strictObject({ floodKey: z.int().positive() });
 export type BridgeHost = z.output<typeof bridgeHostSchema>;
-
-/** Which host an address block of a pool belongs to. */
-export const blockOwnerSchema = z.object({ hostId: z.string() });
 
 /** An object as read, with the version that {@link TopologyRepository.update} takes. */
 export interface Versioned<T> {
@@ -199,7 +197,7 @@ export class TopologyRepository {
 
   /**
    * Delete an object and what belongs to it: a bridge takes its ports and pools along, a host the ports that a front end
-   * of it has made, its bindings, memberships and address blocks, a tunnel zone the memberships of its hosts. Succeeds
+   * of it has made, its bindings, memberships and leases, a tunnel zone the memberships of its hosts. Succeeds
    * when there is no such object.
    * @throws ObjectInUseError for a host whose agent runs
    */
@@ -459,9 +457,9 @@ export class TopologyRepository {
       await this.empty(`${path}/hosts`, signal);
     } else if (kind === 'address-pool') {
       for (const hostId of await this.list('host', signal)) {
-        const blocks = hostBlocksPath(hostId, object.id);
-        await this.empty(blocks, signal);
-        await this.deleteIfThere(blocks, signal);
+        const leases = joinPath(hostLeasesPath(hostId), object.id);
+        await this.empty(leases, signal);
+        await this.deleteIfThere(leases, signal);
       }
       await this.empty(`${path}/blocks`, signal);
     }
@@ -476,44 +474,13 @@ export class TopologyRepository {
       await unlessNotFound('port', portId, this.modify('port', portId, unbind, signal));
       await this.deleteIfThere(hostPortPath(host.id, portId), signal);
     }
-    for (const poolId of await this.childrenOf(parentPath(hostBlocksPath(host.id, 'x'))!, signal)) {
-      await this.releaseBlocks(host.id, poolId, signal);
-    }
+    await releaseHostLeases(this.store, host.id, signal);
     for (const bridgeId of await this.list('bridge', signal)) {
       await this.deleteIfThere(bridgeHostPath(bridgeId, host.id), signal);
     }
     for (const zoneId of host.tunnelZoneIds) {
       await this.deleteIfThere(tunnelZoneMemberPath(zoneId, host.id), signal);
     }
-  }
-
-  /** Give back the blocks of a pool that belong to a host, whether or not the pool still exists. */
-  private async releaseBlocks(hostId: string, poolId: string, signal?: AbortSignal): Promise<void> {
-    const entries = hostBlocksPath(hostId, poolId);
-    const names = new Set(await this.childrenOf(entries, signal));
-    // Which shard a block is in follows from the address range, which is not known here.
-    const shards = `${objectPath('address-pool', poolId)}/blocks`;
-    for (const shardName of await this.childrenOf(shards, signal)) {
-      const folder = joinPath(shards, shardName);
-      for (const name of await this.childrenOf(folder, signal)) {
-        const path = joinPath(folder, name);
-        const node = names.has(name) ? await this.store.get(path, { signal }) : undefined;
-        if (node === undefined || decodeJson(blockOwnerSchema, node.data, path).hostId !== hostId) continue;
-        const operations: StoreOperation[] = [
-          { type: 'delete', path, version: node.stat.version },
-          { type: 'delete', path: joinPath(entries, name) },
-        ];
-        try {
-          await this.store.multi(operations, { signal });
-        } catch (error) {
-          if (!(error instanceof NodeNotFoundError)) throw error;
-        }
-        names.delete(name);
-      }
-    }
-    // Entries for blocks that are not the host's.
-    for (const name of names) await this.deleteIfThere(joinPath(entries, name), signal);
-    await this.deleteIfThere(entries, signal);
   }
 
   private async childrenOf(path: string, signal?: AbortSignal): Promise<string[]> {

@@ -204,6 +204,6 @@ export class FakeStore
 /** A tree with one host folder each and one pool, as TopologyRepository makes them. */
 export async function seedTree(tree: FakeTree, hostIds: readonly string[], poolIds: readonly string[]): Promise<void> {
   const store = new FakeStore(tree);
-  for (const id of hostIds) await store.ensure(`/hosts/${id}/blocks`);
+  for (const id of hostIds) await store.ensure(`/hosts/${id}/leases`);
   for (const id of poolIds) await store.ensure(`/address-pools/${id}/blocks`);
 }

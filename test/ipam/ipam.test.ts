@@ -75,7 +75,7 @@ async function setup(pool: AddressPool, hosts = 1): Promise<{ tree: FakeTree; ho
 const blockNodes = (tree: FakeTree) =>
   [...tree.nodes.keys()].filter((path) => /^\/address-pools\/[^/]+\/blocks\/\w+\/\w+$/.test(path));
 const indexNodes = (tree: FakeTree) =>
-  [...tree.nodes.keys()].filter((path) => /^\/hosts\/[^/]+\/blocks\/[^/]+\/\w+$/.test(path));
+  [...tree.nodes.keys()].filter((path) => /^\/hosts\/[^/]+\/leases\/[^/]+\/\w+$/.test(path));
 
 /** Lets background work run to its end. */
 async function settle(): Promise<void> {
@@ -111,7 +111,7 @@ test('asking whether there is an address takes nothing, and ends with the signal
   await t.notThrowsAsync(hosts[1].allocator.requireFree(), 'of its own blocks the NSDB knows');
   tree.nodes.delete(`/address-pools/${hosts[0].pool.id}/blocks`);
   await t.throwsAsync(hosts[0].allocator.requireFree(), { code: 'MN_NOT_FOUND', message: /pool/ });
-  tree.nodes.delete(`/hosts/${HOSTS[0]}/blocks`);
+  tree.nodes.delete(`/hosts/${HOSTS[0]}/leases`);
   await t.throwsAsync(hosts[0].allocator.requireFree(), { code: 'MN_NOT_FOUND', message: /host/ });
 });
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import { Ipam } from '../../src/ipam/ipam.js';
 import { EmbeddedServer } from '../../src/nsdb/embedded/server.js';
-import { addressPoolBlocksPath, hostBlocksPath } from '../../src/nsdb/layout.js';
+import { addressPoolBlocksPath, hostLeasesPath } from '../../src/nsdb/layout.js';
 import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { idFromName } from '../../src/topology/id.js';
@@ -64,7 +64,7 @@ test('hosts that share an NSDB: different addresses, blocks found again after a 
   const store = stores[0];
   const nodes = (await store.children(addressPoolBlocksPath(POOL.id, '000'))) ?? [];
   let indexed = 0;
-  for (const id of hostIds) indexed += ((await store.children(hostBlocksPath(id, POOL.id))) ?? []).length;
+  for (const id of hostIds) indexed += ((await store.children(`${hostLeasesPath(id)}/${POOL.id}`)) ?? []).length;
   t.is(indexed, nodes.length);
   t.is(
     hosts.reduce((sum, ipam) => sum + ipam.usage()[0].blocks, 0),

@@ -38,7 +38,7 @@ test.after.always(() => lab?.close());
 
 /** Blocks come when they are needed, and go after a while. */
 function withoutBlocks(inventory: Inventory): Inventory {
-  return { ...inventory, nsdb: inventory.nsdb.filter((path) => !path.includes('/blocks/')) };
+  return { ...inventory, nsdb: inventory.nsdb.filter((path) => !/\/(blocks|leases)\//.test(path)) };
 }
 
 /** Run `action`; afterwards everything must be as it was. Flows may take a while to become idle. */

@@ -340,7 +340,7 @@ async function oneSidedBlocks(paths: readonly string[]): Promise<string[]> {
   }
   const listed = new Set<string>();
   for (const path of paths) {
-    const [, hostId, pool, block] = /^\/hosts\/([^/]+)\/blocks\/([^/]+)\/([^/]+)$/.exec(path) ?? [];
+    const [, hostId, pool, block] = /^\/hosts\/([^/]+)\/leases\/([^/]+)\/([^/]+)$/.exec(path) ?? [];
     if (block !== undefined) listed.add(`${hostId} ${pool} ${block}`);
   }
   return [...held].filter((block) => !listed.has(block)).concat([...listed].filter((block) => !held.has(block)));

@@ -7,13 +7,14 @@ import {
   bridgeAddressPoolPath,
   bridgePortPath,
   hostAlivePath,
-  hostBlocksPath,
+  hostLeasesPath,
   hostPortPath,
   ipPath,
   macPath,
   objectPath,
   tunnelZoneMemberPath,
 } from '../../src/nsdb/layout.js';
+import { encodeLeaseEntry, leaseEntryPath, takeOperations } from '../../src/nsdb/leases.js';
 import { parentPath } from '../../src/nsdb/path.js';
 import { type Store, VersionConflictError } from '../../src/nsdb/store.js';
 import {
@@ -359,9 +360,7 @@ test('deleting takes along what belongs to the object, and leaves nothing', asyn
     cidr: '10.0.0.0/16',
     blockSize: 26,
   });
-  await store.ensure(`${hostBlocksPath(node.id, pool.id)}/10.0.0.0`);
-  await store.ensure(`/address-pools/${pool.id}/blocks/0`);
-  await store.create(`/address-pools/${pool.id}/blocks/0/10.0.0.0`, encodeJson({ hostId: node.id }));
+  await leaseBlock(store, node.id, pool.id, '0a000000');
   const ports = [];
   for (let i = 1; i <= 20; i++) {
     const mac = `02:00:00:00:01:${i.toString(16).padStart(2, '0')}`;
@@ -389,6 +388,15 @@ test('deleting takes along what belongs to the object, and leaves nothing', asyn
   t.deepEqual(shards(await allPaths(store)), before);
 });
 
+/** Make the lease of a block, and its folders. */
+async function leaseBlock(store: Store, hostId: string, poolId: string, block: string): Promise<void> {
+  const path = `${addressPoolBlocksPath(poolId, '000')}/${block}`;
+  const entryPath = leaseEntryPath(hostId, poolId, path);
+  await store.ensure(parentPath(path)!);
+  await store.ensure(parentPath(entryPath)!);
+  await store.multi(takeOperations(hostId, path, entryPath));
+}
+
 test('deleting a pool or a zone leaves nothing at the hosts', async (t) => {
   const { repository, store } = t.context;
   const blue = await bridge(repository);
@@ -400,7 +408,7 @@ test('deleting a pool or a zone leaves nothing at the hosts', async (t) => {
     cidr: '10.0.0.0/16',
     blockSize: 26,
   });
-  await store.ensure(`${hostBlocksPath(node.id, pool.id)}/10.0.0.0`);
+  await store.ensure(`${hostLeasesPath(node.id)}/${pool.id}/0a000000`);
   const zone = await repository.create('tunnel-zone', { id: randomUUID(), name: 'z', type: 'gre' });
   await repository.joinTunnelZone(zone.id, node.id, '192.0.2.1');
   await repository.delete('address-pool', pool.id);
@@ -474,18 +482,17 @@ test('a deleted host takes the ports that its front ends made along, and gives b
   });
   const lost = randomUUID();
   const shardFolder = addressPoolBlocksPath(pool.id, '000');
-  await store.ensure(shardFolder);
   for (const [block, owner] of [
     ['0a000000', node.id],
     ['0a000040', other.id],
     ['0a000080', node.id],
   ]) {
-    await store.create(`${shardFolder}/${block}`, encodeJson({ hostId: owner }));
-    await store.ensure(`${hostBlocksPath(owner, pool.id)}/${block}`);
+    await leaseBlock(store, owner, pool.id, block);
   }
   // Entries for a block that is another's, and of a pool that is gone.
-  await store.ensure(`${hostBlocksPath(node.id, pool.id)}/0a000040`);
-  await store.ensure(`${hostBlocksPath(node.id, lost)}/0a000000`);
+  const another = encodeLeaseEntry(`${shardFolder}/0a000040`);
+  await store.create(`${hostLeasesPath(node.id)}/${pool.id}/0a000040`, another);
+  await store.ensure(`${hostLeasesPath(node.id)}/${lost}/0a000000`);
   const port = (hostId: string, mac: string, address: string, owner?: string) =>
     repository.create('port', {
       id: randomUUID(),
@@ -507,7 +514,7 @@ test('a deleted host takes the ports that its front ends made along, and gives b
   t.is((await repository.get('port', plain.id))?.object.binding, undefined);
   t.is((await repository.get('port', elsewhere.id))?.object.binding?.hostId, other.id);
   t.deepEqual(await store.children(shardFolder), ['0a000040']);
-  t.deepEqual(await store.children(hostBlocksPath(other.id, pool.id)), ['0a000040']);
+  t.deepEqual(await store.children(`${hostLeasesPath(other.id)}/${pool.id}`), ['0a000040']);
   await t.notThrowsAsync(port(other.id, MAC, '10.0.0.1', 'cni'), 'its heir has its addresses');
 });
 
