@@ -1,5 +1,7 @@
 #!/usr/bin/env node
 // npm run demo | npm test | npm run bench | npm run vm: sets up what is missing, then does it.
+import { spawnSync } from 'node:child_process';
+import { constants } from 'node:os';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { callersFolder } from './job.mjs';
@@ -12,8 +14,11 @@ import { runTests } from './tests.mjs';
 const USAGE = `usage:
   npm run demo [-- ARGUMENTS]
   npm test [-- FILE... | FOLDER... | OPTIONS OF AVA]
-  npm run bench -- NAME [--json]
+  npm run bench -- NAME [--json] [--quick]
   npm run vm [-- [--timeout SECONDS] [--memory MB] [--cpus N] COMMAND ARGUMENTS...]`;
+
+/** Benchmarks of programs that need no kernel of their own: on this machine they have its disk and all its processors. */
+const HOST_BENCHES = new Set(['nsdb']);
 
 const checkout = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -22,17 +27,22 @@ async function main(/** @type {string[]} */ words) {
   const [what, ...rest] = words;
   switch (what) {
     case 'demo':
-      setUp([]);
+      setUp(kernelPackages());
       return runProgram('build/test/demo/demo.js', rest);
     case 'bench':
-      setUp([]);
+      if (rest.some((word) => HOST_BENCHES.has(word))) {
+        setUp(TEST_PACKAGES);
+        build();
+        return runHere([`${checkout}/build/test/bench/bench.js`, ...rest]);
+      }
+      setUp(kernelPackages());
       return runProgram('build/test/bench/bench.js', rest);
     case 'test':
-      setUp(TEST_PACKAGES);
+      setUp([...kernelPackages(), ...TEST_PACKAGES]);
       return runTests(checkout, rest);
     case 'vm': {
       const { command, options } = vmArguments(rest);
-      setUp([]);
+      setUp(kernelPackages());
       build();
       return runOnKernel(command, { checkout, folder: callersFolder(checkout), ...options });
     }
@@ -41,10 +51,15 @@ async function main(/** @type {string[]} */ words) {
   }
 }
 
+/** For what runs on a kernel with openvswitch. */
+function kernelPackages() {
+  return [...(onHost() ? ['kmod'] : VM_PACKAGES), ...RUNTIME_PACKAGES];
+}
+
 /** All but TypeScript. */
 function setUp(/** @type {string[]} */ packages) {
   checkNode(checkout);
-  installPackages([...BUILD_PACKAGES, ...(onHost() ? ['kmod'] : VM_PACKAGES), ...RUNTIME_PACKAGES, ...packages]);
+  installPackages([...BUILD_PACKAGES, ...packages]);
   installModules(checkout);
   buildNative(checkout);
 }
@@ -58,6 +73,12 @@ function build() {
 function runProgram(/** @type {string} */ path, /** @type {string[]} */ words) {
   build();
   return runOnKernel(['node', `${checkout}/${path}`, ...words], { checkout, folder: callersFolder(checkout) });
+}
+
+/** On this machine as it is: Ctrl-C reaches both, and the program decides. */
+function runHere(/** @type {string[]} */ words) {
+  const { status, signal } = spawnSync(process.execPath, words, { stdio: 'inherit' });
+  return status ?? 128 + constants.signals[signal ?? 'SIGKILL'];
 }
 
 /** The launcher's own options come before the command. */

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
-const JAR = '/usr/share/java/zookeeper.jar';
+export const JAR = '/usr/share/java/zookeeper.jar';
 export const JAVA = '/usr/bin/java';
 export const SERVER_CLASS = 'org.apache.zookeeper.server.quorum.QuorumPeerMain';
 
