@@ -96,6 +96,17 @@ export interface Watch {
   close(): void;
 }
 
+/** `node` undefined: there is none at `path` any more. Deletions are told from the leaves up, everything else from the root down. */
+export type TreeListener = (path: string, node: StoreNode | undefined) => void;
+
+export interface TreeOptions {
+  /**
+   * Called when everything that is there has been told, for the first time and after every re-reading. What the listener
+   * was told is then what the store held at one point of its order of changes.
+   */
+  readonly onCurrent?: () => void;
+}
+
 export interface EphemeralOptions {
   /** Told of every change of {@link EphemeralNode.state}. */
   readonly onState?: (state: EphemeralState, node: EphemeralNode) => void;
@@ -167,6 +178,14 @@ export interface Store {
   watchData(path: string, listener: (node: StoreNode | undefined) => void): Watch;
   /** The same for the sorted names of a node's children. */
   watchChildren(path: string, listener: (names: readonly string[] | undefined) => void): Watch;
+
+  /**
+   * Calls the listener for the node and every one below it, now and once per change: a change costs one message and one
+   * reading of the node that changed. Nodes need not exist. After a reconnect all are read again, and what differs from
+   * what was told is told, deletions included. Values in quick succession may be seen as one; those of a node never go back
+   * in time. The listener is not called during this call; {@link Watch.ready} settles when all that is there was told.
+   */
+  watchTree(path: string, listener: TreeListener, options?: TreeOptions): Watch;
 
   /** Keeps an ephemeral node, see {@link EphemeralNode}. */
   ephemeral(path: string, data: Uint8Array, options?: EphemeralOptions): EphemeralNode;

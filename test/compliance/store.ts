@@ -5,6 +5,7 @@
  * that is to see what another wrote calls `sync` first.
  */
 
+import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ExecutionContext, TestFn } from 'ava';
 import { ClosedError, InvalidInputError } from '../../src/errors.js';
@@ -52,6 +53,16 @@ export async function until(what: string, holds: () => boolean | Promise<boolean
     if (performance.now() > end) throw new Error(`it did not come about within ${limit} ms that ${what}`);
     await delay(5);
   }
+}
+
+/** What a server says to one of ZooKeeper's administrative words. */
+async function fourLetterWord(server: StoreServer, word: string): Promise<string> {
+  const colon = server.address.lastIndexOf(':');
+  const socket = connect(Number(server.address.slice(colon + 1)), server.address.slice(0, colon));
+  socket.end(word);
+  let answer = '';
+  for await (const chunk of socket) answer += chunk;
+  return answer;
 }
 
 /** What a test uses, closed when it ends. */
@@ -420,6 +431,265 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     t.deepEqual(seen, ['x', undefined]);
     t.is(store.state, 'closed');
     await t.throwsAsync(store.get('/e'), { instanceOf: ClosedError });
+  });
+
+  check('a tree tells every node from the root down, then every change', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    const told: string[] = [];
+    let current = 0;
+    const watch = store.watchTree('/t', (path, node) => told.push(`${path} ${text(node)}`), {
+      onCurrent: () => current++,
+    });
+    await watch.ready;
+    t.deepEqual(told, [], 'nothing is there');
+    const expected: string[] = [];
+    const step = async (changes: string[], change: () => Promise<unknown>) => {
+      await change();
+      expected.push(...changes);
+      await until(`${changes} are told`, () => told.length >= expected.length);
+      t.deepEqual(told, expected);
+    };
+    await step(['/t 1'], () => other.create('/t', bytes('1')));
+    await step(['/t/a 2'], () => other.create('/t/a', bytes('2')));
+    await step(['/t/a/b/c 4'], async () => {
+      expected.push('/t/a/b 3');
+      await other.multi([
+        { type: 'create', path: '/t/a/b', data: bytes('3') },
+        { type: 'create', path: '/t/a/b/c', data: bytes('4') },
+      ]);
+    });
+    await step(['/t/a/b 5'], () => store.set('/t/a/b', bytes('5')));
+    await step(['/t/e 6'], () => store.create('/t/e', bytes('6'), { ephemeral: true }));
+    await step(['/t/e undefined'], () => other.delete('/t/e'));
+    const late: string[] = [];
+    const second = other.watchTree('/t/a', (path, node) => late.push(`${path} ${text(node)}`));
+    t.is(late.length, 0, 'not called before watchTree returns');
+    await second.ready;
+    t.deepEqual(late, ['/t/a 2', '/t/a/b 5', '/t/a/b/c 4']);
+    await step(['/t/a/b/c undefined', '/t/a/b undefined'], async () => {
+      await other.multi([
+        { type: 'delete', path: '/t/a/b/c' },
+        { type: 'delete', path: '/t/a/b' },
+      ]);
+    });
+    await other.create('/elsewhere', NONE);
+    await other.create('/ta', NONE);
+    await step(['/t/a undefined'], () => other.delete('/t/a'));
+    await step(['/t undefined'], () => other.delete('/t'));
+    await step(['/t 7'], () => other.create('/t', bytes('7')));
+    t.is(current, 1);
+    watch.close();
+    await other.set('/t', bytes('8'));
+    await store.sync('/t');
+    await store.get('/t');
+    t.deepEqual(told, expected, 'a closed watch is silent');
+    t.is(store.metrics.tracked, 0);
+    second.close();
+  });
+
+  check('a change in a tree of thousands costs one event and one reading', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    await other.create('/t', NONE);
+    for (let shard = 0; shard < 20; shard++) {
+      await other.multi([
+        { type: 'create', path: `/t/${shard}`, data: NONE },
+        ...Array.from({ length: 150 }, (_, i) => ({
+          type: 'create' as const,
+          path: `/t/${shard}/${i}`,
+          data: bytes('0'),
+        })),
+      ]);
+    }
+    const content = new Map<string, string>();
+    const watch = store.watchTree('/t', (path, node) => {
+      t.true(path === '/t' || content.has(path.slice(0, path.lastIndexOf('/'))), path);
+      content.set(path, text(node)!);
+    });
+    await watch.ready;
+    t.is(content.size, 1 + 20 + 20 * 150);
+    const before = store.metrics;
+    await other.set('/t/7/77', bytes('1'));
+    await until('it is told', () => content.get('/t/7/77') === '1');
+    await other.create('/t/7/new', bytes('1'));
+    await until('it is told', () => content.get('/t/7/new') === '1');
+    t.is(store.metrics.watchEvents - before.watchEvents, 2);
+    t.is(store.metrics.watchReads - before.watchReads, 2);
+    watch.close();
+  });
+
+  check('a tree ends with what the store holds, whatever happens while it is read', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    await other.create('/t', bytes('0'));
+    const content = new Map<string, number>();
+    const last = new Map<string, number>();
+    let told = 0;
+    const listener = (path: string, node: StoreNode | undefined) => {
+      told++;
+      if (node === undefined) {
+        t.true(content.delete(path), `${path} was there`);
+        t.false(
+          [...content.keys()].some((other) => other.startsWith(`${path}/`)),
+          `nothing is left below ${path}`,
+        );
+      } else {
+        t.true(node.stat.mzxid > (last.get(path) ?? 0), `${path} does not go back in time`);
+        t.true(path === '/t' || content.has(path.slice(0, path.lastIndexOf('/'))), `the parent of ${path} is there`);
+        last.set(path, node.stat.mzxid);
+        content.set(path, node.stat.mzxid);
+      }
+    };
+    let watch: ReturnType<Store['watchTree']> | undefined;
+    const ignore = (error: unknown) => {
+      if (!(error instanceof Error && 'path' in error)) throw error;
+    };
+    for (let round = 0; round < 40; round++) {
+      const parent = `/t/${round % 5}`;
+      const work: Promise<unknown>[] = [
+        other.create(parent, bytes(`${round}`)),
+        ...Array.from({ length: 8 }, (_, i) => other.create(`${parent}/${i}`, bytes(`${round}`))),
+        other.set(`${parent}/${round % 8}`, bytes(`${-round}`)),
+      ];
+      if (round === 10) watch = store.watchTree('/t', listener);
+      if (round % 3 === 0) {
+        work.push(...Array.from({ length: 8 }, (_, i) => other.delete(`${parent}/${i}`)), other.delete(parent));
+        work.push(other.create(parent, bytes('again')), other.create(`${parent}/1`, bytes('again')));
+      }
+      await Promise.all(work.map((one) => one.catch(ignore)));
+    }
+    await watch!.ready;
+    const truth = new Map<string, number>();
+    const read = async (path: string) => {
+      truth.set(path, (await other.get(path))!.stat.mzxid);
+      for (const name of (await other.children(path))!) await read(`${path}/${name}`);
+    };
+    await read('/t');
+    await until('all is told', () => content.size === truth.size && [...truth].every(([p, z]) => content.get(p) === z));
+    t.true(told > truth.size);
+    watch!.close();
+  });
+
+  for (const loss of ['the connection', 'the session'] as const) {
+    check(`after the loss of ${loss} a tree tells what differs, and nothing else`, async (t, bench) => {
+      const [proxy, other] = [await bench.proxy(), bench.store()];
+      const store = bench.store({ sessionTimeout: loss === 'the session' ? 1000 : 20_000 }, proxy.address);
+      await store.create('/mine', NONE, { ephemeral: true });
+      for (const path of ['/t', '/t/same', '/t/same/same', '/t/gone', '/t/gone/too', '/t/changed', '/t/again']) {
+        await other.create(path, bytes('1'));
+      }
+      await other.create('/t/again/old', bytes('1'));
+      const told: string[] = [];
+      let current = 0;
+      const watch = store.watchTree('/t', (path, node) => told.push(`${path} ${text(node)}`), {
+        onCurrent: () => current++,
+      });
+      await watch.ready;
+      t.is(told.length, 8);
+      told.length = 0;
+      proxy.cut();
+      await until('the client knows', () => store.state === 'disconnected');
+      await other.delete('/t/gone/too');
+      await other.delete('/t/gone');
+      await other.set('/t/changed', bytes('2'));
+      await other.delete('/t/again/old');
+      await other.delete('/t/again');
+      await other.create('/t/again', bytes('3'));
+      await other.create('/t/again/new', bytes('3'));
+      if (loss === 'the session') await until('it is over', async () => (await other.exists('/mine')) === undefined);
+      proxy.pass();
+      await until('it is read again', () => current === 2);
+      t.deepEqual(
+        told.filter((line) => line.startsWith('/t/gone')),
+        ['/t/gone/too undefined', '/t/gone undefined'],
+      );
+      t.deepEqual(told.slice().sort(), [
+        '/t/again 3',
+        '/t/again/new 3',
+        '/t/again/old undefined',
+        '/t/changed 2',
+        '/t/gone undefined',
+        '/t/gone/too undefined',
+      ]);
+      t.is(store.metrics.sessionsLost, loss === 'the session' ? 1 : 0);
+      await other.set('/t/same/same', bytes('4'));
+      await until('the watch is set again', () => told.at(-1) === '/t/same/same 4');
+      watch.close();
+    });
+  }
+
+  check('all kinds of watches on one path work side by side', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    const seen = { data: '', children: '', tree: '' };
+    const open = {
+      data: () =>
+        store.watchData('/p', (node) => {
+          seen.data = `${text(node)}`;
+        }),
+      children: () =>
+        store.watchChildren('/p', (names) => {
+          seen.children = `${names}`;
+        }),
+      tree: () =>
+        store.watchTree('/p', (path, node) => {
+          seen.tree = `${path} ${text(node)}`;
+        }),
+    };
+    const kinds = ['data', 'children', 'tree'] as const;
+    for (const order of [kinds, kinds.toReversed()]) {
+      const watches = order.map((kind) => ({ kind, watch: open[kind]() }));
+      await Promise.all(watches.map(({ watch }) => watch.ready));
+      for (const [round, left] of [kinds, kinds, kinds.filter((kind) => kind !== 'tree'), ['tree']].entries()) {
+        for (const one of watches) {
+          if (!left.some((kind) => kind === one.kind)) one.watch.close();
+        }
+        if (round === 3) {
+          const again = open.tree();
+          watches.push({ kind: 'tree', watch: again });
+          await again.ready;
+        }
+        for (const value of ['1', '2']) {
+          if (value === '1') await other.create('/p', bytes('1'));
+          else await other.set('/p', bytes(value));
+          if (left.includes('data')) await until('data are told', () => seen.data === value);
+          if (left.includes('tree')) await until('the tree is told', () => seen.tree === `/p ${value}`);
+        }
+        await other.create('/p/child', NONE);
+        if (left.includes('children')) await until('children are told', () => seen.children === 'child');
+        if (left.includes('tree')) await until('the child is told', () => seen.tree === '/p/child ');
+        await other.delete('/p/child');
+        if (left.includes('children')) await until('children are told', () => seen.children === '');
+        await other.delete('/p');
+        if (left.includes('data')) await until('the end is told', () => seen.data === 'undefined');
+        if (left.includes('children')) await until('the end is told', () => seen.children === 'undefined');
+        if (left.includes('tree')) await until('the end is told', () => seen.tree === '/p undefined');
+      }
+      for (const { watch } of watches) watch.close();
+      t.is(store.metrics.tracked, 0);
+    }
+  });
+
+  check('the server keeps no watch that nobody wants', async (t, bench) => {
+    const store = bench.store();
+    const watches = async () => Number(/zk_watch_count\t(\d+)/.exec(await fourLetterWord(bench.server, 'mntr'))![1]);
+    const before = await watches();
+    await store.create('/there', NONE);
+    const open = () => [
+      store.watchTree('/there', () => {}),
+      store.watchTree('/absent', () => {}),
+      ...['/there', '/absent', '/other'].flatMap((path) => [
+        store.watchData(path, () => {}),
+        store.watchChildren(path, () => {}),
+      ]),
+    ];
+    for (const wait of [true, false]) {
+      const opened = open();
+      if (wait) {
+        await Promise.all(opened.map(({ ready }) => ready));
+        t.true((await watches()) >= before + 4);
+      }
+      for (const watch of opened) watch.close();
+      await until('they are taken back', async () => (await watches()) === before);
+    }
+    t.is(store.metrics.disconnects, 0);
   });
 
   check('a session is taken up again after the connection was cut', async (t, bench) => {

@@ -13,6 +13,7 @@ import { FROZEN_PATH } from '../freeze.js';
 import { pathFault } from '../path.js';
 import { JuteReader, JuteWriter, NO_SESSION, WireProtocolError } from '../protocol/jute.js';
 import {
+  AddWatchMode,
   type ConnectRequest,
   DEFAULT_MAX_REQUEST,
   Err,
@@ -24,6 +25,7 @@ import {
   readConnectRequest,
   readMultiHeader,
   SYNC_CONNECTED,
+  WatcherType,
   writeAcls,
   writeConnectResponse,
   writeMultiHeader,
@@ -38,7 +40,7 @@ import { MAX_BATCH_BODY } from './record-file.js';
 import { SessionClock } from './session-clock.js';
 import { Storage } from './storage.js';
 import type { Change } from './transaction.js';
-import { WatchTable } from './watch-table.js';
+import { type WatchKind, WatchTable } from './watch-table.js';
 
 export interface EmbeddedServerOptions {
   /** TCP (port 0: any free one) or a Unix socket, which only root and the socket's owner may use. */
@@ -98,7 +100,12 @@ const MAX_END_LENGTH = 1024 * 1024;
 const MAX_MAX_REQUEST = MAX_BATCH_BODY / 2;
 /** `sun_path` of unix(7) without its end; Node.js would cut a longer one off. */
 const MAX_SOCKET_PATH = 107;
-const FOUR_LETTER_WORDS = new Set(['ruok', 'srvr', 'stat', 'mntr', 'isro']);
+const FOUR_LETTER_WORDS = new Set(['ruok', 'srvr', 'stat', 'mntr', 'isro', 'wchs']);
+const WATCH_KINDS: ReadonlyMap<number, readonly WatchKind[]> = new Map<number, WatchKind[]>([
+  [WatcherType.children, ['children']],
+  [WatcherType.data, ['data']],
+  [WatcherType.any, ['data', 'children', 'persistent', 'recursive']],
+]);
 
 export class EmbeddedServer {
   private readonly database: Database;
@@ -509,8 +516,14 @@ export class EmbeddedServer {
       case Op.multi:
         return this.multi(connection, session, xid, r);
       case Op.setWatches:
-        this.setWatches(connection, r);
+      case Op.setWatches2:
+        this.setWatches(connection, r, op === Op.setWatches2);
         return this.reply(connection, xid, Err.ok);
+      case Op.addWatch:
+        return this.addWatch(connection, xid, r);
+      case Op.checkWatches:
+      case Op.removeWatches:
+        return this.findWatches(connection, xid, r, op === Op.removeWatches);
       case Op.auth: {
         r.int();
         const scheme = r.string();
@@ -642,9 +655,14 @@ export class EmbeddedServer {
   }
 
   /** A client that came back sets its watches again; what changed after the zxid it saw last fires at once. */
-  private setWatches(connection: ClientConnection, r: JuteReader): void {
+  private setWatches(connection: ClientConnection, r: JuteReader, withPersistent: boolean): void {
     const seen = r.long();
     const [data, exist, child] = [r.strings(), r.strings(), r.strings()];
+    if (withPersistent) {
+      // These never fire at once: who watches a tree reads it again.
+      for (const path of r.strings()) this.watches.add('persistent', path, connection);
+      for (const path of r.strings()) this.watches.add('recursive', path, connection);
+    }
     for (const path of data) {
       const node = this.database.find(path);
       if (node === undefined) this.sendEvent(connection, EventType.deleted, path);
@@ -663,6 +681,26 @@ export class EmbeddedServer {
     }
   }
 
+  /** The answer to addWatch is a code of its own, beside the one of every answer. */
+  private addWatch(connection: ClientConnection, xid: number, r: JuteReader): void {
+    const path = r.string();
+    const mode = r.int();
+    const known = mode === AddWatchMode.persistent || mode === AddWatchMode.persistentRecursive;
+    if (!known || pathFault(path) !== undefined) return this.reply(connection, xid, Err.badArguments);
+    this.watches.add(mode === AddWatchMode.persistent ? 'persistent' : 'recursive', path, connection);
+    this.reply(connection, xid, Err.ok, (w) => w.int(Err.ok));
+  }
+
+  private findWatches(connection: ClientConnection, xid: number, r: JuteReader, remove: boolean): void {
+    const path = r.string();
+    const kinds = WATCH_KINDS.get(r.int());
+    if (kinds === undefined) return this.reply(connection, xid, Err.badArguments);
+    const found = kinds.filter((kind) =>
+      remove ? this.watches.remove(kind, path, connection) : this.watches.has(kind, path, connection),
+    );
+    this.reply(connection, xid, found.length > 0 ? Err.ok : Err.noWatcher);
+  }
+
   // Administrative words
 
   private answerFourLetterWord(connection: ClientConnection, chunk: Buffer): boolean {
@@ -679,6 +717,10 @@ export class EmbeddedServer {
         return this.failed ? '' : 'imok';
       case 'isro':
         return 'rw';
+      case 'wchs': {
+        const { watchers, paths, count } = this.watches;
+        return `${watchers} connections watching ${paths} paths\nTotal watches:${count}\n`;
+      }
       case 'mntr':
         return [
           'zk_version\tmidonet-embedded',

@@ -20,9 +20,12 @@ export const Op = {
   check: 13,
   multi: 14,
   create2: 15,
+  checkWatches: 17,
+  removeWatches: 18,
   auth: 100,
   setWatches: 101,
   setWatches2: 105,
+  addWatch: 106,
   closeSession: -11,
   /** In the answer to a multi: a part that failed. */
   error: -1,
@@ -49,9 +52,16 @@ export const Err = {
   notReadOnly: -119,
   /** Whoever does not authenticate first is sent away (SESSIONCLOSEDREQUIRESASLAUTH, also where SASL plays no part). */
   authRequired: -124,
+  noWatcher: -121,
 } as const;
 
 export const EventType = { created: 1, deleted: 2, dataChanged: 3, childrenChanged: 4 } as const;
+
+/** Of addWatch: for a node and the list of its children, or for a node and all below it. */
+export const AddWatchMode = { persistent: 0, persistentRecursive: 1 } as const;
+
+/** Of checkWatches and removeWatches: one-shot watches of a kind, or every watch of the path. */
+export const WatcherType = { children: 1, data: 2, any: 3 } as const;
 
 /** State in every watch event that tells of a node. */
 export const SYNC_CONNECTED = 3;

@@ -10,6 +10,7 @@ import { checkPath, parentPath } from '../path.js';
 import { JuteReader, JuteWriter, NO_SESSION, WireProtocolError } from '../protocol/jute.js';
 import {
   type Acl,
+  AddWatchMode,
   CREATOR_ACL,
   CreateFlag,
   DEFAULT_MAX_REQUEST,
@@ -19,6 +20,7 @@ import {
   Op,
   PASSWORD_LENGTH,
   readStat,
+  WatcherType,
   writeAcls,
   writeMultiHeader,
   Xid,
@@ -42,12 +44,15 @@ import {
   type StoreState,
   StoreUnavailableError,
   type Tls,
+  type TreeListener,
+  type TreeOptions,
   type Watch,
 } from '../store.js';
 import { type ConnectString, parseConnectString } from './connect-string.js';
 import { Fifo } from './fifo.js';
 import { errorOf, readMultiReply } from './replies.js';
 import { type TrackedValue, Tracker, type WatchKind } from './tracker.js';
+import { type TreeSource, TreeTracker } from './tree-tracker.js';
 import { HandshakeRefusedError, nameOf, resolveTargets, WireConnection } from './wire-connection.js';
 
 export interface ZookeeperStoreOptions {
@@ -76,7 +81,9 @@ export interface ZookeeperStoreMetrics {
   sessionsLost: number;
   requests: number;
   watchEvents: number;
-  /** Calls under way or waiting, and paths watched, now. */
+  /** Readings made for watches. */
+  watchReads: number;
+  /** Calls under way or waiting, and paths and trees watched, now. */
   pending: number;
   tracked: number;
 }
@@ -139,6 +146,8 @@ export class ZookeeperStore implements Store {
   private refusal: CredentialsRefusedError | undefined;
   private readonly acls: readonly Acl[];
   private readonly trackers = { data: new Map<string, Tracker>(), children: new Map<string, Tracker>() };
+  /** By the path at the server. */
+  private readonly trees = new Map<string, Set<TreeTracker>>();
   private readonly ephemerals = new Set<KeptEphemeralNode>();
   private readonly listeners = new Set<(event: StoreEvent) => void>();
   private readonly closing = new AbortController();
@@ -151,6 +160,7 @@ export class ZookeeperStore implements Store {
     sessionsLost: 0,
     requests: 0,
     watchEvents: 0,
+    watchReads: 0,
   };
 
   /** Begins to connect; calls made meanwhile wait. @throws InvalidInputError on options that make no sense. */
@@ -181,7 +191,7 @@ export class ZookeeperStore implements Store {
   }
 
   get metrics(): ZookeeperStoreMetrics {
-    const tracked = this.trackers.data.size + this.trackers.children.size;
+    const tracked = this.trackers.data.size + this.trackers.children.size + this.allTrees().length;
     return { ...this.counters, pending: this.pending, tracked };
   }
 
@@ -298,6 +308,59 @@ export class ZookeeperStore implements Store {
     return this.track('children', path, (value) => listener(value as readonly string[] | undefined));
   }
 
+  watchTree(path: string, listener: TreeListener, options: TreeOptions = {}): Watch {
+    if (this.closed !== undefined) throw new ClosedError('store');
+    const absolute = this.absolute(path);
+    const tree: TreeTracker = new TreeTracker(
+      absolute,
+      this.treeSource,
+      (changed, node) => listener(this.strip(changed), node),
+      options,
+      (error) => this.notice('warn', 'could not read a watched tree', { path, error: error.message }),
+      () => this.forgetTree(tree),
+    );
+    const trees = this.trees.get(absolute);
+    if (trees === undefined) this.trees.set(absolute, new Set([tree]));
+    else trees.add(tree);
+    if (this.connection !== undefined) tree.restart();
+    return tree;
+  }
+
+  private forgetTree(tree: TreeTracker): void {
+    const trees = this.trees.get(tree.path);
+    if (!trees?.delete(tree) || trees.size > 0) return;
+    this.trees.delete(tree.path);
+    this.removeWatches(tree.path, WatcherType.any);
+    this.refreshTrackers(tree.path);
+  }
+
+  /**
+   * Before version 3.9 Apache ZooKeeper keeps one mode for all that a client watches of a path, so a recursive watch
+   * replaces a one-shot one and the other way round. Where a tree begins, a watch of the node's data makes do with the
+   * tree's events, and one of its children is left after the tree's.
+   */
+  private refreshTrackers(path: string): void {
+    if (this.connection === undefined) return;
+    this.trackers.data.get(path)?.refresh();
+    this.trackers.children.get(path)?.refresh();
+  }
+
+  private readonly treeSource: TreeSource = {
+    arm: (path, fail) => {
+      const frame = start(Op.addWatch).string(path).int(AddWatchMode.persistentRecursive).frame();
+      this.ask('watch', path, frame, () => {}, fail);
+      this.refreshTrackers(path);
+    },
+    readNode: (path, done, fail) => {
+      const frame = start(Op.getData).string(path).bool(false).frame();
+      this.ask('get', path, frame, (err, r) => done(err === Err.noNode ? undefined : readNode(r)), fail);
+    },
+    readChildren: (path, done, fail) => {
+      const frame = start(Op.getChildren).string(path).bool(false).frame();
+      this.ask('children', path, frame, (err, r) => done(err === Err.noNode ? undefined : r.strings()), fail);
+    },
+  };
+
   ephemeral(path: string, data: Uint8Array, options: EphemeralOptions = {}): EphemeralNode {
     const onError = (error: Error) =>
       this.notice('warn', 'could not keep an ephemeral node', { path, error: error.message });
@@ -326,6 +389,7 @@ export class ZookeeperStore implements Store {
         (error) => this.notice('warn', 'could not read a watched node', { path, error: error.message }),
         () => {
           if (this.trackers[kind].get(absolute) === created) this.trackers[kind].delete(absolute);
+          this.disarm(kind, absolute, created);
         },
       );
       tracker = created;
@@ -335,6 +399,28 @@ export class ZookeeperStore implements Store {
       return watch;
     }
     return tracker.subscribe(listener);
+  }
+
+  /** Takes back the watch of a path that nobody wants to hear of any more. */
+  private disarm(kind: WatchKind, path: string, { arming }: Tracker): void {
+    if (arming === 'present' && kind === 'children') {
+      if (!this.trackers.children.has(path)) this.removeWatches(path, WatcherType.children);
+    } else if (arming !== 'unarmed') {
+      // What waits for a node that is not there has left a watch of data, whatever it is for.
+      const shared = this.trackers.data.has(path) || this.trackers.children.has(path) || this.trees.has(path);
+      if (!shared) this.removeWatches(path, WatcherType.data);
+    }
+  }
+
+  /** That the watch has fired meanwhile, so that there is none, is as good. */
+  private removeWatches(path: string, type: number): void {
+    if (this.connection === undefined || this.closed !== undefined) return;
+    const frame = start(Op.removeWatches).string(path).int(type).frame();
+    const onError = (error: Error) => {
+      if (error instanceof ConnectionLost || error instanceof ClosedError) return;
+      this.notice('warn', 'could not take a watch back', { path, error: error.message });
+    };
+    this.ask('unwatch', path, frame, () => {}, onError);
   }
 
   /** Reads so that a watch is left whether the node is there or not. */
@@ -365,6 +451,10 @@ export class ZookeeperStore implements Store {
       this.trackers.data.get(path)?.refresh();
       this.trackers.children.get(path)?.refresh();
     }
+    if (this.trees.size === 0 || type === EventType.childrenChanged) return;
+    for (let at: string | undefined = path; at !== undefined; at = parentPath(at)) {
+      for (const tree of this.trees.get(at) ?? []) tree.onEvent(type, path);
+    }
   }
 
   /** After a reconnect: lets the server tell what changed since the last zxid seen, instead of reading everything. */
@@ -379,6 +469,8 @@ export class ZookeeperStore implements Store {
     };
     for (const trackers of [this.trackers.data, this.trackers.children]) {
       for (const tracker of trackers.values()) {
+        // Read again by the tree.
+        if (this.trees.has(tracker.path)) continue;
         if (tracker.arming === 'unarmed') {
           tracker.refresh();
           continue;
@@ -391,6 +483,11 @@ export class ZookeeperStore implements Store {
       }
     }
     flush();
+    for (const tree of this.allTrees()) tree.restart();
+  }
+
+  private allTrees(): TreeTracker[] {
+    return [...this.trees.values()].flatMap((trees) => [...trees]);
   }
 
   // Requests
@@ -500,26 +597,53 @@ export class ZookeeperStore implements Store {
         reject(new ConnectionLost());
         return;
       }
-      const request: Request = {
-        operation,
-        path,
-        frame: this.readFrame(op, path, true),
-        isWrite: false,
-        internal: true,
-        settled: false,
-        sent: false,
-        xid: 0,
-        onReply: (err, r) => {
-          request.settled = true;
-          settleReply(resolve, reject, operation, path, err, r, decode);
-        },
-        fail: (error) => {
-          request.settled = true;
+      const absolute = this.absolute(path);
+      const watch = op === Op.getChildren || !this.trees.has(absolute);
+      const frame = start(op).string(absolute).bool(watch).frame();
+      const done = (err: number, r: JuteReader) => {
+        try {
+          resolve(decode(err, r));
+        } catch (error) {
           reject(error);
-        },
+        }
       };
-      this.transmit(request);
+      this.ask(operation, path, frame, done, reject);
     });
+  }
+
+  /**
+   * A request of the client's own, while there is a connection. `done` is called as the answer arrives, before anything
+   * that arrives later is looked at.
+   */
+  private ask(
+    operation: string,
+    path: string,
+    frame: Buffer,
+    done: (err: number, r: JuteReader) => void,
+    fail: (error: Error) => void,
+  ): void {
+    const request: Request = {
+      operation,
+      path,
+      frame,
+      isWrite: false,
+      internal: true,
+      settled: false,
+      sent: false,
+      xid: 0,
+      onReply: (err, r) => {
+        request.settled = true;
+        const error = failureOf(operation, path, err);
+        if (error === undefined) done(err, r);
+        else fail(error);
+      },
+      fail: (error) => {
+        request.settled = true;
+        fail(error);
+      },
+    };
+    if (operation !== 'watch' && operation !== 'unwatch') this.counters.watchReads++;
+    this.transmit(request);
   }
 
   private transmit(request: Request): void {
@@ -619,6 +743,7 @@ export class ZookeeperStore implements Store {
     for (const trackers of [this.trackers.data, this.trackers.children]) {
       for (const tracker of trackers.values()) tracker.arming = 'unarmed';
     }
+    for (const tree of this.allTrees()) tree.distrust();
   }
 
   /** Connects and takes up the session, or a new one. Resolves when connected, to a promise of why that ended. */
@@ -704,6 +829,7 @@ export class ZookeeperStore implements Store {
   private disconnected(): void {
     this.connection = undefined;
     this.counters.disconnects++;
+    for (const tree of this.allTrees()) tree.disconnected();
     if (this.currentState === 'connected') this.currentState = 'disconnected';
     // Nothing was queued while there was a connection, so what is asked again comes first.
     for (const request of this.unanswered.takeAll()) {
@@ -757,6 +883,7 @@ export class ZookeeperStore implements Store {
       for (const tracker of [...trackers.values()]) tracker.close();
       trackers.clear();
     }
+    for (const tree of this.allTrees()) tree.close();
     // Answers to what was asked before the end of the session come before the answer to that.
     if (this.connection !== undefined) await this.endSession();
     this.currentState = 'closed';
@@ -813,9 +940,9 @@ function settleReply<T>(
   r: JuteReader,
   decode: (err: number, r: JuteReader) => T,
 ): void {
-  const isRead = operation === 'get' || operation === 'exists' || operation === 'children';
-  if (err !== Err.ok && !(isRead && err === Err.noNode)) {
-    reject(errorOf(err, operation, path));
+  const failure = failureOf(operation, path, err);
+  if (failure !== undefined) {
+    reject(failure);
     return;
   }
   try {
@@ -823,6 +950,15 @@ function settleReply<T>(
   } catch (error) {
     reject(error);
   }
+}
+
+/** What went wrong, unless the answer is what was asked for, or that there is nothing of the kind. */
+function failureOf(operation: string, path: string, err: number): Error | undefined {
+  if (err === Err.ok) return undefined;
+  const isRead = operation === 'get' || operation === 'exists' || operation === 'children';
+  if (isRead && err === Err.noNode) return undefined;
+  if (operation === 'unwatch' && err === Err.noWatcher) return undefined;
+  return errorOf(err, operation, path);
 }
 
 function readNode(r: JuteReader): StoreNode {

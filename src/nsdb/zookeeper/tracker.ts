@@ -43,6 +43,7 @@ export class Tracker {
     /** Whether an error means that the connection is gone: the reading is repeated at the next {@link refresh}. */
     private readonly isConnectionLoss: (error: unknown) => boolean,
     private readonly onError: (error: Error) => void,
+    /** Nobody listens: told at once, and again if a reading that was under way then has left a watch. */
     private readonly onUnused: () => void,
   ) {}
 
@@ -104,7 +105,11 @@ export class Tracker {
   private onValue(value: TrackedValue): void {
     this.reading = false;
     this.retryDelay = RETRY_MIN;
-    if (this.subscribers.size === 0) return;
+    if (this.subscribers.size === 0) {
+      this.arming = value === undefined ? 'absent' : 'present';
+      this.onUnused();
+      return;
+    }
     if (this.dirty) {
       this.refresh();
     } else {
