@@ -19,6 +19,7 @@ export const ERROR_CODES = {
   MN_NAMESPACE: 'a network namespace does not exist or cannot be entered',
   MN_INTERFACE_EXISTS: 'an interface of that name exists already',
   MN_POOL_EXHAUSTED: 'an address pool has no free address',
+  MN_NAT_EXHAUSTED: 'no block of source ports of an address is free',
   MN_ADDRESS_IN_USE: 'the address asked for is taken',
   MN_TIMEOUT: 'the operation did not end in the time allowed',
   MN_CLOSED: 'the object has been closed',

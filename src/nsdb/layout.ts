@@ -104,9 +104,19 @@ export function addressPoolBlocksPath(poolId: string, shardName: string): string
   return `/address-pools/${poolId}/blocks/${shardName}`;
 }
 
-/** Leases of the source ports of an address (canonical text) that a device translates to. */
+/** Leases of the source ports of all addresses that a device translates to. */
+export function deviceNatBlocksPath(deviceId: string): string {
+  return `/nat-blocks/${deviceId}`;
+}
+
+/** Leases of the source ports of one of them; `address` in canonical text. */
 export function natBlocksPath(deviceId: string, address: string): string {
   return `/nat-blocks/${deviceId}/${address}`;
+}
+
+/** The name of those leases among a host's. */
+export function natSpaceId(deviceId: string, address: string): string {
+  return `${deviceId},${address}`;
 }
 
 /** The mark that a host's agent was not running when somebody looked. */

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { decodeJson, encodeJson } from './json.js';
-import { hostLeasesPath } from './layout.js';
+import { deviceNatBlocksPath, hostLeasesPath, natBlocksPath, natSpaceId } from './layout.js';
 import { joinPath, nodeName } from './path.js';
 import {
   NodeNotEmptyError,
@@ -94,21 +94,28 @@ export async function releaseHostLeases(
   }
 }
 
-/** Release every lease in a folder, whoever has it, and delete the folder: what it belongs to is being deleted. */
-export async function releaseLeasesIn(
+/** Release every NAT block of a device, whoever has it, and delete their folders: the device is being deleted. */
+export async function releaseNatBlocks(
   store: Pick<Store, 'get' | 'children' | 'delete' | 'multi'>,
-  folder: string,
-  spaceId: string,
+  deviceId: string,
   signal?: AbortSignal,
 ): Promise<void> {
-  for (const name of (await store.children(folder, { signal })) ?? []) {
-    const path = joinPath(folder, name);
-    const node = await store.get(path, { signal });
-    if (node === undefined) continue;
-    const { hostId } = decodeJson(leaseSchema, node.data, path);
-    await releaseLease(store, path, leaseEntryPath(hostId, spaceId, path), node.stat.version, signal);
+  const device = deviceNatBlocksPath(deviceId);
+  const addresses = await store.children(device, { signal });
+  if (addresses === undefined) return;
+  for (const address of addresses) {
+    const folder = natBlocksPath(deviceId, address);
+    for (const name of (await store.children(folder, { signal })) ?? []) {
+      const path = joinPath(folder, name);
+      const node = await store.get(path, { signal });
+      if (node === undefined) continue;
+      const { hostId } = decodeJson(leaseSchema, node.data, path);
+      const entryPath = leaseEntryPath(hostId, natSpaceId(deviceId, address), path);
+      await releaseLease(store, path, entryPath, node.stat.version, signal);
+    }
+    await deleteIfEmpty(store, folder, signal);
   }
-  await deleteIfEmpty(store, folder, signal);
+  await deleteIfEmpty(store, device, signal);
 }
 
 async function deleteIfThere(store: Pick<Store, 'delete'>, path: string, signal?: AbortSignal): Promise<void> {

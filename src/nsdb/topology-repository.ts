@@ -26,7 +26,7 @@ import {
   ROOT_FOLDERS,
   tunnelZoneMemberPath,
 } from './layout.js';
-import { releaseHostLeases } from './leases.js';
+import { releaseHostLeases, releaseNatBlocks } from './leases.js';
 import { joinPath, parentPath } from './path.js';
 import {
   NodeError,
@@ -445,6 +445,7 @@ export class TopologyRepository {
         await this.deleteIfThere(`${path}/ports/${shardName}`, signal);
       }
       for (const table of ['hosts', 'macs', 'ips']) await this.empty(`${path}/${table}`, signal);
+      await releaseNatBlocks(this.store, object.id, signal);
     } else if (kind === 'host') {
       if ((await this.store.exists(hostAlivePath(object.id), { signal })) !== undefined) {
         throw new ObjectInUseError(kind, object.id, 'its agent runs');
