@@ -1,25 +1,10 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { Dice } from '../dice.js';
 import { allPaths } from '../nsdb/embedded-nsdb.js';
 import { Cluster, type Pod, type TestHost } from './cluster.js';
 import { until } from './until.js';
-
-/** Numbers that follow from a seed (xorshift32). */
-class Dice {
-  constructor(private state: number) {}
-
-  below(limit: number): number {
-    this.state ^= this.state << 13;
-    this.state ^= this.state >>> 17;
-    this.state ^= this.state << 5;
-    return (this.state >>> 0) % limit;
-  }
-
-  pick<T>(from: readonly T[]): T | undefined {
-    return from.length === 0 ? undefined : from[this.below(from.length)];
-  }
-}
 
 const EVENTS = 120;
 

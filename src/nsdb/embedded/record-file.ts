@@ -101,11 +101,8 @@ export function readRecordFile(
     const header = readAt(file, 0, FILE_HEADER_LENGTH);
     const salt = header.subarray(MAGIC_LENGTH, MAGIC_LENGTH + SALT_LENGTH);
     if (!header.equals(fileHeader(kind, salt))) {
-      // A new file whose header never reached the disk: it has nothing behind it, and is too short or zeros.
-      const unwritten = header.every((byte) => byte === 0);
-      if (size < FILE_HEADER_LENGTH || (size === FILE_HEADER_LENGTH && unwritten)) {
-        return { salt: undefined, end: 0, torn: size };
-      }
+      // A new file whose header never reached the disk, or not all of it: nothing has been written behind it.
+      if (size <= FILE_HEADER_LENGTH) return { salt: undefined, end: 0, torn: size };
       throw new StoreCorruptError(path, 0, `not the header of a ${kind} of this server`);
     }
     let at = FILE_HEADER_LENGTH;
@@ -148,15 +145,11 @@ function readBatch(file: ReadableFile, at: number, salt: Buffer): Buffer | undef
   return crc === header.readUInt32BE(SALT_LENGTH + 4) ? body : undefined;
 }
 
-/** Where another batch begins, or what is left of one, behind the damaged one at an offset. */
+/** Where another batch begins, sound or not, behind the damaged one at an offset. */
 function nextBatch(file: ReadableFile, damaged: number, salt: Buffer): number | undefined {
-  const rest = readAt(file, damaged, file.size - damaged);
-  const found = rest.indexOf(salt, 1);
-  if (found !== -1) return damaged + found;
-  // A batch that a crash cut short ends the file, at most where it says.
-  if (rest.length < BATCH_HEADER_LENGTH || !rest.subarray(0, SALT_LENGTH).equals(salt)) return undefined;
-  const end = damaged + BATCH_HEADER_LENGTH + rest.readUInt32BE(SALT_LENGTH);
-  return end < file.size ? end : undefined;
+  const from = damaged + 1;
+  const found = readAt(file, from, file.size - from).indexOf(salt);
+  return found === -1 ? undefined : from + found;
 }
 
 /** Bytes of the file; fewer where it ends. */
