@@ -5,7 +5,6 @@
  * that is to see what another wrote calls `sync` first.
  */
 
-import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ExecutionContext, TestFn } from 'ava';
 import { ClosedError, InvalidInputError } from '../../src/errors.js';
@@ -26,12 +25,13 @@ import {
 } from '../../src/nsdb/store.js';
 import { ZookeeperStore, type ZookeeperStoreOptions } from '../../src/nsdb/zookeeper/client.js';
 import { CutProxy } from '../nsdb/cut-proxy.js';
+import { fourLetterWord } from '../nsdb/four-letter-word.js';
 
 /** A running server; sessions from 200 ms to 60 s must be possible. */
 export interface StoreServer {
   /** host:port, or several with commas between them: the servers of an ensemble. */
   readonly address: string;
-  /** host:port of the one to put a proxy in front of, where there are several. */
+  /** host:port of one of several, for tests that need to know where a client is. */
   readonly member?: string;
   close(): Promise<void>;
 }
@@ -55,16 +55,6 @@ export async function until(what: string, holds: () => boolean | Promise<boolean
   }
 }
 
-/** What a server says to one of ZooKeeper's administrative words. */
-async function fourLetterWord(server: StoreServer, word: string): Promise<string> {
-  const colon = server.address.lastIndexOf(':');
-  const socket = connect(Number(server.address.slice(colon + 1)), server.address.slice(0, colon));
-  socket.end(word);
-  let answer = '';
-  for await (const chunk of socket) answer += chunk;
-  return answer;
-}
-
 /** What a test uses, closed when it ends. */
 class Bench {
   private readonly closers: (() => Promise<void>)[] = [];
@@ -86,8 +76,13 @@ class Bench {
     return store;
   }
 
+  /** host:port of one server. */
+  get member(): string {
+    return this.server.member ?? this.server.address;
+  }
+
   async proxy(): Promise<CutProxy> {
-    const proxy = await CutProxy.to(this.server.member ?? this.server.address);
+    const proxy = await CutProxy.to(this.member);
     this.closers.push(() => proxy.close());
     return proxy;
   }
@@ -668,8 +663,8 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
   });
 
   check('the server keeps no watch that nobody wants', async (t, bench) => {
-    const store = bench.store();
-    const watches = async () => Number(/zk_watch_count\t(\d+)/.exec(await fourLetterWord(bench.server, 'mntr'))![1]);
+    const store = bench.store({}, bench.member);
+    const watches = async () => Number(/zk_watch_count\t(\d+)/.exec(await fourLetterWord(bench.member, 'mntr'))![1]);
     const before = await watches();
     await store.create('/there', NONE);
     const open = () => [

@@ -5,7 +5,8 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fourLetterWord, JAVA, JAVA_OPTIONS, requireZookeeper, SERVER_CLASS, SETTINGS } from './apache-zookeeper.js';
+import { JAVA, JAVA_OPTIONS, requireZookeeper, SERVER_CLASS, SETTINGS } from './apache-zookeeper.js';
+import { fourLetterWord } from './four-letter-word.js';
 
 /** Where a member runs: the address it listens on, and what is put before its command (`ip netns exec zk1`). */
 export interface MemberPlace {
@@ -181,7 +182,7 @@ export class EnsembleMember {
   /** Undefined while it does not answer or is in no quorum. */
   async mode(): Promise<'leader' | 'follower' | undefined> {
     if (this.ended) return undefined;
-    const answer = await fourLetterWord(this.place.host, this.port, 'srvr');
+    const answer = await fourLetterWord(this.address, 'srvr');
     return /^Mode: (leader|follower)$/m.exec(answer)?.[1] as 'leader' | 'follower' | undefined;
   }
 }

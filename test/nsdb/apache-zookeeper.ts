@@ -2,10 +2,11 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { type AddressInfo, connect, createServer } from 'node:net';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { fourLetterWord } from './four-letter-word.js';
 
 export const JAR = '/usr/share/java/zookeeper.jar';
 export const JAVA = '/usr/bin/java';
@@ -63,7 +64,7 @@ export class ApacheZookeeper {
     const server = new ApacheZookeeper(`127.0.0.1:${port}`, child, folder);
     const deadline = Date.now() + 40_000;
     // That one answers is not enough: it could be another test's that was given the same port.
-    while ((await fourLetterWord('127.0.0.1', port, 'ruok')) !== 'imok' || child.exitCode !== null) {
+    while ((await fourLetterWord(server.address, 'ruok')) !== 'imok' || child.exitCode !== null) {
       if (Date.now() > deadline || child.exitCode !== null) {
         await server.close();
         throw new Error('Apache ZooKeeper does not start');
@@ -86,19 +87,4 @@ export async function freePort(): Promise<number> {
   server.close();
   await once(server, 'close');
   return port;
-}
-
-/** What a server answers to one of ZooKeeper's administrative words; empty when it does not. */
-export function fourLetterWord(host: string, port: number, word: string): Promise<string> {
-  return new Promise((resolve) => {
-    const socket = connect(port, host, () => socket.write(word));
-    let answer = '';
-    socket.on('data', (chunk) => {
-      answer += chunk.toString();
-    });
-    // It may accept before it answers; and a connection to a port that nobody listens on yet may be one to itself.
-    socket.setTimeout(1000, () => socket.destroy());
-    socket.on('error', () => resolve(''));
-    socket.on('close', () => resolve(answer));
-  });
 }

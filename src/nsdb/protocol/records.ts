@@ -49,10 +49,12 @@ export const Err = {
   sessionExpired: -112,
   invalidAcl: -114,
   authFailed: -115,
+  sessionMoved: -118,
   notReadOnly: -119,
   /** Whoever does not authenticate first is sent away (SESSIONCLOSEDREQUIRESASLAUTH, also where SASL plays no part). */
   authRequired: -124,
   noWatcher: -121,
+  throttled: -127,
 } as const;
 
 export const EventType = { created: 1, deleted: 2, dataChanged: 3, childrenChanged: 4 } as const;

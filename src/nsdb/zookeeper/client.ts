@@ -48,12 +48,13 @@ import {
   type TreeOptions,
   type Watch,
 } from '../store.js';
-import { type ConnectString, parseConnectString } from './connect-string.js';
+import { AddressBook } from './address-book.js';
+import { type ConnectString, nameOf, parseConnectString, type Target } from './connect-string.js';
 import { Fifo } from './fifo.js';
 import { errorOf, readMultiReply } from './replies.js';
 import { type TrackedValue, Tracker, type WatchKind } from './tracker.js';
 import { type TreeSource, TreeTracker } from './tree-tracker.js';
-import { HandshakeRefusedError, nameOf, resolveTargets, WireConnection } from './wire-connection.js';
+import { HandshakeRefusedError, WireConnection } from './wire-connection.js';
 
 export interface ZookeeperStoreOptions {
   /** Servers and root, see {@link parseConnectString}: `zk1:2181,zk2:2181/midonet`, `unix:/run/midonet/nsdb.sock`. */
@@ -104,6 +105,8 @@ interface Request {
   fail(error: Error): void;
 }
 
+type Opened = Awaited<ReturnType<typeof WireConnection.open>>;
+
 /** An internal request's connection is gone. */
 class ConnectionLost extends Error {}
 
@@ -121,7 +124,14 @@ class CredentialsRefusedError extends MidonetError {
 
 const DEFAULT_SESSION_TIMEOUT = 30_000;
 const BACKOFF_MIN = 50;
-const BACKOFF_MAX = 3000;
+/** Servers that are back shall have their clients back soon: the wait is between half of this and the whole. */
+const BACKOFF_MAX = 1500;
+/** A connection that ends earlier, in milliseconds, was of little use; after a few of them in a row the next has to wait. */
+const SHORT_LIVED = 1000;
+const FREE_RECONNECTS = 5;
+/** Bounds of the time for connecting to one server. */
+const CONNECT_TIMEOUT_MIN = 200;
+const CONNECT_TIMEOUT_MAX = 5000;
 const CLOSE_TIMEOUT = 2000;
 /** Bytes of paths in one setWatches request. */
 const SET_WATCHES_BATCH = 128 * 1024;
@@ -679,12 +689,17 @@ export class ZookeeperStore implements Store {
 
   private async run(): Promise<void> {
     const { signal } = this.closing;
-    let backoff = BACKOFF_MIN;
+    const addressBook = new AddressBook({
+      targets: this.target.targets,
+      onError: (error) => this.notice('warn', 'cannot resolve a server', { error: error.message }),
+    });
+    let last: Target | undefined;
+    let failedRounds = 0;
+    let shortLived = 0;
     let refusedSince: number | undefined;
     while (!signal.aborted) {
-      const targets = await resolveTargets(this.target.targets, (error) =>
-        this.notice('warn', 'cannot resolve a server', { error: error.message }),
-      );
+      const targets = await addressBook.addresses(last, signal);
+      const limit = this.connectTimeout(targets.length, failedRounds);
       let established = false;
       let refused = targets.length > 0;
       let refusal: CredentialsRefusedError | undefined;
@@ -692,11 +707,15 @@ export class ZookeeperStore implements Store {
         if (signal.aborted) return;
         const name = nameOf(target);
         try {
-          const { ended } = await this.connect(target, targets.length);
+          const longRefused = refusedSince !== undefined && performance.now() - refusedSince >= this.refusalPatience;
+          const { ended } = await this.connect(target, limit, longRefused);
           established = true;
-          backoff = BACKOFF_MIN;
+          last = target;
+          failedRounds = 0;
           refusedSince = undefined;
+          const since = performance.now();
           const reason = await ended;
+          shortLived = performance.now() - since < SHORT_LIVED ? shortLived + 1 : 0;
           if (!signal.aborted) this.notice('warn', 'lost the connection', { server: name, error: reason.message });
           break;
         } catch (error) {
@@ -710,14 +729,28 @@ export class ZookeeperStore implements Store {
       this.setRefusal(refusal);
       if (established) {
         // Others were cut off in the same moment; not all shall be back in the same one.
-        await pause(Math.random() * BACKOFF_MIN, signal);
+        await pause(Math.random() * backoff(shortLived - FREE_RECONNECTS), signal);
         continue;
       }
       refusedSince = refused ? (refusedSince ?? performance.now()) : undefined;
-      if (refusedSince !== undefined) this.forgetUnreachablePast(performance.now() - refusedSince);
-      await pause(backoff * (0.5 + Math.random() / 2), signal);
-      backoff = Math.min(backoff * 2, BACKOFF_MAX);
+      await pause(backoff(failedRounds) * (0.5 + Math.random() / 2), signal);
+      failedRounds++;
     }
+  }
+
+  /**
+   * A connection that went dead leaves a third of the session timeout to find another server, so all of them are tried in
+   * that time. Where that was in vain they are given longer: one may just be slow.
+   */
+  private connectTimeout(servers: number, failedRounds: number): number {
+    const session = this.session?.timeout ?? this.options.sessionTimeout ?? DEFAULT_SESSION_TIMEOUT;
+    const first = Math.max(CONNECT_TIMEOUT_MIN, session / 3 / Math.max(1, servers));
+    return Math.min(CONNECT_TIMEOUT_MAX, first * 2 ** Math.min(failedRounds, 10));
+  }
+
+  /** Milliseconds after which a server that turned this client away all the time is suspected to do so for ever. */
+  private get refusalPatience(): number {
+    return 2 * (this.session?.timeout ?? this.options.sessionTimeout ?? DEFAULT_SESSION_TIMEOUT);
   }
 
   /** Calls made while the servers refuse this client fail at once. */
@@ -729,38 +762,9 @@ export class ZookeeperStore implements Store {
     this.refusal = refusal;
   }
 
-  /**
-   * Servers close the connection of a client that has seen more than they have. An ensemble catches up; one that was put
-   * back to a backup never will. When every server has turned the client away for longer than its session can live, it
-   * comes as a new one that has seen nothing.
-   */
-  private forgetUnreachablePast(refusedFor: number): void {
-    const patience = 2 * (this.session?.timeout ?? this.options.sessionTimeout ?? DEFAULT_SESSION_TIMEOUT);
-    if (this.lastZxid === 0 || refusedFor < patience) return;
-    this.notice('warn', 'no server takes this client: starting again without what was seen', { zxid: this.lastZxid });
-    this.lastZxid = 0;
-    this.loseSession();
-    for (const trackers of [this.trackers.data, this.trackers.children]) {
-      for (const tracker of trackers.values()) tracker.arming = 'unarmed';
-    }
-    for (const tree of this.allTrees()) tree.distrust();
-  }
-
   /** Connects and takes up the session, or a new one. Resolves when connected, to a promise of why that ended. */
-  private async connect(target: ConnectString['targets'][number], hosts: number): Promise<{ ended: Promise<Error> }> {
-    const wanted = this.session?.timeout ?? this.options.sessionTimeout ?? DEFAULT_SESSION_TIMEOUT;
-    const timeout = Math.max(100, Math.min(5000, wanted / Math.max(2, hosts)));
-    const { connection, response } = await WireConnection.open(
-      target,
-      {
-        lastZxidSeen: this.lastZxid,
-        timeout: this.options.sessionTimeout ?? DEFAULT_SESSION_TIMEOUT,
-        sessionId: this.session?.id ?? NO_SESSION,
-        password: this.session?.password ?? new Uint8Array(PASSWORD_LENGTH),
-        readOnly: false,
-      },
-      { tls: this.options.tls, timeout, signal: this.closing.signal },
-    );
+  private async connect(target: Target, timeout: number, longRefused: boolean): Promise<{ ended: Promise<Error> }> {
+    const { connection, response } = await this.open(target, timeout, longRefused);
     if (response.timeout <= 0) {
       connection.destroy(new Error('session expired'));
       this.loseSession();
@@ -774,6 +778,70 @@ export class ZookeeperStore implements Store {
     await this.introduce(connection, nameOf(target), timeout);
     this.counters.connects++;
     return { ended: this.established(connection, nameOf(target)) };
+  }
+
+  private async open(target: Target, timeout: number, longRefused: boolean): Promise<Opened> {
+    try {
+      return await this.handshake(target, timeout, this.lastZxid, this.session);
+    } catch (error) {
+      const suspicious = longRefused && this.lastZxid > 0 && error instanceof HandshakeRefusedError;
+      if (!suspicious) throw error;
+      return this.openAsNew(target, timeout);
+    }
+  }
+
+  /**
+   * Servers close the connection of a client that has seen more than they have, and also of every client while they have no
+   * quorum. A quorum comes back, and a server that lags catches up; but data that were put back to a backup never will. To tell
+   * them apart the client asks as a new one: what is taken by a server that is still behind is not its past. Then it forgets that.
+   */
+  private async openAsNew(target: Target, timeout: number): Promise<Opened> {
+    const opened = await this.handshake(target, timeout, 0, undefined);
+    const { connection } = opened;
+    try {
+      await this.introduce(connection, nameOf(target), timeout);
+      const r = await connection.ask(
+        new JuteWriter(16).int(Xid.ping).int(Op.ping).frame(),
+        timeout,
+        this.closing.signal,
+      );
+      r.int();
+      // The session that was just made is a change by itself: a server that had everything is ahead of this client.
+      if (r.long() > this.lastZxid) {
+        connection.destroy(new Error('not needed'));
+        return await this.handshake(target, timeout, this.lastZxid, this.session);
+      }
+    } catch (error) {
+      connection.destroy(error as Error);
+      throw error;
+    }
+    this.notice('warn', 'the servers have less than was seen: starting again', { zxid: this.lastZxid });
+    this.lastZxid = 0;
+    this.loseSession();
+    for (const trackers of [this.trackers.data, this.trackers.children]) {
+      for (const tracker of trackers.values()) tracker.arming = 'unarmed';
+    }
+    for (const tree of this.allTrees()) tree.distrust();
+    return opened;
+  }
+
+  private handshake(
+    target: Target,
+    timeout: number,
+    lastZxidSeen: number,
+    session: { readonly id: string; readonly password: Uint8Array } | undefined,
+  ): Promise<Opened> {
+    return WireConnection.open(
+      target,
+      {
+        lastZxidSeen,
+        timeout: this.options.sessionTimeout ?? DEFAULT_SESSION_TIMEOUT,
+        sessionId: session?.id ?? NO_SESSION,
+        password: session?.password ?? new Uint8Array(PASSWORD_LENGTH),
+        readOnly: false,
+      },
+      { tls: this.options.tls, timeout, signal: this.closing.signal },
+    );
   }
 
   /**
@@ -978,6 +1046,11 @@ function wireVersion(version: number | undefined): number {
 function positive(name: string, value: number): number {
   if (!Number.isFinite(value) || value <= 0) throw new InvalidInputError(name, value, 'expected a positive number');
   return value;
+}
+
+/** Milliseconds after so many failures in a row. */
+function backoff(failures: number): number {
+  return Math.min(BACKOFF_MAX, BACKOFF_MIN * 2 ** Math.min(Math.max(0, failures), 10));
 }
 
 function pause(milliseconds: number, signal: AbortSignal): Promise<void> {

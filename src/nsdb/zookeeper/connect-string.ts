@@ -46,3 +46,8 @@ function parseTarget(target: string, text: string): Target {
   }
   return { host, port };
 }
+
+/** `host:port` or `unix:/path`. */
+export function nameOf(target: Target): string {
+  return 'path' in target ? `unix:${target.path}` : `${target.host}:${target.port}`;
+}

@@ -37,6 +37,10 @@ export function errorOf(code: number, operation: string, path: string, index?: n
       return new StoreAuthError(path, 'the server takes only clients that authenticate', index);
     case Err.sessionExpired:
       return new StoreUnavailableError(operation, path, false, 'the session has expired');
+    case Err.sessionMoved:
+      return new StoreUnavailableError(operation, path, false, 'the session has been taken up at another server');
+    case Err.throttled:
+      return new StoreUnavailableError(operation, path, false, 'the server has too much to do');
     case Err.notReadOnly:
       return new StoreFrozenError(operation, path);
     case Err.badArguments:

@@ -1,4 +1,3 @@
-import { lookup } from 'node:dns/promises';
 import { connect, isIP, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { MidonetError, TimeoutError } from '../../errors.js';
@@ -12,10 +11,16 @@ import {
   Xid,
 } from '../protocol/records.js';
 import type { Tls } from '../store.js';
-import type { Target } from './connect-string.js';
+import { nameOf, type Target } from './connect-string.js';
 
 /** A list of children may be far larger than a request; a length beyond this is nonsense. */
 const MAX_REPLY = 256 * 1024 * 1024;
+
+/** Looks at the connection in one session timeout. */
+const BEATS = 24;
+/** Parts of the session timeout: silence of ours that a ping ends, and silence of the server that ends the connection. */
+const PING_AFTER = 1 / 4;
+const DEAD_AFTER = 2 / 3;
 
 export interface WireEvents {
   onFrame(frame: Buffer): void;
@@ -116,7 +121,7 @@ export class WireConnection {
       queueMicrotask(() => events.onClose(reason));
       return;
     }
-    this.heart = setInterval(() => this.beat(timeout), Math.max(10, timeout / 12));
+    this.heart = setInterval(() => this.beat(timeout), Math.max(10, timeout / BEATS));
     this.drain();
   }
 
@@ -181,9 +186,9 @@ export class WireConnection {
 
   private beat(timeout: number): void {
     const now = performance.now();
-    if (now - this.lastReceived >= (timeout * 2) / 3) {
+    if (now - this.lastReceived >= timeout * (DEAD_AFTER - 1 / BEATS)) {
       this.destroy(new TimeoutError('an answer to a ping', Math.round(now - this.lastReceived)));
-    } else if (now - this.lastSent >= timeout / 3 - timeout / 12) {
+    } else if (now - this.lastSent >= timeout * PING_AFTER) {
       this.send(new JuteWriter(16).int(Xid.ping).int(Op.ping).frame());
     }
   }
@@ -239,30 +244,4 @@ const TLS_MAJOR_VERSION = 3;
 function tlsDetail(error: NodeJS.ErrnoException, ready: boolean): string {
   const plain = !ready && (error.code === 'ECONNRESET' || error.code === 'ERR_SSL_WRONG_VERSION_NUMBER');
   return plain ? `the server may be set up without (${error.message})` : error.message;
-}
-
-export function nameOf(target: Target): string {
-  return 'path' in target ? `unix:${target.path}` : `${target.host}:${target.port}`;
-}
-
-/** Every address behind the names, in random order: one dead address of several must not hide the others. */
-export async function resolveTargets(targets: readonly Target[], onError: (error: Error) => void): Promise<Target[]> {
-  const found = await Promise.all(
-    targets.map(async (target): Promise<Target[]> => {
-      if ('path' in target) return [target];
-      try {
-        const addresses = await lookup(target.host, { all: true });
-        return addresses.map(({ address }) => ({ host: address, port: target.port, name: target.host }));
-      } catch (error) {
-        onError(error as Error);
-        return [];
-      }
-    }),
-  );
-  const all = found.flat();
-  for (let i = all.length - 1; i > 0; i--) {
-    const j = Math.floor(Math.random() * (i + 1));
-    [all[i], all[j]] = [all[j], all[i]];
-  }
-  return all;
 }

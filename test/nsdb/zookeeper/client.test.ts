@@ -1,10 +1,14 @@
+import { cp, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import test from 'ava';
 import fc from 'fast-check';
-import { StoreUnavailableError } from '../../../src/nsdb/store.js';
+import { type StoreEvent, StoreUnavailableError } from '../../../src/nsdb/store.js';
 import { ZookeeperStore } from '../../../src/nsdb/zookeeper/client.js';
 import { Fifo } from '../../../src/nsdb/zookeeper/fifo.js';
+import { bytes, text, until } from '../../compliance/store.js';
+import { EmbeddedNsdb } from '../embedded-nsdb.js';
 
 setFlagsFromString('--expose-gc');
 const gc = runInNewContext('gc') as () => void;
@@ -66,4 +70,29 @@ test('what was taken out of a queue can be collected', async (t) => {
   await collectGarbage();
   t.is(taken.deref(), undefined);
   t.is(queue.size, 1);
+});
+
+test('a client whose server was put back to a backup comes as a new one and reads everything again', async (t) => {
+  const nsdb = await EmbeddedNsdb.start();
+  t.teardown(() => nsdb.close());
+  const store = nsdb.store({ sessionTimeout: 400 });
+  const events: StoreEvent[] = [];
+  store.onState((event) => events.push(event));
+  await store.create('/a', bytes('in the backup'));
+  const [data, backup] = [join(nsdb.folder, 'data'), join(nsdb.folder, 'backup')];
+  await nsdb.stop();
+  await cp(data, backup, { recursive: true, filter: (source) => !source.endsWith('/lock') });
+  await nsdb.resume();
+  // More changes than servers make by themselves, which would hide that some are missing.
+  for (let i = 0; i < 50; i++) await store.set('/a', bytes('later'));
+  const seen: (string | undefined)[] = [];
+  const watch = store.watchData('/a', (node) => seen.push(text(node)));
+  await watch.ready;
+  await nsdb.stop();
+  await rm(data, { recursive: true });
+  await cp(backup, data, { recursive: true });
+  await nsdb.resume();
+  await until('the watch shows what was put back', () => seen.length === 2);
+  t.deepEqual(seen, ['later', 'in the backup']);
+  t.is(events.filter((event) => event === 'session-lost').length, 1);
 });
