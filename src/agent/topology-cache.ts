@@ -1,6 +1,8 @@
 import type { Logger } from 'pino';
-import { bridgeHostPath, bridgeHostsPath, ipPath, macPath } from '../nsdb/layout.js';
-import type { Watch } from '../nsdb/store.js';
+import { decodeJson } from '../nsdb/json.js';
+import { bridgeHostsPath, ipPath, macPath } from '../nsdb/layout.js';
+import { nodeName } from '../nsdb/path.js';
+import type { StoreNode, Watch } from '../nsdb/store.js';
 import {
   type BridgeHost,
   bridgeHostSchema,
@@ -144,55 +146,36 @@ export class TopologyCache {
     );
   }
 
-  /** Watches which other hosts have ports of the bridge; the value is set once all of them are known. */
+  /**
+   * Watches which other hosts have ports of the bridge; the value is set once all of them are known. A host that joins
+   * costs its own entry, not the list: there may be a thousand, and as many agents that watch.
+   */
   watchRemoteHosts(bridgeId: string, cell: Cell<readonly RemoteHost[]>): Watch {
-    const members = new Map<string, { watch: Watch; entry: BridgeHost | undefined; known: boolean }>();
+    const folder = bridgeHostsPath(bridgeId);
+    const members = new Map<string, BridgeHost>();
+    let current = false;
     const update = () => {
-      const hosts: RemoteHost[] = [];
+      if (!current) return;
       // In one order on every host and after every restart, so that flows come out the same.
-      for (const [hostId, member] of [...members].sort(([a], [b]) => (a < b ? -1 : 1))) {
-        if (!member.known) return;
-        if (member.entry) hosts.push({ tunnel: this.tunnel(hostId), floodKey: member.entry.floodKey });
-      }
-      cell.set(hosts);
+      const sorted = [...members].sort(([a], [b]) => (a < b ? -1 : 1));
+      cell.set(sorted.map(([hostId, { floodKey }]) => ({ tunnel: this.tunnel(hostId), floodKey })));
     };
-    const children = this.repository.store.watchChildren(bridgeHostsPath(bridgeId), (names = []) => {
-      const wanted = new Set(names.filter((name) => name !== this.hostId));
-      for (const [hostId, member] of members) {
-        if (wanted.delete(hostId)) continue;
-        member.watch.close();
-        members.delete(hostId);
-      }
-      for (const hostId of wanted) {
-        const member: { watch: Watch; entry: BridgeHost | undefined; known: boolean } = {
-          entry: undefined,
-          known: false,
-          watch: this.repository.watchEntry(
-            bridgeHostPath(bridgeId, hostId),
-            bridgeHostSchema,
-            (entry) => {
-              member.entry = entry;
-              member.known = true;
-              update();
-            },
-            (error) => {
-              this.invalid(error);
-              member.known = true;
-              update();
-            },
-          ),
-        };
-        members.set(hostId, member);
+    const follow = (path: string, node: StoreNode | undefined) => {
+      const hostId = nodeName(path);
+      if (path === folder || hostId === this.hostId) return;
+      try {
+        if (node === undefined) members.delete(hostId);
+        else members.set(hostId, decodeJson(bridgeHostSchema, node.data, path));
+      } catch (error) {
+        this.invalid(error as Error);
       }
       update();
-    });
-    return {
-      ready: children.ready,
-      close: () => {
-        children.close();
-        for (const member of members.values()) member.watch.close();
-      },
     };
+    const onCurrent = () => {
+      current = true;
+      update();
+    };
+    return this.repository.store.watchTree(folder, follow, { onCurrent });
   }
 
   private portFact(port: Port): PortFact {

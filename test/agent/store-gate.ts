@@ -1,9 +1,26 @@
 import { once } from 'node:events';
 import { rm } from 'node:fs/promises';
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { FrameSplitter } from '../../src/nsdb/protocol/jute.js';
+import { Xid } from '../../src/nsdb/protocol/records.js';
+
+const MAX_FRAME = 256 * 1024 * 1024;
+
+/** What went through a gate; bytes with the lengths of their frames. */
+export interface Traffic {
+  requests: number;
+  requestBytes: number;
+  /** Without events. */
+  answers: number;
+  events: number;
+  /** Of answers and events. */
+  answerBytes: number;
+}
 
 /** A way to the NSDB's Unix socket that can be shut, as a partition or the death of a process would. */
 export class StoreGate {
+  /** Since the gate was made, or this was set to zeros. Pings do not count. */
+  traffic: Traffic = noTraffic();
   private readonly sockets = new Set<Socket>();
   private open = true;
 
@@ -22,8 +39,17 @@ export class StoreGate {
         return;
       }
       const far = connect({ path: target });
-      gate.join(near, far);
-      gate.join(far, near);
+      gate.join(near, far, (xid, bytes) => {
+        if (xid === Xid.ping) return;
+        gate.traffic.requests++;
+        gate.traffic.requestBytes += bytes;
+      });
+      gate.join(far, near, (xid, bytes) => {
+        if (xid === Xid.ping) return;
+        if (xid === Xid.notification) gate.traffic.events++;
+        else gate.traffic.answers++;
+        gate.traffic.answerBytes += bytes;
+      });
     });
     server.listen(path);
     await once(server, 'listening');
@@ -45,8 +71,15 @@ export class StoreGate {
     await once(this.server, 'close');
   }
 
-  private join(from: Socket, to: Socket): void {
+  private join(from: Socket, to: Socket, count: (xid: number, bytes: number) => void): void {
     this.sockets.add(from);
+    const splitter = new FrameSplitter(MAX_FRAME);
+    from.on('data', (chunk: Buffer) => {
+      splitter.push(chunk);
+      for (let frame = splitter.next(); frame !== undefined; frame = splitter.next()) {
+        count(frame.readInt32BE(0), 4 + frame.length);
+      }
+    });
     from.on('error', () => to.destroy());
     from.on('close', () => {
       this.sockets.delete(from);
@@ -54,4 +87,8 @@ export class StoreGate {
     });
     from.pipe(to);
   }
+}
+
+export function noTraffic(): Traffic {
+  return { requests: 0, requestBytes: 0, answers: 0, events: 0, answerBytes: 0 };
 }
