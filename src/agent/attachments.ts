@@ -12,7 +12,7 @@ import { formatMac } from '../packet/address.js';
 import { cidrContains, formatIp, parseCidr, parseIp } from '../packet/ip.js';
 import { readStateFolder, writeStateFile } from '../state-file.js';
 import { idFromName } from '../topology/id.js';
-import { addressPoolSchema, type Port, portSchema } from '../topology/types.js';
+import { addressPoolSchema, type BridgePort, bridgePortSchema } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { type ContainerInterfaces, InterfaceNameTakenError, type InterfaceRoute } from './container-interfaces.js';
 import type { LocalPorts } from './local-ports.js';
@@ -68,7 +68,7 @@ const recordSchema = z.strictObject({
   mtu: z.int(),
   addresses: z.array(addressSchema),
   routes: z.array(z.strictObject({ destination: z.string(), gateway: z.string().optional() })),
-  port: portSchema,
+  port: bridgePortSchema,
 });
 
 /** An attachment as the journal keeps it. */
@@ -361,7 +361,7 @@ export class Attachments {
       if (gateway === undefined || !request.defaultRoute) continue;
       routes.push({ destination: allocator.layout.range.family === 4 ? '0.0.0.0/0' : '::/0', gateway });
     }
-    const port: Port = {
+    const port: BridgePort = {
       id,
       bridgeId: network.bridgeId,
       adminStateUp: true,

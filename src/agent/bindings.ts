@@ -5,7 +5,7 @@ import { hostPortsPath } from '../nsdb/layout.js';
 import type { Watch } from '../nsdb/store.js';
 import { ObjectExistsError, ObjectNotFoundError, type TopologyRepository } from '../nsdb/topology-repository.js';
 import type { Ingress, TunnelTarget } from '../simulation/fact.js';
-import { type Port, portSchema } from '../topology/types.js';
+import { type BridgePort, bridgePortSchema, isBridgePort, type Port } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { Cell } from './cell.js';
 import type { LocalPorts } from './local-ports.js';
@@ -18,7 +18,7 @@ const SETTLE_MS = 20;
 
 /** A port that is to be on this host. */
 interface Wanted {
-  port: Port;
+  port: BridgePort;
   interfaceName: string;
   /** Attached by this host's own front ends, which need no NSDB; otherwise bound in the NSDB. */
   readonly local: boolean;
@@ -130,16 +130,16 @@ export class Bindings implements LocalPorts {
     return count;
   }
 
-  async attach(port: Port, interfaceName: string, signal?: AbortSignal): Promise<void> {
+  async attach(port: BridgePort, interfaceName: string, signal?: AbortSignal): Promise<void> {
     const { datapath, keys, hostId } = this.options;
-    const valid = validate(portSchema, { ...port, binding: { hostId, interfaceName } }, 'port');
+    const valid = validate(bridgePortSchema, { ...port, binding: { hostId, interfaceName } }, 'port');
     const holder = this.byInterface.get(interfaceName);
     if (holder !== undefined && holder.port.id !== port.id) {
       throw new DatapathError('busy', `interface ${interfaceName} is bound to port ${holder.port.id}`);
     }
     const { number } = await datapath.addPort(interfaceName, 'netdev', signal);
     const tunnelKey = keys.take(portOwner(port.id));
-    const bound: Port = { ...valid, binding: { hostId, interfaceName, tunnelKey } };
+    const bound: BridgePort = { ...valid, binding: { hostId, interfaceName, tunnelKey } };
     const before = this.wanted.get(port.id);
     if (before !== undefined) this.forget(before);
     const wanted: Wanted = { port: bound, interfaceName, local: true, number: undefined, attached: false };
@@ -347,14 +347,18 @@ export class Bindings implements LocalPorts {
   }
 
   /** @param replaces whether a port that the NSDB has under this id is replaced */
-  private publishPort(port: Port, replaces: (current: Port) => boolean = () => true): void {
+  private publishPort(port: BridgePort, replaces: (current: Port) => boolean = () => true): void {
     const { repository, publisher } = this.options;
     publisher.publish(`port ${port.id}`, async (signal) => {
       try {
         await repository.create('port', port, signal);
       } catch (error) {
         if (!(error instanceof ObjectExistsError) || error.field !== 'port.id') throw error;
-        const change = (current: Port) => (samePort(current, port) || !replaces(current) ? undefined : port);
+        const change = (current: Port) => {
+          // What others have set of it, such as filters, stays.
+          const merged = { ...current, ...port };
+          return samePort(current, merged) || !replaces(current) ? undefined : merged;
+        };
         await repository.modify('port', port.id, change, signal);
       }
     });
@@ -402,7 +406,7 @@ export class Bindings implements LocalPorts {
     const wanted = this.wanted.get(id);
     if (wanted?.local) return;
     const interfaceName = port?.binding?.hostId === this.options.hostId ? port.binding.interfaceName : undefined;
-    if (port === undefined || interfaceName === undefined) {
+    if (port === undefined || interfaceName === undefined || !isBridgePort(port)) {
       if (wanted !== undefined) this.unbind(wanted);
       return;
     }

@@ -1,4 +1,4 @@
-import type { Port } from '../topology/types.js';
+import type { BridgePort } from '../topology/types.js';
 
 /**
  * What the agent offers to whoever attaches containers on this host (attachments.ts, for CNI and Docker). Both calls
@@ -10,7 +10,7 @@ export interface LocalPorts {
    * tunnel-key flow, seed the tables of its bridge. `port.id` decides identity: a second call replaces the first.
    * @throws DatapathError if the interface cannot be attached
    */
-  attach(port: Port, interfaceName: string, signal?: AbortSignal): Promise<void>;
+  attach(port: BridgePort, interfaceName: string, signal?: AbortSignal): Promise<void>;
   /** Undo {@link attach}; succeeds when there is no such port. The interface may be gone already. */
   detach(portId: string, signal?: AbortSignal): Promise<void>;
 }

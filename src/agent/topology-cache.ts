@@ -13,7 +13,7 @@ import {
 import { formatIpv4, formatIpv6, formatMac, parseMac } from '../packet/address.js';
 import { parseIp } from '../packet/ip.js';
 import type { BridgeFact, Fact, MacFact, NeighborFact, PortFact, RemoteHost, TunnelPath } from '../simulation/fact.js';
-import type { Bridge, Port } from '../topology/types.js';
+import { type Bridge, type BridgePort, isBridgePort } from '../topology/types.js';
 import { Cell, type CellOptions } from './cell.js';
 
 /** How long a fact that no flow needs is still watched. */
@@ -68,7 +68,8 @@ export class TopologyCache {
           this.repository.watch(
             'port',
             id,
-            (port) => self.set(port === undefined ? null : this.portFact(port)),
+            // Ports of routers are not simulated.
+            (port) => self.set(port !== undefined && isBridgePort(port) ? this.portFact(port) : null),
             this.invalid,
           ),
         same: samePort,
@@ -102,12 +103,12 @@ export class TopologyCache {
   }
 
   /** A port of this host, with the entries of its bridge's tables that follow from it. */
-  setLocalPort(port: Port): void {
+  setLocalPort(port: BridgePort): void {
     this.port(port.id).setLocal(this.portFact(port));
     this.seed(port, true);
   }
 
-  clearLocalPort(port: Port): void {
+  clearLocalPort(port: BridgePort): void {
     this.seed(port, false);
     this.clearLocal(this.port(port.id));
   }
@@ -178,7 +179,7 @@ export class TopologyCache {
     return this.repository.store.watchTree(folder, follow, { onCurrent });
   }
 
-  private portFact(port: Port): PortFact {
+  private portFact(port: BridgePort): PortFact {
     return {
       id: port.id,
       adminStateUp: port.adminStateUp,
@@ -188,7 +189,7 @@ export class TopologyCache {
     };
   }
 
-  private location(port: Port): PortFact['location'] {
+  private location(port: BridgePort): PortFact['location'] {
     const binding = port.binding;
     if (binding === undefined) return null;
     if (binding.hostId === this.hostId) return { type: 'local', output: this.output(port.id) };
@@ -196,7 +197,7 @@ export class TopologyCache {
     return { type: 'remote', tunnel: this.tunnel(binding.hostId), tunnelKey: binding.tunnelKey };
   }
 
-  private seed(port: Port, present: boolean): void {
+  private seed(port: BridgePort, present: boolean): void {
     if (port.mac === undefined) return;
     const bridge = this.bridge(port.bridgeId);
     const mac = parseMac(port.mac)!;

@@ -4,10 +4,11 @@ import type { Watch } from '../nsdb/store.js';
 import type { TopologyRepository } from '../nsdb/topology-repository.js';
 import { parseIpv4 } from '../packet/address.js';
 import type { TunnelPath } from '../simulation/fact.js';
-import { type TunnelZone, type TunnelZoneMember, tunnelZoneMemberSchema } from '../topology/types.js';
+import { type Host, type TunnelZone, type TunnelZoneMember, tunnelZoneMemberSchema } from '../topology/types.js';
 import { Cell } from './cell.js';
 
-export type TunnelType = TunnelZone['type'];
+/** Hosts have no tunnels in zones of hardware VTEPs. */
+export type TunnelType = Exclude<TunnelZone['type'], 'vtep'>;
 
 /**
  * Bytes that each encapsulation puts in front of a packet's IP header over IPv4: outer IP 20; VXLAN: UDP 8, VXLAN 8;
@@ -78,7 +79,7 @@ export class Tunnels {
 
   start(): void {
     const { repository, hostId } = this.options;
-    this.hostWatch = repository.watch('host', hostId, (host) => this.setZones(host?.tunnelZoneIds ?? []), this.invalid);
+    this.hostWatch = repository.watch('host', hostId, (host) => this.setZones(zoneIds(host)), this.invalid);
   }
 
   /** The way to another host. */
@@ -95,8 +96,8 @@ export class Tunnels {
   endpoints(): TunnelEndpoint[] {
     const found: TunnelEndpoint[] = [];
     for (const { zone, member } of this.zones.values()) {
-      const port = zone && this.ports.get(zone.type);
-      if (port !== undefined && port !== null && member) found.push({ port, address: parseIpv4(member.address)! });
+      const port = zone && zone.type !== 'vtep' ? this.ports.get(zone.type) : undefined;
+      if (port !== undefined && member) found.push({ port, address: parseIpv4(member.address)! });
     }
     return found;
   }
@@ -172,7 +173,7 @@ export class Tunnels {
     for (const { id, zone, member } of this.zones.values()) {
       const remote = addresses.get(id);
       if (zone === undefined || member === undefined || remote === undefined) return undefined;
-      if (zone === null || member === null || remote === null) continue;
+      if (zone === null || member === null || remote === null || zone.type === 'vtep') continue;
       const output = this.ports.get(zone.type);
       if (output === undefined) return undefined;
       if (chosen !== undefined && chosen.name <= zone.name) continue;
@@ -231,7 +232,7 @@ export class Tunnels {
     let fault: string | undefined;
     const all = this.zonesKnown && [...this.zones.values()].every(isKnown);
     for (const { zone, member } of [...this.zones.values()]) {
-      if (!zone || !member) continue;
+      if (!zone || !member || zone.type === 'vtep') continue;
       types.add(zone.type);
       const underlay = await devices.underlayMtu(member.address, signal);
       if (underlay === undefined) {
@@ -315,6 +316,10 @@ class RemoteHostPath {
       },
     };
   }
+}
+
+function zoneIds(host: Host | undefined): string[] {
+  return host?.tunnelZones.map(({ zoneId }) => zoneId) ?? [];
 }
 
 function isKnown({ zone, member }: Zone): boolean {

@@ -1,4 +1,5 @@
-import type { Kind } from '../topology/types.js';
+import type { ReferenceRow } from '../topology/references.js';
+import { KINDS, type Kind } from '../topology/types.js';
 
 /**
  * Where things are in the NSDB. Folders that grow with the number of ports are split in 256 shards by a hash of the name,
@@ -21,39 +22,105 @@ import type { Kind } from '../topology/types.js';
  *     /address-pools/ID/blocks/SHARD/BLOCK {hostId}: lease of an address block; 4096 consecutive ones share a shard
  *     /nat-blocks/DEVICE/ADDRESS/PORT    {hostId}: lease of the 64 source ports from PORT on, five digits
  *     /missing-hosts/HOST                {change}: somebody saw that the host's agent does not run
+ *     /KINDs/SHARD/ID, /KINDs/ID         objects of the other kinds, see UNSHARDED
+ *     /ip-address-groups/SHARD/ID/members/SHARD/ADDRESS, /dhcp-subnets/SHARD/ID/members/SHARD/MAC,
+ *     /dhcp-v6-subnets/SHARD/ID/members/SHARD/CLIENT      members that are stored one by one
+ *     …/ID/refs/KIND.FIELD/SHARD/HOLDER  (empty) an object that names this one in the field
+ *     …/ID/refs/KIND.FIELD               {id}: the only object that may do so
+ *     …/ID/unique/KIND.FIELD/VALUE       {id}: the object that has the value, which no other below this one may have
+ *
+ * What is below `refs`, `unique` and `members` is made when it is first needed.
  */
-export const ROOT_FOLDERS = [
-  '/bridges',
-  '/ports',
-  '/hosts',
-  '/tunnel-zones',
-  '/address-pools',
-  '/nat-blocks',
-  '/missing-hosts',
-] as const;
 
-/** Folders made together with an object of a kind. */
-export const OBJECT_FOLDERS: Readonly<Record<Kind, readonly string[]>> = {
+/** Kinds of which there are few: machines, networks and what is set up for all of them. */
+const UNSHARDED: ReadonlySet<Kind> = new Set<Kind>([
+  'bridge',
+  'router',
+  'address-pool',
+  'host',
+  'host-group',
+  'tunnel-zone',
+  'vtep',
+  'gateway-device',
+  'qos-policy',
+  'health-monitor',
+  'logging-resource',
+]);
+
+/** Folders made together with an object of a kind, which agents watch. */
+const FOLDERS: Readonly<Partial<Record<Kind, readonly string[]>>> = {
   bridge: ['ports', 'address-pools', 'hosts', 'macs', 'ips'],
-  port: [],
   host: ['ports', 'leases'],
   'tunnel-zone': ['hosts'],
   'address-pool': ['blocks'],
 };
 
+export const ROOT_FOLDERS: readonly string[] = [...KINDS.map(kindPath), '/nat-blocks', '/missing-hosts'];
+
+export function isSharded(kind: Kind): boolean {
+  return !UNSHARDED.has(kind);
+}
+
+export function objectFolders(kind: Kind): readonly string[] {
+  return FOLDERS[kind] ?? [];
+}
+
+/** The folder of all objects of a kind, or of their shards. */
+export function kindPath(kind: Kind): string {
+  return `/${kind.endsWith('y') ? `${kind.slice(0, -1)}ies` : `${kind}s`}`;
+}
+
 export function objectPath(kind: Kind, id: string): string {
-  switch (kind) {
-    case 'bridge':
-      return `/bridges/${id}`;
-    case 'port':
-      return `/ports/${shard(id)}/${id}`;
-    case 'host':
-      return `/hosts/${id}`;
-    case 'tunnel-zone':
-      return `/tunnel-zones/${id}`;
-    case 'address-pool':
-      return `/address-pools/${id}`;
-  }
+  return isSharded(kind) ? `${kindPath(kind)}/${shard(id)}/${id}` : `${kindPath(kind)}/${id}`;
+}
+
+/**
+ * Where it is noted below the named object that `holderId` names it in the field of a row. Undefined for symmetric ones:
+ * the named object names the holder itself.
+ */
+export function referencePath(row: ReferenceRow, holderId: string, namedId: string): string | undefined {
+  if (row.symmetric) return undefined;
+  const folder = referenceFolder(row, namedId);
+  if (row.exclusive) return folder;
+  return isReferenceSharded(row) ? `${folder}/${shard(holderId)}/${holderId}` : `${folder}/${holderId}`;
+}
+
+/** The folder of those notes, or of their shards; of an exclusive reference the note itself. */
+export function referenceFolder(row: ReferenceRow, namedId: string): string {
+  const named = objectPath(row.names, namedId);
+  return `${named}/${WATCHED_REFERENCES[referenceName(row)] ?? `refs/${referenceName(row)}`}`;
+}
+
+export function isReferenceSharded(row: ReferenceRow): boolean {
+  const name = referenceName(row);
+  return !row.exclusive && (WATCHED_REFERENCES[name] === undefined || name === 'port.bridgeId');
+}
+
+/** Names a row, as in `host.tunnelZones.zoneId`. */
+export function referenceName({ kind, field }: ReferenceRow): string {
+  return `${kind}.${field.replaceAll('[]', '')}`;
+}
+
+/** References that agents and front ends watch are noted in a folder of the object's own. */
+const WATCHED_REFERENCES: Readonly<Record<string, string | undefined>> = {
+  'port.bridgeId': 'ports',
+  'port.binding.hostId': 'ports',
+  'address-pool.bridgeId': 'address-pools',
+  'host.tunnelZones.zoneId': 'hosts',
+};
+
+/** Where a member of an object is stored under its name, see Members. */
+export function memberPath(kind: Kind, id: string, name: string): string {
+  return `${membersPath(kind, id)}/${shard(name)}/${name}`;
+}
+
+export function membersPath(kind: Kind, id: string): string {
+  return `${objectPath(kind, id)}/members`;
+}
+
+/** Where it is noted which object of a kind has `value` in a field, of all that belong to the object at `within`. */
+export function uniquePath(within: string, kind: Kind, field: string, value: string): string {
+  return `${within}/unique/${kind}.${field}/${encodeURIComponent(value)}`;
 }
 
 export function bridgePortPath(bridgeId: string, portId: string): string {

@@ -1,103 +1,62 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
-import { InvalidInputError, MidonetError } from '../errors.js';
+import { InvalidInputError } from '../errors.js';
+import { REFERENCES, type ReferenceRow } from '../topology/references.js';
+import { decodeObject, MIGRATIONS, type Migrations } from '../topology/stored-form.js';
 import {
   type Host,
   type Kind,
-  type Port,
-  SCHEMAS,
+  type Rule,
+  type SCHEMAS,
   type TopologyTypes,
   tunnelZoneMemberSchema,
 } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
+import { ChangeSet, checkObject, type PlannedOperation, type Versioned } from './change-set.js';
+import { commit, deleteIfThere } from './commit.js';
+import { Deletion, isDeleted } from './deletion.js';
+import { holderSchema } from './index-entries.js';
 import { decodeJson, encodeJson } from './json.js';
 import {
-  bridgeAddressPoolPath,
   bridgeHostPath,
-  bridgePortPath,
-  hostAlivePath,
-  hostLeasesPath,
-  hostPortPath,
   hostPortsPath,
-  ipPath,
-  macPath,
-  OBJECT_FOLDERS,
+  isReferenceSharded,
+  isSharded,
+  kindPath,
   objectPath,
   ROOT_FOLDERS,
-  tunnelZoneMemberPath,
+  referenceFolder,
+  referenceName,
 } from './layout.js';
 import { releaseHostLeases, releaseNatBlocks } from './leases.js';
 import { joinPath, parentPath } from './path.js';
-import {
-  NodeError,
-  NodeExistsError,
-  NodeNotEmptyError,
-  NodeNotFoundError,
-  type Store,
-  type StoreNode,
-  type StoreOperation,
-  VersionConflictError,
-  type Watch,
-} from './store.js';
+import { readAhead } from './read-ahead.js';
+import { NodeError, NodeExistsError, NodeNotFoundError, type Store, type StoreNode, type Watch } from './store.js';
+import { ObjectConflictError, ObjectNotFoundError } from './topology-errors.js';
+import { Transaction } from './transaction.js';
+
+export * from './index-entries.js';
+export * from './topology-errors.js';
 
 const EMPTY = new Uint8Array();
-
-/** Which port a MAC address of a bridge is behind. */
-export const macEntrySchema = z.strictObject({ portId: z.uuid() });
-export type MacEntry = z.output<typeof macEntrySchema>;
-
-/** The MAC address of an IP address of a bridge. */
-export const ipEntrySchema = z.strictObject({ mac: z.string() });
-export type IpEntry = z.output<typeof ipEntrySchema>;
 
 /** A host that has exterior ports on a bridge, and the tunnel key under which it takes a flooded packet. */
 export const bridgeHostSchema = z.strictObject({ floodKey: z.int().positive() });
 export type BridgeHost = z.output<typeof bridgeHostSchema>;
-
-/** An object as read, with the version that {@link TopologyRepository.update} takes. */
-export interface Versioned<T> {
-  readonly object: T;
-  readonly version: number;
-}
-
-/** An object that is referred to, or asked for, does not exist. */
-export class ObjectNotFoundError extends MidonetError {
-  constructor(
-    readonly kind: Kind,
-    readonly id: string,
-    readonly field?: string,
-  ) {
-    super('MN_NOT_FOUND', field === undefined ? `no ${kind} ${id}` : `${field}: no ${kind} ${id}`);
-  }
-}
-
-/** The object, or a value that must be unique, exists already. */
-export class ObjectExistsError extends MidonetError {
-  constructor(
-    readonly field: string,
-    value: string,
-  ) {
-    super('MN_ALREADY_EXISTS', `${field}: ${value} exists already`);
-  }
-}
-
-/** The object cannot be deleted while it is in use. */
-export class ObjectInUseError extends MidonetError {
-  constructor(kind: Kind, id: string, reason: string) {
-    super('MN_REFERENCED', `${kind} ${id}: ${reason}`);
-  }
-}
 
 /**
  * Typed topology objects in the NSDB. An object and the index entries that follow from it (a bridge's ports, its MAC and
  * IP tables, a host's bindings) change in one multi, so no reader ever sees one without the other.
  */
 export class TopologyRepository {
-  constructor(readonly store: Store) {}
+  constructor(
+    readonly store: Store,
+    private readonly migrations: Migrations = MIGRATIONS,
+  ) {}
 
   /** Make the top folders of an empty NSDB. Any number of processes may do so at once. */
   async initialize(signal?: AbortSignal): Promise<void> {
-    for (const folder of ROOT_FOLDERS) await this.store.ensure(folder, { signal });
+    await readAhead(ROOT_FOLDERS, signal, (folder, signal) => this.store.ensure(folder, { signal }));
   }
 
   async get<K extends Kind>(
@@ -107,44 +66,69 @@ export class TopologyRepository {
   ): Promise<Versioned<TopologyTypes[K]> | undefined> {
     const path = objectPath(kind, id);
     const node = await this.store.get(path, { signal });
-    return node && { object: decodeObject(kind, node, path), version: node.stat.version };
+    return node && { object: this.decode(kind, node, path), version: node.stat.version };
   }
 
-  /** Identifiers of all objects of a kind that is not sharded. */
-  async list(kind: Exclude<Kind, 'port'>, signal?: AbortSignal): Promise<string[]> {
-    return (await this.store.children(parentPath(objectPath(kind, 'x'))!, { signal })) ?? [];
+  /** Identifiers of all objects of a kind, in any order. */
+  async list(kind: Kind, signal?: AbortSignal): Promise<string[]> {
+    const names = await this.childrenOf(kindPath(kind), signal);
+    if (!isSharded(kind)) return names;
+    return this.inShards(kindPath(kind), names, signal);
   }
 
   /** Identifiers of the ports bound to a host. */
   async portsOfHost(hostId: string, signal?: AbortSignal): Promise<string[]> {
-    return (await this.store.children(hostPortsPath(hostId), { signal })) ?? [];
+    return this.childrenOf(hostPortsPath(hostId), signal);
   }
 
   /**
-   * @throws InvalidInputError, ObjectExistsError, ObjectNotFoundError naming the field of a reference that leads nowhere
+   * Identifiers of the objects of `kind` that name the object `id` in `field`, in any order.
+   * @param field as in the table of references, without `[]`
+   */
+  async holders(kind: Kind, field: string, id: string, signal?: AbortSignal): Promise<string[]> {
+    const row = rowNamed(kind, field);
+    const folder = referenceFolder(row, id);
+    if (row.exclusive) {
+      const node = await this.store.get(folder, { signal });
+      return node === undefined ? [] : [decodeJson(holderSchema, node.data, folder).id];
+    }
+    const names = await this.childrenOf(folder, signal);
+    return isReferenceSharded(row) ? this.inShards(folder, names, signal) : names;
+  }
+
+  /** The rules of a chain, in order. */
+  async rulesOf(chainId: string, signal?: AbortSignal): Promise<Rule[]> {
+    const ids = await this.holders('rule', 'chainId', chainId, signal);
+    const rules = await readAhead(ids, signal, (id, signal) => this.get('rule', id, signal));
+    return rules.flatMap((rule) => (rule === undefined ? [] : [rule.object])).sort(byPosition);
+  }
+
+  /** Several changes that are to happen together. */
+  transaction(): Transaction {
+    return new Transaction(this.store, this.migrations);
+  }
+
+  /**
+   * @throws InvalidInputError, ObjectExistsError, ReferenceConflictError, ObjectNotFoundError naming the field of a
+   * reference that leads nowhere
    */
   async create<K extends Kind>(
     kind: K,
     input: z.input<(typeof SCHEMAS)[K]>,
     signal?: AbortSignal,
   ): Promise<TopologyTypes[K]> {
-    const object = validateObject(kind, input);
-    const path = objectPath(kind, object.id);
-    const operations: StoreOperation[] = [{ type: 'create', path, data: encodeJson(object) }];
-    for (const folder of OBJECT_FOLDERS[kind]) {
-      operations.push({ type: 'create', path: joinPath(path, folder), data: EMPTY });
+    const object = checkObject(kind, input);
+    for (;;) {
+      const changes = new ChangeSet(this.store, this.migrations);
+      changes.create(kind, object);
+      await changes.joinPeers(changes.peek(kind, object.id)!, signal);
+      if (await this.commits(changes.writes(), signal)) return object;
     }
-    for (const entry of indexEntries(kind, object)) {
-      operations.push({ type: 'create', path: entry.path, data: entry.data });
-    }
-    operations.push(...referenceChecks(kind, object));
-    await this.commit(kind, object, operations, signal);
-    return object;
   }
 
   /**
    * Replace an object that was read at `version`.
-   * @throws VersionConflictError if it was changed since
+   * @throws ObjectConflictError if it was changed since
    */
   async update<K extends Kind>(
     kind: K,
@@ -152,25 +136,26 @@ export class TopologyRepository {
     version: number,
     signal?: AbortSignal,
   ): Promise<TopologyTypes[K]> {
-    const object = validateObject(kind, input);
-    const before = await this.get(kind, object.id, signal);
-    if (before === undefined) throw new ObjectNotFoundError(kind, object.id);
-    const path = objectPath(kind, object.id);
-    if (before.version !== version) throw new VersionConflictError(path);
-    const operations: StoreOperation[] = [{ type: 'set', path, data: encodeJson(object), version }];
-    const old = new Map(indexEntries(kind, before.object).map((entry) => [entry.path, entry]));
-    for (const entry of indexEntries(kind, object)) {
-      const existing = old.get(entry.path);
-      old.delete(entry.path);
-      if (existing === undefined) operations.push({ type: 'create', path: entry.path, data: entry.data });
-      else if (Buffer.compare(existing.data, entry.data) !== 0) {
-        operations.push({ type: 'set', path: entry.path, data: entry.data });
-      }
+    const object = checkObject(kind, input);
+    for (;;) {
+      const changes = new ChangeSet(this.store, this.migrations);
+      const staged = await changes.load(kind, object.id, signal);
+      if (staged.before === undefined) throw new ObjectNotFoundError(kind, object.id);
+      if (staged.before.version !== version) throw new ObjectConflictError(kind, object.id);
+      await changes.replace(staged, object, signal);
+      if (await this.commits(changes.writes(), signal)) return object;
     }
-    for (const gone of old.values()) operations.push({ type: 'delete', path: gone.path });
-    operations.push(...referenceChecks(kind, object));
-    await this.commit(kind, object, operations, signal);
-    return object;
+  }
+
+  /** Whether the operations were carried out: not when an object that they change is not as it was read. */
+  private async commits(planned: readonly PlannedOperation[], signal?: AbortSignal): Promise<boolean> {
+    try {
+      await commit(this.store, planned, signal);
+      return true;
+    } catch (error) {
+      if (error instanceof ObjectConflictError) return false;
+      throw error;
+    }
   }
 
   /** Read, change, write; again while others change the object in between. `change` returns undefined to leave it. */
@@ -190,16 +175,19 @@ export class TopologyRepository {
         await this.update(kind, next as z.input<(typeof SCHEMAS)[K]>, current.version, signal);
         return;
       } catch (error) {
-        if (!(error instanceof VersionConflictError)) throw error;
+        if (!(error instanceof ObjectConflictError)) throw error;
       }
     }
   }
 
   /**
-   * Delete an object and what belongs to it: a bridge takes its ports and pools along, a host the ports that a front end
-   * of it has made, its bindings, memberships and leases, a tunnel zone the memberships of its hosts. Succeeds
-   * when there is no such object.
-   * @throws ObjectInUseError for a host whose agent runs
+   * Delete an object and what goes with it by the table of references, its leases and learned entries too. Succeeds when
+   * there is no such object.
+   *
+   * What fits in one request happens at once. More is deleted in parts, who names an object before it, so that at no time
+   * a reference leads nowhere. After an error in between some of it is left: delete again to finish.
+   *
+   * @throws ObjectReferencedError, and ObjectInUseError for a host whose agent runs; nothing is deleted then
    */
   delete(kind: Kind, id: string, signal?: AbortSignal): Promise<void> {
     return this.deleteIf(kind, id, () => true, signal);
@@ -214,51 +202,54 @@ export class TopologyRepository {
   ): Promise<void> {
     for (let attempt = 0; ; attempt++) {
       signal?.throwIfAborted();
-      const current = await this.get(kind, id, signal);
-      if (current === undefined || !condition(current.object)) return;
-      try {
-        await this.deleteDependents(kind, current.object, signal);
-        await this.deleteNodes(kind, current, signal);
-        return;
-      } catch (error) {
-        // Somebody changed it or added to it meanwhile: look again.
-        if (!(error instanceof VersionConflictError || error instanceof NodeNotEmptyError)) throw error;
-      }
+      const changes = new ChangeSet(this.store, this.migrations);
+      const staged = await changes.load(kind, id, signal);
+      if (staged.after === undefined || !condition(staged.after as TopologyTypes[K])) return;
+      changes.remove(staged);
+      if (await this.deletes(changes, signal)) return;
       await pause(attempt, signal);
     }
   }
 
-  /** Delete an object's node, its folders and its index entries, those of them that there are. */
-  private async deleteNodes<K extends Kind>(
-    kind: K,
-    { object, version }: Versioned<TopologyTypes[K]>,
-    signal?: AbortSignal,
-  ): Promise<void> {
-    const path = objectPath(kind, object.id);
-    const operations: StoreOperation[] = [];
-    for (const entry of indexEntries(kind, object)) operations.push({ type: 'delete', path: entry.path });
-    for (const folder of OBJECT_FOLDERS[kind]) operations.push({ type: 'delete', path: joinPath(path, folder) });
-    operations.push({ type: 'delete', path, version });
-    for (;;) {
+  /** Whether everything that goes with what is removed was deleted: not when others changed some of it meanwhile. */
+  private async deletes(changes: ChangeSet, signal?: AbortSignal): Promise<boolean> {
+    let isComplete = true;
+    const unlessInterfered = async (work: Promise<unknown>) => {
       try {
-        await this.store.multi(operations, { signal });
-        return;
+        await work;
       } catch (error) {
-        if (!(error instanceof NodeNotFoundError)) throw error;
-        if (error.path === path) return;
-        if (!removeDeletion(operations, error.path)) throw error;
+        if (!isInterference(error)) throw error;
+        isComplete = false;
       }
+    };
+    let deletion: Deletion | undefined;
+    await unlessInterfered(
+      Deletion.plan(this.store, changes, signal).then((planned) => {
+        deletion = planned;
+      }),
+    );
+    if (deletion === undefined) return false;
+    for (const staged of changes.objects) {
+      if (!isDeleted(staged)) continue;
+      if (staged.kind === 'host') await releaseHostLeases(this.store, staged.id, signal);
+      if (staged.kind === 'bridge' || staged.kind === 'router') await releaseNatBlocks(this.store, staged.id, signal);
     }
+    for (const request of deletion.requests()) await unlessInterfered(commit(this.store, request, signal));
+    return isComplete;
   }
 
-  /** Calls the listener with the object now and after every change; see Store.watchData. A value that is not valid is reported to `onInvalid` and otherwise ignored. */
+  /**
+   * Calls the listener with the object now and after every change; see Store.watchData. A value that is not valid, or was
+   * written by a newer program, is reported to `onInvalid` and otherwise ignored.
+   */
   watch<K extends Kind>(
     kind: K,
     id: string,
     listener: (object: TopologyTypes[K] | undefined) => void,
     onInvalid: (error: Error) => void,
   ): Watch {
-    return this.watchEntry(objectPath(kind, id), SCHEMAS[kind], listener as (value: unknown) => void, onInvalid);
+    const path = objectPath(kind, id);
+    return this.watchDecoded(path, (node) => this.decode(kind, node, path), listener, onInvalid);
   }
 
   /** The same for a table entry or other node of which the path and the schema are known. */
@@ -268,10 +259,19 @@ export class TopologyRepository {
     listener: (value: z.output<S> | undefined) => void,
     onInvalid: (error: Error) => void,
   ): Watch {
+    return this.watchDecoded(path, (node) => decodeJson(schema, node.data, path), listener, onInvalid);
+  }
+
+  private watchDecoded<T>(
+    path: string,
+    decode: (node: StoreNode) => T,
+    listener: (value: T | undefined) => void,
+    onInvalid: (error: Error) => void,
+  ): Watch {
     return this.store.watchData(path, (node) => {
-      let value: z.output<S> | undefined;
+      let value: T | undefined;
       try {
-        value = node && decodeJson(schema, node.data, path);
+        value = node && decode(node);
       } catch (error) {
         onInvalid(error as Error);
         return;
@@ -285,63 +285,24 @@ export class TopologyRepository {
    * @throws ObjectNotFoundError for the host or the zone
    */
   async joinTunnelZone(zoneId: string, hostId: string, address: string, signal?: AbortSignal): Promise<void> {
-    const data = encodeJson(validate(tunnelZoneMemberSchema, { address }, 'tunnelZoneMember'));
-    const path = tunnelZoneMemberPath(zoneId, hostId);
-    await this.changeMembership(hostId, signal, async (host) => {
-      const current = await this.store.get(path, { signal });
-      const listed = host.tunnelZoneIds.includes(zoneId);
-      if (listed && current !== undefined && Buffer.compare(current.data, data) === 0) return undefined;
-      return {
-        tunnelZoneIds: listed ? host.tunnelZoneIds : [...host.tunnelZoneIds, zoneId],
-        member: current === undefined ? { type: 'create', path, data } : { type: 'set', path, data },
-      };
-    });
+    const member = { zoneId, ...validate(tunnelZoneMemberSchema, { address }, 'tunnelZoneMember') };
+    const join = (host: Host): Host | undefined => {
+      const index = host.tunnelZones.findIndex((zone) => zone.zoneId === zoneId);
+      if (index < 0) return { ...host, tunnelZones: [...host.tunnelZones, member] };
+      return host.tunnelZones[index].address === member.address
+        ? undefined
+        : { ...host, tunnelZones: host.tunnelZones.with(index, member) };
+    };
+    await this.modify('host', hostId, join, signal);
   }
 
   /** Succeeds when the host is no member. */
   async leaveTunnelZone(zoneId: string, hostId: string, signal?: AbortSignal): Promise<void> {
-    const path = tunnelZoneMemberPath(zoneId, hostId);
-    await this.changeMembership(hostId, signal, async (host) => {
-      const listed = host.tunnelZoneIds.includes(zoneId);
-      const there = (await this.store.exists(path, { signal })) !== undefined;
-      if (!listed && !there) return undefined;
-      return {
-        tunnelZoneIds: host.tunnelZoneIds.filter((id) => id !== zoneId),
-        member: there ? { type: 'delete', path } : undefined,
-      };
-    });
-  }
-
-  /** Change a host's list of zones and its entry in one of them together; again while others interfere. */
-  private async changeMembership(
-    hostId: string,
-    signal: AbortSignal | undefined,
-    change: (host: Host) => Promise<{ tunnelZoneIds: string[]; member: StoreOperation | undefined } | undefined>,
-  ): Promise<void> {
-    for (let attempt = 0; ; attempt++) {
-      signal?.throwIfAborted();
-      const current = await this.get('host', hostId, signal);
-      if (current === undefined) throw new ObjectNotFoundError('host', hostId);
-      const { object: host, version } = current;
-      const changes = await change(host);
-      if (changes === undefined) return;
-      const { tunnelZoneIds, member } = changes;
-      const object: Host = { ...host, tunnelZoneIds };
-      const operations: StoreOperation[] = [
-        { type: 'set', path: objectPath('host', hostId), data: encodeJson(object), version },
-        ...referenceChecks('host', object),
-      ];
-      if (member !== undefined) operations.push(member);
-      try {
-        await this.store.multi(operations, { signal });
-        return;
-      } catch (error) {
-        const gone = error instanceof NodeNotFoundError && missingReference('host', object, error.path);
-        if (gone) throw gone;
-        if (!(error instanceof NodeError && INTERFERED.has(error.code))) throw error;
-      }
-      await pause(attempt, signal);
-    }
+    const leave = (host: Host): Host | undefined => {
+      const tunnelZones = host.tunnelZones.filter((zone) => zone.zoneId !== zoneId);
+      return tunnelZones.length === host.tunnelZones.length ? undefined : { ...host, tunnelZones };
+    };
+    await this.modify('host', hostId, leave, signal);
   }
 
   /** Tell others that a host has exterior ports on a bridge (undefined: no longer). */
@@ -352,59 +313,13 @@ export class TopologyRepository {
     signal?: AbortSignal,
   ): Promise<void> {
     const path = bridgeHostPath(bridgeId, hostId);
-    if (entry === undefined) return this.deleteIfThere(path, signal);
+    if (entry === undefined) return deleteIfThere(this.store, path, signal);
     try {
       await this.store.create(path, encodeJson(entry), { signal });
     } catch (error) {
       if (error instanceof NodeNotFoundError) throw new ObjectNotFoundError('bridge', bridgeId);
       if (!(error instanceof NodeExistsError)) throw error;
       await this.store.set(path, encodeJson(entry), undefined, { signal });
-    }
-  }
-
-  private async deleteIfThere(path: string, signal: AbortSignal | undefined): Promise<void> {
-    try {
-      await this.store.delete(path, undefined, { signal });
-    } catch (error) {
-      if (!(error instanceof NodeNotFoundError)) throw error;
-    }
-  }
-
-  /**
-   * Carry out the operations on `object`: make the shard folders that are missing, replace learned table entries by
-   * seeded ones, and say which field is at fault when it fails.
-   */
-  private async commit(kind: Kind, object: TopologyTypes[Kind], operations: StoreOperation[], signal?: AbortSignal) {
-    for (;;) {
-      try {
-        await this.store.multi(operations, { signal });
-        return;
-      } catch (error) {
-        if (error instanceof NodeNotFoundError) {
-          if (error.path === objectPath(kind, object.id)) throw new ObjectNotFoundError(kind, object.id);
-          const reference = missingReference(kind, object, error.path);
-          if (reference !== undefined) throw reference;
-          if (!removeDeletion(operations, error.path)) await this.makeFolder(kind, object, error.path, signal);
-        } else if (error instanceof NodeExistsError) {
-          if (!(await this.removeLearned(error.path, signal))) throw existsError(kind, object, error.path);
-        } else {
-          throw error;
-        }
-      }
-    }
-  }
-
-  /** Make the missing folder `path`, or say which reference of the object leads nowhere. */
-  private async makeFolder(kind: Kind, object: TopologyTypes[Kind], path: string, signal?: AbortSignal): Promise<void> {
-    try {
-      await this.store.create(path, EMPTY, { signal });
-    } catch (error) {
-      if (error instanceof NodeExistsError) return;
-      if (!(error instanceof NodeNotFoundError)) throw error;
-      // Making the parents, too, would bring back a part of an object that is deleted just now.
-      const reference = references(kind, object).find((one) => path.startsWith(`${objectPath(one.kind, one.id)}/`));
-      if (reference === undefined) await this.store.ensure(path, { signal });
-      else throw new ObjectNotFoundError(reference.kind, reference.id, `${kind}.${reference.field}`);
     }
   }
 
@@ -420,89 +335,38 @@ export class TopologyRepository {
     }
   }
 
-  /** Delete the table entry at `path` if it was learned: what the topology says takes its place. */
-  private async removeLearned(path: string, signal?: AbortSignal): Promise<boolean> {
-    const stat = await this.store.exists(path, { signal });
-    if (stat === undefined) return true;
-    if (stat.ephemeralOwner === undefined) return false;
-    await this.deleteIfThere(path, signal);
-    return true;
-  }
-
-  private async deleteDependents(kind: Kind, object: TopologyTypes[Kind], signal?: AbortSignal): Promise<void> {
-    const path = objectPath(kind, object.id);
-    if (kind === 'bridge') {
-      for await (const portId of this.sharded(`${path}/ports`, signal)) {
-        await this.deleteIf('port', portId, ({ bridgeId }) => bridgeId === object.id, signal);
-        await this.deleteIfThere(bridgePortPath(object.id, portId), signal);
-      }
-      for (const poolId of await this.childrenOf(`${path}/address-pools`, signal)) {
-        await this.delete('address-pool', poolId, signal);
-        await this.deleteIfThere(bridgeAddressPoolPath(object.id, poolId), signal);
-      }
-      // What was added since they were listed must not lose its entry: the folder is not empty then.
-      for (const shardName of await this.childrenOf(`${path}/ports`, signal)) {
-        await this.deleteIfThere(`${path}/ports/${shardName}`, signal);
-      }
-      for (const table of ['hosts', 'macs', 'ips']) await this.empty(`${path}/${table}`, signal);
-      await releaseNatBlocks(this.store, object.id, signal);
-    } else if (kind === 'host') {
-      if ((await this.store.exists(hostAlivePath(object.id), { signal })) !== undefined) {
-        throw new ObjectInUseError(kind, object.id, 'its agent runs');
-      }
-      await this.releaseHost(object as Host, signal);
-    } else if (kind === 'tunnel-zone') {
-      for (const hostId of await this.list('host', signal)) {
-        await unlessNotFound('host', hostId, this.leaveTunnelZone(object.id, hostId, signal));
-      }
-      await this.empty(`${path}/hosts`, signal);
-    } else if (kind === 'address-pool') {
-      for (const hostId of await this.list('host', signal)) {
-        const leases = joinPath(hostLeasesPath(hostId), object.id);
-        await this.empty(leases, signal);
-        await this.deleteIfThere(leases, signal);
-      }
-      await this.empty(`${path}/blocks`, signal);
-    }
-  }
-
-  private async releaseHost(host: Host, signal?: AbortSignal): Promise<void> {
-    const isBoundHere = ({ binding }: Port) => binding?.hostId === host.id;
-    for (const portId of await this.portsOfHost(host.id, signal)) {
-      // Nobody else could delete it, and its addresses would never be free again.
-      await this.deleteIf('port', portId, (port) => isBoundHere(port) && port.owner !== undefined, signal);
-      const unbind = (port: Port) => (isBoundHere(port) ? { ...port, binding: undefined } : undefined);
-      await unlessNotFound('port', portId, this.modify('port', portId, unbind, signal));
-      await this.deleteIfThere(hostPortPath(host.id, portId), signal);
-    }
-    await releaseHostLeases(this.store, host.id, signal);
-    for (const bridgeId of await this.list('bridge', signal)) {
-      await this.deleteIfThere(bridgeHostPath(bridgeId, host.id), signal);
-    }
-    for (const zoneId of host.tunnelZoneIds) {
-      await this.deleteIfThere(tunnelZoneMemberPath(zoneId, host.id), signal);
-    }
+  private decode<K extends Kind>(kind: K, node: StoreNode, path: string): TopologyTypes[K] {
+    return decodeObject(kind, node.data, path, this.migrations);
   }
 
   private async childrenOf(path: string, signal?: AbortSignal): Promise<string[]> {
     return (await this.store.children(path, { signal })) ?? [];
   }
 
-  /** Names in a sharded folder. */
-  private async *sharded(path: string, signal?: AbortSignal): AsyncGenerator<string> {
-    for (const shardName of await this.childrenOf(path, signal)) {
-      yield* await this.childrenOf(`${path}/${shardName}`, signal);
-    }
-  }
-
-  /** Delete everything below `path`. */
-  private async empty(path: string, signal?: AbortSignal): Promise<void> {
-    for (const name of await this.childrenOf(path, signal)) {
-      await this.empty(`${path}/${name}`, signal);
-      await this.deleteIfThere(`${path}/${name}`, signal);
-    }
+  private async inShards(folder: string, shards: readonly string[], signal?: AbortSignal): Promise<string[]> {
+    const names = await readAhead(shards, signal, (name, signal) => this.childrenOf(joinPath(folder, name), signal));
+    return names.flat();
   }
 }
+
+/** @throws InvalidInputError when the table of references has no such field */
+function rowNamed(kind: Kind, field: string): ReferenceRow {
+  const row = REFERENCES.find((one) => referenceName(one) === `${kind}.${field}`);
+  if (row === undefined) throw new InvalidInputError('field', `${kind}.${field}`, 'expected one that names an object');
+  return row;
+}
+
+function byPosition(a: Rule, b: Rule): number {
+  const [left, right] = a.position === b.position ? [a.id, b.id] : [a.position, b.position];
+  return left < right ? -1 : 1;
+}
+
+/** What a deletion fails with when others change at the same time what it is about. */
+function isInterference(error: unknown): boolean {
+  return error instanceof ObjectConflictError || (error instanceof NodeError && INTERFERED.has(error.code));
+}
+
+const INTERFERED: ReadonlySet<string> = new Set(['MN_NOT_FOUND', 'MN_CONFLICT', 'MN_REFERENCED']);
 
 const FIRST_PAUSE_MS = 5;
 const LAST_PAUSE_MS = 1000;
@@ -510,131 +374,4 @@ const LAST_PAUSE_MS = 1000;
 /** Leave others time to finish what they are doing to the same nodes; longer each time. */
 async function pause(attempt: number, signal: AbortSignal | undefined): Promise<void> {
   await delay(Math.min(FIRST_PAUSE_MS * 2 ** attempt, LAST_PAUSE_MS), undefined, { signal });
-}
-
-/** Take the deletion of a node out of the operations; tells whether there was one. */
-function removeDeletion(operations: StoreOperation[], path: string): boolean {
-  const index = operations.findIndex((operation) => operation.type === 'delete' && operation.path === path);
-  if (index >= 0) operations.splice(index, 1);
-  return index >= 0;
-}
-
-/** What a change of two nodes together fails with when somebody else changes one of them. */
-const INTERFERED: ReadonlySet<string> = new Set(['MN_NOT_FOUND', 'MN_ALREADY_EXISTS', 'MN_CONFLICT']);
-
-async function unlessNotFound(kind: Kind, id: string, work: Promise<void>): Promise<void> {
-  try {
-    await work;
-  } catch (error) {
-    if (!(error instanceof ObjectNotFoundError && error.kind === kind && error.id === id)) throw error;
-  }
-}
-
-interface IndexEntry {
-  readonly path: string;
-  readonly data: Uint8Array;
-  /** The field it follows from. */
-  readonly field: string;
-  readonly value: string;
-}
-
-/** The index entries that follow from an object. */
-function indexEntries(kind: Kind, object: TopologyTypes[Kind]): IndexEntry[] {
-  if (kind === 'address-pool') {
-    const pool = object as TopologyTypes['address-pool'];
-    return [{ path: bridgeAddressPoolPath(pool.bridgeId, pool.id), data: EMPTY, field: 'id', value: pool.id }];
-  }
-  return kind === 'port' ? portIndexEntries(object as Port) : [];
-}
-
-function portIndexEntries(port: Port): IndexEntry[] {
-  const entries: IndexEntry[] = [
-    { path: bridgePortPath(port.bridgeId, port.id), data: EMPTY, field: 'id', value: port.id },
-  ];
-  if (port.binding !== undefined) {
-    entries.push({ path: hostPortPath(port.binding.hostId, port.id), data: EMPTY, field: 'id', value: port.id });
-  }
-  if (port.mac === undefined) return entries;
-  const macEntry: MacEntry = { portId: port.id };
-  entries.push({
-    path: macPath(port.bridgeId, port.mac),
-    data: encodeJson(macEntry),
-    field: 'mac',
-    value: port.mac,
-  });
-  const ipEntry: IpEntry = { mac: port.mac };
-  for (const address of port.addresses) {
-    entries.push({
-      path: ipPath(port.bridgeId, address),
-      data: encodeJson(ipEntry),
-      field: 'addresses',
-      value: address,
-    });
-  }
-  return entries;
-}
-
-interface Reference {
-  readonly kind: Kind;
-  readonly id: string;
-  readonly field: string;
-}
-
-/** The references of an object to others that must exist. */
-function references(kind: Kind, object: TopologyTypes[Kind]): Reference[] {
-  if (kind === 'address-pool')
-    return [{ kind: 'bridge', id: (object as TopologyTypes['address-pool']).bridgeId, field: 'bridgeId' }];
-  if (kind === 'host') {
-    const { tunnelZoneIds } = object as Host;
-    return tunnelZoneIds.map((id, i) => ({ kind: 'tunnel-zone', id, field: `tunnelZoneIds[${i}]` }));
-  }
-  if (kind !== 'port') return [];
-  const port = object as Port;
-  const found: Reference[] = [{ kind: 'bridge', id: port.bridgeId, field: 'bridgeId' }];
-  if (port.binding) found.push({ kind: 'host', id: port.binding.hostId, field: 'binding.hostId' });
-  return found;
-}
-
-/** Parts of a multi that fail when a reference leads nowhere. */
-function referenceChecks(kind: Kind, object: TopologyTypes[Kind]): StoreOperation[] {
-  return references(kind, object).map((reference) => ({
-    type: 'check',
-    path: objectPath(reference.kind, reference.id),
-  }));
-}
-
-/** What to say when there is no node `path`, if that is an object referred to. */
-function missingReference(kind: Kind, object: TopologyTypes[Kind], path: string): ObjectNotFoundError | undefined {
-  const reference = references(kind, object).find((one) => objectPath(one.kind, one.id) === path);
-  return reference && new ObjectNotFoundError(reference.kind, reference.id, `${kind}.${reference.field}`);
-}
-
-function existsError(kind: Kind, object: TopologyTypes[Kind], path: string): ObjectExistsError {
-  const entry = indexEntries(kind, object).find((candidate) => candidate.path === path);
-  return entry === undefined
-    ? new ObjectExistsError(`${kind}.id`, object.id)
-    : new ObjectExistsError(`${kind}.${entry.field}`, entry.value);
-}
-
-function validateObject<K extends Kind>(kind: K, input: unknown): TopologyTypes[K] {
-  const object = validate(SCHEMAS[kind], input, kind) as TopologyTypes[K];
-  if (kind === 'port') {
-    const port = object as Port;
-    if (port.addresses.length > 0 && port.mac === undefined) {
-      throw new InvalidInputError('port.mac', undefined, 'expected a MAC address, as the port has IP addresses');
-    }
-    checkDistinct('port.addresses', port.addresses);
-  } else if (kind === 'host') {
-    checkDistinct('host.tunnelZoneIds', (object as Host).tunnelZoneIds);
-  }
-  return object;
-}
-
-function checkDistinct(field: string, values: readonly string[]): void {
-  const again = values.findIndex((value, i) => values.indexOf(value) < i);
-  if (again >= 0) throw new InvalidInputError(`${field}[${again}]`, values[again], 'expected each value once');
-}
-
-function decodeObject<K extends Kind>(kind: K, node: StoreNode, path: string): TopologyTypes[K] {
-  return decodeJson(SCHEMAS[kind], node.data, path) as TopologyTypes[K];
 }

@@ -724,7 +724,7 @@ cluster('tunnel zones follow the configuration', { hosts: 1, zones: ['vxlan', 'g
   const member = await c.repository.store.get(tunnelZoneMemberPath(id(0), host.id));
   t.is(Buffer.from(member!.data).toString(), '{"address":"192.0.2.7"}');
   t.is(await c.repository.store.get(tunnelZoneMemberPath(id(1), host.id)), undefined);
-  const zones = (await c.repository.get('host', host.id))?.object.tunnelZoneIds;
+  const zones = (await c.repository.get('host', host.id))?.object.tunnelZones.map(({ zoneId }) => zoneId);
   t.deepEqual(zones, [id(0), manual.id], 'one that the configuration never named is kept');
   t.deepEqual(await readdir(join(host.folder, 'tunnel-zones')), [`${id(0)}.json`]);
 });

@@ -2,7 +2,7 @@ import type { ContainerInterfaces, InterfacePair, InterfaceState } from '../../s
 import { InterfaceNameTakenError } from '../../src/agent/container-interfaces.js';
 import type { LocalPorts } from '../../src/agent/local-ports.js';
 import { NamespaceError } from '../../src/datapath/link/namespace.js';
-import type { Port } from '../../src/topology/types.js';
+import type { BridgePort } from '../../src/topology/types.js';
 
 /** Throws where a test wants it: `step` is the name of the call. */
 export type Fault = (step: string) => void;
@@ -60,10 +60,10 @@ export class FakeInterfaces implements ContainerInterfaces {
 
 /** Remembers what is attached. */
 export class FakeLocalPorts implements LocalPorts {
-  readonly attached = new Map<string, { port: Port; interfaceName: string }>();
+  readonly attached = new Map<string, { port: BridgePort; interfaceName: string }>();
   fault: Fault = () => {};
 
-  async attach(port: Port, interfaceName: string): Promise<void> {
+  async attach(port: BridgePort, interfaceName: string): Promise<void> {
     this.fault('attach');
     this.attached.set(port.id, { port, interfaceName });
     this.fault('attached');

@@ -6,7 +6,7 @@ import { TopologyCache } from '../../src/agent/topology-cache.js';
 import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { parseIpv4 } from '../../src/packet/address.js';
 import type { TunnelPath } from '../../src/simulation/fact.js';
-import type { Port } from '../../src/topology/types.js';
+import type { BridgePort } from '../../src/topology/types.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
 import { until } from './until.js';
 
@@ -48,7 +48,7 @@ async function setUp(t: ExecutionContext) {
     await until(`${cell.tag} is in hand`, () => cell.value !== undefined);
     return cell.value;
   };
-  const port = (hostId?: string): Port => ({
+  const port = (hostId?: string): BridgePort => ({
     id: randomUUID(),
     bridgeId,
     adminStateUp: true,

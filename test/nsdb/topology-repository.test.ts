@@ -16,8 +16,9 @@ import {
 } from '../../src/nsdb/layout.js';
 import { encodeLeaseEntry, leaseEntryPath, takeOperations } from '../../src/nsdb/leases.js';
 import { parentPath } from '../../src/nsdb/path.js';
-import { type Store, VersionConflictError } from '../../src/nsdb/store.js';
+import type { Store } from '../../src/nsdb/store.js';
 import {
+  ObjectConflictError,
   ObjectExistsError,
   ObjectInUseError,
   ObjectNotFoundError,
@@ -70,7 +71,7 @@ test('every field that is wrong is named, with its value, and nothing is written
   const { id: bridgeId } = await bridge(repository);
   const { id: hostId } = await host(repository);
   const id = randomUUID();
-  const good: Record<Kind, Record<string, unknown>> = {
+  const good: Partial<Record<Kind, Record<string, unknown>>> = {
     bridge: { id, name: 'b' },
     port: { id, bridgeId, mac: MAC, addresses: ['10.0.0.1'], binding: { hostId, interfaceName: 'eth1' } },
     host: { id, name: 'h' },
@@ -78,6 +79,7 @@ test('every field that is wrong is named, with its value, and nothing is written
     'address-pool': { id, bridgeId, cidr: '10.0.0.0/16', blockSize: 26 },
   };
   const binding = { hostId, interfaceName: 'eth1' };
+  const zone = { zoneId: id, address: '192.0.2.1' };
   const wrong: [Kind, string, Record<string, unknown>, unknown?][] = [
     ['bridge', 'id', { id: 'x' }],
     ['bridge', 'name', { name: '' }],
@@ -91,7 +93,7 @@ test('every field that is wrong is named, with its value, and nothing is written
     ['port', 'mac', { mac: '02:00:00:00:00' }],
     ['port', 'mac', { mac: undefined }],
     ['port', 'addresses[1]', { addresses: ['10.0.0.1', '10.0.0.256'] }, '10.0.0.256'],
-    ['port', 'addresses[1]', { addresses: ['fd00::1', 'FD00:0::1'] }, 'fd00::1'],
+    ['port', 'addresses[1]', { addresses: ['fd00::1', 'FD00:0::1'] }, 'FD00:0::1'],
     ['port', 'addresses', { addresses: '10.0.0.1' }],
     ['port', 'binding.hostId', { binding: { ...binding, hostId: 'h' } }, 'h'],
     [
@@ -108,8 +110,9 @@ test('every field that is wrong is named, with its value, and nothing is written
     ['port', 'owner', { owner: 3 }],
     ['host', 'id', { id: '' }],
     ['host', 'name', { name: '-x' }],
-    ['host', 'tunnelZoneIds[0]', { tunnelZoneIds: ['z'] }, 'z'],
-    ['host', 'tunnelZoneIds[1]', { tunnelZoneIds: [id, id] }, id],
+    ['host', 'tunnelZones[0].zoneId', { tunnelZones: [{ zoneId: 'z', address: '192.0.2.1' }] }, 'z'],
+    ['host', 'tunnelZones[0].address', { tunnelZones: [{ zoneId: id, address: 'fd00::1' }] }, 'fd00::1'],
+    ['host', 'tunnelZones[1].zoneId', { tunnelZones: [zone, zone] }, id],
     ['tunnel-zone', 'id', { id: null }],
     ['tunnel-zone', 'name', { name: undefined }],
     ['tunnel-zone', 'type', { type: 'stt' }],
@@ -173,12 +176,15 @@ test('a reference that leads nowhere is named', async (t) => {
     'address-pool.bridgeId',
     repository.create('address-pool', { id, bridgeId: nowhere, cidr: '10.0.0.0/16', blockSize: 26 }),
   );
-  await check('host.tunnelZoneIds[0]', repository.create('host', { id, name: 'x', tunnelZoneIds: [nowhere] }));
+  await check(
+    'host.tunnelZones[0].zoneId',
+    repository.create('host', { id, name: 'x', tunnelZones: [{ zoneId: nowhere, address: '192.0.2.1' }] }),
+  );
   const port = await repository.create('port', { id, bridgeId });
   await check('port.binding.hostId', repository.update('port', { ...port, binding }, 0));
   await check('port.bridgeId', repository.update('port', { ...port, bridgeId: nowhere }, 0));
-  await check('host.tunnelZoneIds[0]', repository.joinTunnelZone(nowhere, hostId, '192.0.2.1'));
-  t.deepEqual((await repository.get('host', hostId))?.object.tunnelZoneIds, []);
+  await check('host.tunnelZones[0].zoneId', repository.joinTunnelZone(nowhere, hostId, '192.0.2.1'));
+  t.deepEqual((await repository.get('host', hostId))?.object.tunnelZones, []);
   const zone = await repository.create('tunnel-zone', { id: randomUUID(), name: 'z', type: 'gre' });
   const error = await t.throwsAsync<ObjectNotFoundError>(repository.joinTunnelZone(zone.id, nowhere, '192.0.2.1'));
   t.like(error, { kind: 'host', id: nowhere });
@@ -260,7 +266,7 @@ test('of writers that read the same version one wins, and modify loses nothing',
   const { repository } = t.context;
   const made = await bridge(repository);
   await repository.update('bridge', { ...made, name: 'one' }, 0);
-  await t.throwsAsync(repository.update('bridge', { ...made, name: 'two' }, 0), { instanceOf: VersionConflictError });
+  await t.throwsAsync(repository.update('bridge', { ...made, name: 'two' }, 0), { instanceOf: ObjectConflictError });
   t.like(await repository.get('bridge', made.id), { version: 1, object: { name: 'one' } });
   const counts = Array.from({ length: 10 }, () =>
     repository.modify('bridge', made.id, (old) => ({ ...old, name: `n${Number(old.name.slice(1)) + 1 || 1}` })),
@@ -322,7 +328,7 @@ test('membership of a tunnel zone', async (t) => {
   const error = await t.throwsAsync<InvalidInputError>(repository.joinTunnelZone(zone.id, hostId, '192.0.2'));
   t.is(error?.field, 'tunnelZoneMember.address');
   await Promise.all([1, 2, 3].map(() => repository.joinTunnelZone(zone.id, hostId, '192.0.2.1')));
-  t.deepEqual((await repository.get('host', hostId))?.object.tunnelZoneIds, [zone.id]);
+  t.deepEqual((await repository.get('host', hostId))?.object.tunnelZones, [{ zoneId: zone.id, address: '192.0.2.1' }]);
   const { version } = (await repository.get('host', hostId))!;
   await repository.joinTunnelZone(zone.id, hostId, '192.0.2.1');
   t.is((await repository.get('host', hostId))?.version, version);
@@ -330,7 +336,7 @@ test('membership of a tunnel zone', async (t) => {
   t.deepEqual(await json(store, path), { address: '192.0.2.2' });
   await repository.leaveTunnelZone(zone.id, hostId);
   await repository.leaveTunnelZone(zone.id, hostId);
-  t.deepEqual((await repository.get('host', hostId))?.object.tunnelZoneIds, []);
+  t.deepEqual((await repository.get('host', hostId))?.object.tunnelZones, []);
   t.is(await store.get(path), undefined);
 });
 
@@ -414,7 +420,7 @@ test('deleting a pool or a zone leaves nothing at the hosts', async (t) => {
   await repository.delete('address-pool', pool.id);
   await repository.delete('tunnel-zone', zone.id);
   t.deepEqual(await allPaths(store), before);
-  t.deepEqual((await repository.get('host', node.id))?.object.tunnelZoneIds, []);
+  t.deepEqual((await repository.get('host', node.id))?.object.tunnelZones, []);
 });
 
 for (const missing of ['an index entry', 'the folder of its entry', 'its bridge'] as const) {
@@ -458,7 +464,7 @@ test('between tries to delete what others add to, a pause that gets longer', asy
   const multi = store.multi.bind(store);
   store.multi = async (operations, options) => {
     if (operations.some(({ type, path }) => type === 'delete' && path === objectPath('bridge', id))) {
-      if (tries.push(performance.now()) < 5) await intruder.ensure(macPath(id, MAC));
+      if (tries.push(performance.now()) < 5) await intruder.ensure(macPath(id, `02:00:00:00:00:0${tries.length}`));
     }
     return multi(operations, options);
   };

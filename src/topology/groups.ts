@@ -1,0 +1,22 @@
+import { z } from 'zod';
+import { nameSchema, tenantId } from './fields.js';
+
+/** Groups that rules compare with. */
+
+/** IP addresses of both families, stored one by one (see Members): an address joins and leaves by itself. */
+export const ipAddressGroupSchema = z.strictObject({ id: z.uuid(), name: nameSchema, tenantId });
+
+/** Ports name the groups they are in. The ports of a `stateful` group share their connections. */
+export const portGroupSchema = z.strictObject({
+  id: z.uuid(),
+  name: nameSchema,
+  tenantId,
+  stateful: z.boolean().default(false),
+});
+
+/** Hosts name the groups they are in. */
+export const hostGroupSchema = z.strictObject({ id: z.uuid(), name: nameSchema });
+
+export type IpAddressGroup = z.output<typeof ipAddressGroupSchema>;
+export type PortGroup = z.output<typeof portGroupSchema>;
+export type HostGroup = z.output<typeof hostGroupSchema>;
