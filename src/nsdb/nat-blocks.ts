@@ -137,13 +137,18 @@ export class NatBlocks {
    */
   async release(block: NatBlock, signal?: AbortSignal): Promise<void> {
     await this.#exclusive(this.#space(block.deviceId, block.address), async (space) => {
+      const { held, spare, registry } = space;
       const name = blockName(block.first);
+      const before = held.get(name);
+      if (before === undefined) return;
+      // Should this fail, the next that takes a block gets it.
+      held.delete(name);
+      spare.set(name, before);
       await this.#checkIfDue(space, signal);
-      const lease = space.held.get(name);
+      const lease = spare.get(name);
       if (lease === undefined) return;
-      space.held.delete(name);
-      // Should the answer be lost, the lease is found again, as one that was not handed out.
-      await this.#doubting(space, () => space.registry.release(lease, signal));
+      await this.#doubting(space, () => registry.release(lease, signal));
+      spare.delete(name);
     });
   }
 
