@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { pino } from 'pino';
 import { MidonetError } from '../errors.js';
 import { type Config, loadConfig } from './config.js';
+import { addNsdbCommands } from './nsdb-commands.js';
 import { type Service, serve } from './service.js';
 
 /** A command loads only what it runs: starting again quickly matters. */
@@ -76,6 +77,8 @@ serviceCommand(
 Example:
   $ midonet standalone --config ./midonet.yaml`,
 );
+
+addNsdbCommands(nsdb);
 
 program.parseAsync().catch(fail);
 

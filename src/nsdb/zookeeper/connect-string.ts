@@ -37,6 +37,12 @@ export function parseConnectString(text: string): ConnectString {
   return { targets: hosts.split(',').map((host) => parseTarget(host.trim(), text)), chroot };
 }
 
+/** The same servers, and their own root. */
+export function withoutRoot(text: string): string {
+  const slash = text.startsWith('unix:') ? -1 : text.indexOf('/');
+  return slash === -1 ? text : text.slice(0, slash);
+}
+
 function parseTarget(target: string, text: string): Target {
   const match = /^(?:\[([0-9a-fA-F:.%\w]+)\]|([^:[\]\s]+))(?::(\d+))?$/.exec(target);
   const host = match?.[1] ?? match?.[2];
