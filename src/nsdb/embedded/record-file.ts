@@ -56,23 +56,22 @@ function fileHeader(kind: RecordFileKind, salt: Buffer): Buffer {
   return bytes;
 }
 
-/** A batch of these records as buffers to write, and their total length. */
-export function encodeBatch(salt: Buffer, records: readonly Buffer[]): { buffers: Buffer[]; length: number } {
-  const buffers: Buffer[] = [Buffer.allocUnsafe(BATCH_HEADER_LENGTH)];
+/** A batch of these records, in one piece: one write and one checksum cost less than many small ones. */
+export function encodeBatch(salt: Buffer, records: readonly Buffer[]): Buffer {
   let body = 0;
+  for (const record of records) body += 4 + record.length;
+  const batch = Buffer.allocUnsafe(BATCH_HEADER_LENGTH + body);
+  salt.copy(batch, 0);
+  batch.writeUInt32BE(body, SALT_LENGTH);
+  let at = BATCH_HEADER_LENGTH;
   for (const record of records) {
-    const length = Buffer.allocUnsafe(4);
-    length.writeUInt32BE(record.length);
-    buffers.push(length, record);
-    body += 4 + record.length;
+    batch.writeUInt32BE(record.length, at);
+    batch.set(record, at + 4);
+    at += 4 + record.length;
   }
-  const header = buffers[0];
-  salt.copy(header, 0);
-  header.writeUInt32BE(body, SALT_LENGTH);
-  let crc = crc32(header.subarray(SALT_LENGTH, SALT_LENGTH + 4));
-  for (let i = 1; i < buffers.length; i++) crc = crc32(buffers[i], crc);
-  header.writeUInt32BE(crc, SALT_LENGTH + 4);
-  return { buffers, length: BATCH_HEADER_LENGTH + body };
+  const crc = crc32(batch.subarray(BATCH_HEADER_LENGTH), crc32(batch.subarray(SALT_LENGTH, SALT_LENGTH + 4)));
+  batch.writeUInt32BE(crc, SALT_LENGTH + 4);
+  return batch;
 }
 
 /** How reading a file ended. */

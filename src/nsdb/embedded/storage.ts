@@ -318,9 +318,9 @@ async function writeSnapshotFile(file: WritableFile, database: Database, signal?
   let pending = 0;
   const flush = async () => {
     signal?.throwIfAborted();
-    const { buffers, length } = encodeBatch(salt, records);
-    await writeAll(file, buffers, size);
-    size += length;
+    const batch = encodeBatch(salt, records);
+    await writeAll(file, [batch], size);
+    size += batch.length;
     records = [];
     pending = 0;
   };
