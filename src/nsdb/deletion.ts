@@ -51,7 +51,6 @@ export class Deletion {
     const deletion = new Deletion(store, changes, signal);
     const refusals: { row: ReferenceRow; holder: Staged; named: Staged; isHolderRefused: boolean }[] = [];
     const queue = [...changes.objects].filter(isDeleted);
-    const seen = new Set(queue);
     for (let i = 0; i < queue.length; i++) {
       const named = queue[i];
       for (const { row, id } of referencesIn(named.kind, named.last!)) {
@@ -60,11 +59,11 @@ export class Deletion {
         if (other.before !== undefined) refusals.push({ row, holder: named, named: other, isHolderRefused: true });
       }
       for (const { row, holder } of await deletion.holders(named)) {
+        if (isDeleted(holder)) continue;
         if (row.onDelete === 'refuse') {
           refusals.push({ row, holder, named, isHolderRefused: false });
         } else if (row.onDelete === 'cascade' || row.cascadeIf?.(holder.after as never)) {
           changes.remove(holder);
-          seen.add(holder);
           queue.push(holder);
         } else {
           holder.after = withoutReference(row, holder.after!, named.id);
