@@ -33,6 +33,11 @@ export const configSchema = z.strictObject({
       /** Where the embedded server listens: host:port or unix:/path. */
       listen: z.string().min(1, 'expected host:port or unix:/path').default('127.0.0.1:2181'),
       dataFolder: absolutePath.default('/var/lib/midonet/nsdb'),
+      /** Bytes of the disk that the embedded server leaves free. */
+      diskReserve: z
+        .int('expected a number of bytes')
+        .min(0, 'expected at least 0')
+        .default(64 * 1024 * 1024),
       /** Milliseconds. */
       sessionTimeout: z.int().min(1000, 'expected at least 1000 ms').max(600_000).default(30_000),
       /** Whom the NSDB knows this cluster's programs as. */
@@ -94,6 +99,7 @@ export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
   MIDONET_NSDB_CONNECT: ['nsdb', 'connect'],
   MIDONET_NSDB_LISTEN: ['nsdb', 'listen'],
   MIDONET_NSDB_DATA_FOLDER: ['nsdb', 'dataFolder'],
+  MIDONET_NSDB_DISK_RESERVE: ['nsdb', 'diskReserve'],
   MIDONET_NSDB_SESSION_TIMEOUT: ['nsdb', 'sessionTimeout'],
   MIDONET_NSDB_USER: ['nsdb', 'user'],
   MIDONET_NSDB_PASSWORD_FILE: ['nsdb', 'passwordFile'],
@@ -178,7 +184,14 @@ function setField(target: Record<string, unknown>, field: readonly string[], tex
   else at[last] = NUMBERS.has(last) && /^\d+(\.\d+)?$/.test(text) ? Number(text) : text;
 }
 
-const NUMBERS: ReadonlySet<string> = new Set(['port', 'vxlanPort', 'sessionTimeout', 'idleTimeout', 'maxFlows']);
+const NUMBERS: ReadonlySet<string> = new Set([
+  'port',
+  'vxlanPort',
+  'diskReserve',
+  'sessionTimeout',
+  'idleTimeout',
+  'maxFlows',
+]);
 
 /** `name=type:address`, comma-separated. */
 function parseZones(text: string, field: readonly string[]): unknown[] {

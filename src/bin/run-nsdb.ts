@@ -15,6 +15,7 @@ export async function runNsdb(config: Config, log: Logger, signal: AbortSignal):
   const server = await EmbeddedServer.start({
     listen: parseListen(config.nsdb.listen),
     dataDir: config.nsdb.dataFolder,
+    diskReserve: config.nsdb.diskReserve,
     onNotice: (level, message, fields) => log[level](fields, message),
     onFailure: fail,
   }).catch(namingAddress('config.nsdb.listen', config.nsdb.listen));

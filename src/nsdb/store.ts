@@ -272,6 +272,13 @@ export class StoreFrozenError extends MidonetError {
   }
 }
 
+/** The disk of the server has too little room for the change, which was not made. Deleting is still possible. */
+export class StoreFullError extends NodeError {
+  constructor(operation: string, path: string, operationIndex?: number) {
+    super('MN_STORE_FULL', path, `${operation} ${path}: the disk of the NSDB server is full`, operationIndex);
+  }
+}
+
 /** The store refused the credentials, or the operation to their owner. */
 export class StoreAuthError extends NodeError {
   constructor(path: string, detail: string, operationIndex?: number) {

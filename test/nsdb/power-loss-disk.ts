@@ -8,7 +8,7 @@
  *   either all from a certain moment on (a journal), or any of them. A sync of a file says nothing of its name.
  * - An operation under way has happened, or not, or (a write) in part.
  *
- * Operations wait until {@link step} carries one out, in any order, so that a cut can come between any two.
+ * Operations wait until {@link PowerLossDisk.step} carries one out, in any order, so that a cut can come between any two.
  */
 import { basename, dirname } from 'node:path';
 import type { Disk, ReadableFile, WritableFile } from '../../src/nsdb/embedded/disk.js';
@@ -69,6 +69,7 @@ function systemError(code: string, operation: string, path: string): NodeJS.Errn
 export class PowerLossDisk implements Disk {
   private waiting: Operation[] = [];
   private on = true;
+  private runs = false;
   /** Bytes of data that fit. */
   capacity = Number.POSITIVE_INFINITY;
   /** Decides which operations fail, and how. */
@@ -92,6 +93,13 @@ export class PowerLossDisk implements Disk {
     if (next === undefined) return;
     this.waiting.splice(this.waiting.indexOf(next), 1);
     next.carryOut();
+  }
+
+  /** Carries out operations by itself from here on, until the end of the disk. */
+  run(): this {
+    this.runs = true;
+    for (const _ of this.waiting) setImmediate(() => this.step());
+    return this;
   }
 
   /** Cuts the power; returns the disk as it is when the power is back. */
@@ -187,6 +195,7 @@ export class PowerLossDisk implements Disk {
   private operation<T>(name: string, path: string, effect: () => T, inPart = (): unknown => effect()): Promise<T> {
     if (this.omits(name, path)) return Promise.resolve(undefined as T);
     if (!this.on) return Promise.reject(new PowerLossError());
+    if (this.runs) setImmediate(() => this.step());
     return new Promise((resolve, reject) => {
       this.waiting.push({
         label: `${name} ${kindOf(path)}`,

@@ -35,9 +35,11 @@ import {
 } from '../protocol/records.js';
 import { ClientConnection } from './client-connection.js';
 import { type Database, type SessionRecord, statOf, type TreeNode } from './database.js';
+import type { Disk } from './disk.js';
 import { isOpen, prepare, readWriteRequest, type WriteRequest } from './prepare.js';
 import { MAX_BATCH_BODY } from './record-file.js';
 import { SessionClock } from './session-clock.js';
+import type { SnapshotMaker } from './snapshot-thread.js';
 import { Storage } from './storage.js';
 import type { Change } from './transaction.js';
 import { type WatchKind, WatchTable } from './watch-table.js';
@@ -56,6 +58,11 @@ export interface EmbeddedServerOptions {
   readonly fsync?: boolean;
   /** Bytes of log between snapshots. */
   readonly snapshotAfter?: number;
+  /** Bytes of the disk to leave free: with less room, changes that need more are refused. Default 64 MiB; 0: never. */
+  readonly diskReserve?: number;
+  /** A test's own disk, and what makes snapshots on it. */
+  readonly disk?: Disk;
+  readonly snapshotMaker?: SnapshotMaker;
   /** Told what an operator should see. */
   readonly onNotice?: (level: 'info' | 'warn' | 'error', message: string, fields: object) => void;
   /** The disk failed: the server has stopped serving, and what it acknowledged is on disk. */
@@ -82,6 +89,8 @@ export interface EmbeddedServerMetrics {
   logBytes: number;
   lastFsyncMilliseconds: number;
   snapshots: number;
+  /** 1 while changes are refused since the disk has too little room, else 0. */
+  diskFull: number;
   zxid: number;
 }
 
@@ -154,6 +163,9 @@ export class EmbeddedServer {
         directory: options.dataDir,
         fsync: options.fsync ?? true,
         snapshotAfter: options.snapshotAfter ?? 16 * 1024 * 1024,
+        diskReserve: options.diskReserve ?? 64 * 1024 * 1024,
+        disk: options.disk,
+        snapshotMaker: options.snapshotMaker,
       },
       {
         onDurable: (zxid) => server?.releaseUpTo(zxid),
@@ -197,6 +209,7 @@ export class EmbeddedServer {
       logBytes: this.storage.metrics.bytes,
       lastFsyncMilliseconds: this.storage.metrics.lastFsyncMilliseconds,
       snapshots: this.storage.snapshots,
+      diskFull: this.storage.full ? 1 : 0,
       zxid: this.database.zxid,
     };
   }
@@ -240,7 +253,9 @@ export class EmbeddedServer {
     this.failed = true;
     this.held = [];
     this.notice('error', 'the disk failed, the server stops', { error: error.message });
-    void this.close().finally(() => this.options.onFailure?.(error));
+    this.close()
+      .catch((left: Error) => this.notice('warn', 'could not close after that', { error: left.message }))
+      .finally(() => this.options.onFailure?.(error));
   }
 
   // Connections
@@ -579,6 +594,7 @@ export class EmbeddedServer {
     }
     const change = this.sessionLives(session) ? prepare(this.database, session.id, request) : Err.sessionExpired;
     if (typeof change === 'number') return this.reply(connection, xid, change);
+    if (this.lacksRoom(change)) return this.reply(connection, xid, Err.systemError);
     if (change !== undefined) this.commit([change]);
     return this.reply(connection, xid, Err.ok, (w) => this.writeResult(w, request, change));
   }
@@ -586,6 +602,11 @@ export class EmbeddedServer {
   /** What {@link FROZEN_PATH} does to others: ZooKeeper's answer of a server that may only be read. */
   private get isFrozen(): boolean {
     return this.database.find(FROZEN_PATH) !== undefined;
+  }
+
+  /** What deletes needs room in the log only for a moment, and is how clients make room. */
+  private lacksRoom(change: Change | undefined): boolean {
+    return this.storage.full && change !== undefined && change.type !== 'delete';
   }
 
   private sessionLives(session: SessionRecord): boolean {
@@ -620,9 +641,10 @@ export class EmbeddedServer {
     writeReplyHeader(w, xid, zxid, Err.ok);
     for (const [index, request] of requests.entries()) {
       const change = prepare(this.database, session.id, request);
-      if (typeof change === 'number') {
+      const fault = typeof change === 'number' ? change : this.lacksRoom(change) ? Err.systemError : Err.ok;
+      if (typeof change === 'number' || fault !== Err.ok) {
         for (const back of undo.reverse()) back();
-        this.replyFailedMulti(connection, xid, requests.length, index, change);
+        this.replyFailedMulti(connection, xid, requests.length, index, fault);
         return;
       }
       if (change !== undefined) {

@@ -1,15 +1,19 @@
 import { Worker } from 'node:worker_threads';
 
-/** What snapshot-worker.ts is told. */
+/** Makes a snapshot, returns its size. */
+export type SnapshotMaker = (job: SnapshotJob, signal: AbortSignal) => Promise<number>;
+
 export interface SnapshotJob {
   readonly directory: string;
+  /** It holds what is in the logs before the one that begins with this transaction. */
   readonly before: number;
+  /** Bytes of the disk to leave free: the log needs them. */
+  readonly leave: number;
 }
 
-/** Has a thread make a snapshot: SnapshotMaker in storage.ts. */
-export async function snapshotInThread(directory: string, before: number, signal: AbortSignal): Promise<number> {
-  const workerData: SnapshotJob = { directory, before };
-  const worker = new Worker(new URL('./snapshot-worker.js', import.meta.url), { workerData });
+/** Has a thread make it, from the files alone: snapshot-worker.ts. */
+export const snapshotInThread: SnapshotMaker = async (job, signal) => {
+  const worker = new Worker(new URL('./snapshot-worker.js', import.meta.url), { workerData: job });
   const stop = () => void worker.terminate();
   signal.addEventListener('abort', stop, { once: true });
   try {
@@ -27,4 +31,4 @@ export async function snapshotInThread(directory: string, before: number, signal
   } finally {
     signal.removeEventListener('abort', stop);
   }
-}
+};

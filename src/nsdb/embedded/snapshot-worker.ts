@@ -4,5 +4,4 @@ import { nodeDisk } from './disk.js';
 import type { SnapshotJob } from './snapshot-thread.js';
 import { makeSnapshot } from './storage.js';
 
-const { directory, before } = workerData as SnapshotJob;
-parentPort!.postMessage(await makeSnapshot(nodeDisk, directory, before));
+parentPort!.postMessage(await makeSnapshot(nodeDisk, workerData as SnapshotJob));

@@ -17,8 +17,9 @@ import { joinPath } from '../path.js';
 import { JuteReader, JuteWriter, NO_SESSION } from '../protocol/jute.js';
 import { Database, emptyNode, type TreeNode } from './database.js';
 import { type Disk, nodeDisk, type WritableFile, writeAll } from './disk.js';
+import { DiskRoom } from './disk-room.js';
 import { encodeBatch, newFileHeader, readRecordFile, StoreCorruptError } from './record-file.js';
-import { snapshotInThread } from './snapshot-thread.js';
+import { type SnapshotJob, type SnapshotMaker, snapshotInThread } from './snapshot-thread.js';
 import { decodeTransaction, encodeTransaction, ownBytes, type Transaction } from './transaction.js';
 import { WriteAheadLog } from './write-ahead-log.js';
 
@@ -27,21 +28,20 @@ export interface StorageOptions {
   readonly fsync: boolean;
   /** Bytes of log after which a snapshot is made; at least the size of the last snapshot is used. */
   readonly snapshotAfter: number;
+  /** Bytes of the disk that are kept free: with less room {@link Storage.full} says so. */
+  readonly diskReserve: number;
   /** A test's own disk. */
   readonly disk?: Disk;
   /** Makes snapshots, in a thread unless given: {@link makeSnapshot} where the disk is a test's. */
   readonly snapshotMaker?: SnapshotMaker;
 }
 
-/** Makes the snapshot of what is in the logs before the one that begins with transaction `before`; returns its size. */
-export type SnapshotMaker = (directory: string, before: number, signal: AbortSignal) => Promise<number>;
-
 export interface StorageEvents {
   /** Every transaction up to this zxid is on disk. */
   onDurable(zxid: number): void;
   /** The disk failed: the server must stop, since memory is ahead of what is safe. */
   onFailure(error: Error): void;
-  onNotice(level: 'info' | 'warn', message: string, fields: object): void;
+  onNotice(level: 'info' | 'warn' | 'error', message: string, fields: object): void;
 }
 
 const FILE_NAME = /^(log|snapshot)-([0-9a-f]{16})$/;
@@ -51,6 +51,9 @@ export class Storage {
   private readonly metricsOfLog: WriteAheadLog['metrics'];
   private makingSnapshot: Promise<void> | undefined;
   private readonly closing = new AbortController();
+  private readonly room: DiskRoom;
+  /** Zxid before the first transaction appended. */
+  private readonly base: number;
   snapshots = 0;
 
   private constructor(
@@ -62,8 +65,14 @@ export class Storage {
     private readonly lock: { release(): Promise<void> },
     private readonly log: WriteAheadLog,
     private readonly logOptions: { fsync: boolean; fullSize: number },
+    private snapshotSize: number,
   ) {
     this.metricsOfLog = log.metrics;
+    this.base = database.zxid;
+    this.room = new DiskRoom(disk, directory, options.diskReserve, () => log.unwritten, {
+      onChange: (full, free) => this.onRoom(full, free),
+      onError: (error) => events.onNotice('warn', 'cannot tell how much room the disk has', { error: error.message }),
+    });
   }
 
   /** @throws FolderLockedError, StoreCorruptError */
@@ -89,7 +98,7 @@ export class Storage {
       const logEvents = {
         onDurable: (count: number) => events.onDurable(base + count),
         onFailure: (error: Error) => events.onFailure(error),
-        onFull: () => storage?.beginNextLog(base),
+        onFull: () => storage?.beginNextLog(),
       };
       // As long as there is no log the folder, or one above it, may have been made by a server that died right after.
       if (last === undefined && options.fsync) await syncParents(disk, directory);
@@ -99,7 +108,8 @@ export class Storage {
           : await WriteAheadLog.begin(disk, last?.file ?? logFile(directory, base + 1), logOptions, logEvents);
       // What a crash kept the last server from removing. The names of what replaces it are durable by here.
       for (const file of loaded.obsolete) await disk.remove(file);
-      storage = new Storage(database, directory, disk, options, events, lock, log, logOptions);
+      storage = new Storage(database, directory, disk, options, events, lock, log, logOptions, loaded.snapshotSize);
+      await storage.room.start();
       return storage;
     } catch (error) {
       await lock.release();
@@ -113,7 +123,14 @@ export class Storage {
 
   /** Writes a transaction that was applied to the database. Durable when the events say so. */
   append(transaction: Transaction): void {
-    this.log.append(encodeTransaction(transaction));
+    const record = encodeTransaction(transaction);
+    this.room.appended(record.length);
+    this.log.append(record);
+  }
+
+  /** Whether the disk has less room than the reserve: what makes the data grow should be refused. */
+  get full(): boolean {
+    return this.room.full;
   }
 
   /** Whether everything appended so far is on disk. */
@@ -124,6 +141,7 @@ export class Storage {
   /** Ends when all that was appended is written, or cannot be. */
   async close(): Promise<void> {
     this.closing.abort();
+    await this.room.close();
     await this.makingSnapshot;
     try {
       await this.log.close();
@@ -134,10 +152,26 @@ export class Storage {
     await this.lock.release();
   }
 
-  private beginNextLog(base: number): void {
+  private onRoom(full: boolean, free: number): void {
+    const fields = { free, reserve: this.options.diskReserve };
+    if (full) this.events.onNotice('error', 'the disk has too little room: changes that need more are refused', fields);
+    else this.events.onNotice('info', 'the disk has room again', fields);
+    this.setFullSize();
+    // A log that is replaced by a snapshot makes room.
+    if (full && this.log.size >= this.logOptions.fullSize) this.beginNextLog();
+  }
+
+  private setFullSize(): void {
+    const { snapshotAfter, diskReserve } = this.options;
+    const size = Math.max(snapshotAfter, this.snapshotSize);
+    // What clients delete on a full disk is soon to make room; the log may take no large part of the reserve meanwhile.
+    this.logOptions.fullSize = this.room.full ? Math.min(size, diskReserve / 16) : size;
+  }
+
+  private beginNextLog(): void {
     if (this.makingSnapshot !== undefined || this.closing.signal.aborted) return;
     this.log.rotate(() => {
-      const first = base + this.log.durable + 1;
+      const first = this.base + this.log.durable + 1;
       if (!this.closing.signal.aborted) {
         this.makingSnapshot = this.makeSnapshot(first).finally(() => {
           this.makingSnapshot = undefined;
@@ -152,10 +186,14 @@ export class Storage {
     const { directory, disk } = this;
     try {
       const make = this.options.snapshotMaker ?? snapshotInThread;
-      const size = await make(directory, first, this.closing.signal);
+      // Writes stop at the reserve. Half of it may be what a snapshot needs to make room.
+      const job = { directory, before: first, leave: this.options.diskReserve / 2 };
+      const size = await make(job, this.closing.signal);
       this.snapshots++;
-      this.logOptions.fullSize = Math.max(this.options.snapshotAfter, size);
+      this.snapshotSize = size;
+      this.setFullSize();
       await removeBefore(disk, directory, first);
+      await this.room.look();
       this.events.onNotice('info', 'made a snapshot', { zxid: first - 1, bytes: size });
     } catch (error) {
       // Nothing is lost: the logs are kept until a later snapshot succeeds. A thread that was ended leaves what it wrote.
@@ -270,17 +308,13 @@ const TAG_END = 4;
 const SNAPSHOT_BATCH = 1024 * 1024;
 
 /** {@link SnapshotMaker} for the disk given. */
-export async function makeSnapshot(
-  disk: Disk,
-  directory: string,
-  before: number,
-  signal?: AbortSignal,
-): Promise<number> {
+export async function makeSnapshot(disk: Disk, job: SnapshotJob, signal?: AbortSignal): Promise<number> {
+  const { directory, before, leave } = job;
   const { database } = load(disk, directory, before);
   if (database.zxid !== before - 1) {
     throw new Error(`the logs before transaction ${before} end with transaction ${database.zxid}`);
   }
-  return writeSnapshot(disk, directory, database, signal);
+  return writeSnapshot(disk, directory, database, leave, signal);
 }
 
 /** Writes a snapshot under its final name only when it is whole and on disk; returns its size. */
@@ -288,14 +322,20 @@ export async function writeSnapshot(
   disk: Disk,
   directory: string,
   database: Database,
+  leave = 0,
   signal?: AbortSignal,
 ): Promise<number> {
   const path = snapshotFile(directory, database.zxid);
   const file = await disk.create(partOf(path));
+  const checkRoom = async (bytes: number) => {
+    signal?.throwIfAborted();
+    const free = await disk.free(directory);
+    if (free - bytes < leave) throw new Error(`the disk has too little room, ${free} bytes`);
+  };
   let size: number;
   try {
     try {
-      size = await writeSnapshotFile(file, database, signal);
+      size = await writeSnapshotFile(file, database, checkRoom);
       await file.sync();
     } finally {
       await file.close();
@@ -310,15 +350,19 @@ export async function writeSnapshot(
   return size;
 }
 
-async function writeSnapshotFile(file: WritableFile, database: Database, signal?: AbortSignal): Promise<number> {
+async function writeSnapshotFile(
+  file: WritableFile,
+  database: Database,
+  before: (bytes: number) => Promise<void>,
+): Promise<number> {
   const { bytes, salt } = newFileHeader('snapshot');
   await writeAll(file, [bytes], 0);
   let size = bytes.length;
   let records: Buffer[] = [];
   let pending = 0;
   const flush = async () => {
-    signal?.throwIfAborted();
     const batch = encodeBatch(salt, records);
+    await before(batch.length);
     await writeAll(file, [batch], size);
     size += batch.length;
     records = [];

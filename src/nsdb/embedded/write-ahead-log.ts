@@ -27,6 +27,7 @@ export class WriteAheadLog {
   private waiting: Buffer[] = [];
   private appendedCount = 0;
   private durableCount = 0;
+  private unwrittenBytes = 0;
   private running: Promise<void> | undefined;
   private nextFile: (() => string) | undefined;
   private failed = false;
@@ -76,6 +77,16 @@ export class WriteAheadLog {
     return this.durableCount;
   }
 
+  /** Bytes of records appended that are not in a file. */
+  get unwritten(): number {
+    return this.unwrittenBytes;
+  }
+
+  /** Bytes of the current file. */
+  get size(): number {
+    return this.position;
+  }
+
   /** A record that no batch can hold is a failure like one of the disk: reading would take it for damage. */
   append(record: Buffer): void {
     this.appendedCount++;
@@ -85,6 +96,7 @@ export class WriteAheadLog {
       return;
     }
     this.waiting.push(record);
+    this.unwrittenBytes += record.length;
     this.start();
   }
 
@@ -138,6 +150,7 @@ export class WriteAheadLog {
       await immediate();
       const records = this.takeBatch();
       await this.writeBatch(records);
+      for (const { length } of records) this.unwrittenBytes -= length;
       this.durableCount += records.length;
       this.events.onDurable(this.durableCount);
       if (this.position >= this.options.fullSize) this.events.onFull();

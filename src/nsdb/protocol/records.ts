@@ -36,6 +36,8 @@ export const Xid = { notification: -1, ping: -2, auth: -4, setWatches: -8 } as c
 
 export const Err = {
   ok: 0,
+  /** The disk is full. Apache ZooKeeper defines the code for all its clients, and never sends it. */
+  systemError: -1,
   runtimeInconsistency: -2,
   marshalling: -5,
   unimplemented: -6,

@@ -9,6 +9,7 @@ import {
   NodeNotFoundError,
   StoreAuthError,
   StoreFrozenError,
+  StoreFullError,
   type StoreOperation,
   type StoreOperationResult,
   StoreUnavailableError,
@@ -41,6 +42,8 @@ export function errorOf(code: number, operation: string, path: string, index?: n
       return new StoreUnavailableError(operation, path, false, 'the session has been taken up at another server');
     case Err.throttled:
       return new StoreUnavailableError(operation, path, false, 'the server has too much to do');
+    case Err.systemError:
+      return new StoreFullError(operation, path, index);
     case Err.notReadOnly:
       return new StoreFrozenError(operation, path);
     case Err.badArguments:
