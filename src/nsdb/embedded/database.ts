@@ -4,7 +4,8 @@ import type { Change, Transaction } from './transaction.js';
 
 /** A node in memory. Leaves have no map of children: most nodes are leaves. */
 export interface TreeNode {
-  data: Buffer;
+  /** A byte a character: of many small values text takes less than half the memory of buffers, and is made faster. */
+  data: string;
   czxid: number;
   mzxid: number;
   pzxid: number;
@@ -121,7 +122,7 @@ export class Database {
     if (parent.children.has(name)) throw new RangeError(`node ${path} exists already`);
     const pzxid = parent.pzxid;
     parent.children.set(name, {
-      data,
+      data: data.toString('latin1'),
       czxid: zxid,
       mzxid: zxid,
       pzxid: zxid,
@@ -151,7 +152,7 @@ export class Database {
   private set(path: string, data: Buffer, zxid: number, time: number, undo: (() => void)[] | undefined): void {
     const node = this.required(path);
     const { data: oldData, mzxid, mtime } = node;
-    node.data = data;
+    node.data = data.toString('latin1');
     node.mzxid = zxid;
     node.mtime = time;
     node.version++;
@@ -191,7 +192,7 @@ export class Database {
 
 export function emptyNode(): TreeNode {
   return {
-    data: Buffer.alloc(0),
+    data: '',
     czxid: 0,
     mzxid: 0,
     pzxid: 0,

@@ -6,7 +6,7 @@ import { parentPath, pathFault } from '../path.js';
 import type { JuteReader } from '../protocol/jute.js';
 import { type Acl, CreateFlag, Err, OPEN_ACL, Op, readAcls } from '../protocol/records.js';
 import type { Database } from './database.js';
-import { type Change, ownBytes } from './transaction.js';
+import type { Change } from './transaction.js';
 
 export interface CreateRequest {
   readonly op: typeof Op.create | typeof Op.create2;
@@ -58,7 +58,7 @@ export function prepare(database: Database, sessionId: string, request: WriteReq
       const node = database.find(request.path);
       if (node === undefined) return Err.noNode;
       if (request.version !== -1 && request.version !== node.version) return Err.badVersion;
-      return { type: 'set', path: request.path, data: ownBytes(request.data) };
+      return { type: 'set', path: request.path, data: request.data };
     }
     case Op.delete:
     case Op.check: {
@@ -88,7 +88,7 @@ function prepareCreate(database: Database, sessionId: string, request: CreateReq
   if (database.find(path) !== undefined) return Err.nodeExists;
   if (parent.owner !== undefined) return Err.noChildrenForEphemerals;
   const owner = (request.flags & CreateFlag.ephemeral) !== 0 ? sessionId : undefined;
-  return { type: 'create', path, data: ownBytes(request.data), owner };
+  return { type: 'create', path, data: request.data, owner };
 }
 
 /** The server has no access control yet; it refuses lists that ask for some rather than not to keep them. */

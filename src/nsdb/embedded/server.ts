@@ -489,7 +489,7 @@ export class EmbeddedServer {
         return;
       case Op.getData:
         this.read(connection, xid, r, 'data', (w, node) => {
-          w.bytes(node.data);
+          w.byteString(node.data);
           writeStat(w, statOf(node));
         });
         return;

@@ -394,7 +394,7 @@ function* snapshotRecords(database: Database): Generator<Buffer> {
 
 function encodeNode(path: string, node: TreeNode): Buffer {
   const w = new JuteWriter(128 + path.length + node.data.length);
-  w.int(TAG_NODE).string(path).bytes(node.data);
+  w.int(TAG_NODE).string(path).byteString(node.data);
   w.long(node.czxid).long(node.mzxid).long(node.pzxid).long(node.ctime).long(node.mtime);
   w.int(node.version)
     .int(node.creates)
@@ -430,7 +430,7 @@ function readSnapshot(disk: Disk, { file, zxid }: DataFile): { database: Databas
 
 function decodeNode(r: JuteReader): TreeNode {
   const node = emptyNode();
-  node.data = ownBytes(r.bytes());
+  node.data = r.byteString();
   node.czxid = r.long();
   node.mzxid = r.long();
   node.pzxid = r.long();

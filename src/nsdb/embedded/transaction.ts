@@ -2,7 +2,8 @@ import { JuteReader, JuteWriter, NO_SESSION } from '../protocol/jute.js';
 
 /**
  * One change of the database, with everything decided: names of sequential nodes are whole, versions were checked. What a
- * session's end deletes is spelled out, so applying a change never looks at anything but the node it names.
+ * session's end deletes is spelled out, so applying a change never looks at anything but the node it names. Its data are
+ * a view of the bytes it was read from, to be copied by whoever keeps them.
  */
 export type Change =
   | { readonly type: 'create'; readonly path: string; readonly data: Buffer; readonly owner: string | undefined }
@@ -68,12 +69,12 @@ function decodeChange(r: JuteReader): Change {
   switch (type) {
     case CREATE: {
       const path = r.string();
-      const data = ownBytes(r.bytes());
+      const data = r.bytes();
       const owner = r.sessionId();
       return { type: 'create', path, data, owner: owner === NO_SESSION ? undefined : owner };
     }
     case SET:
-      return { type: 'set', path: r.string(), data: ownBytes(r.bytes()) };
+      return { type: 'set', path: r.string(), data: r.bytes() };
     case DELETE:
       return { type: 'delete', path: r.string() };
     case OPEN_SESSION:

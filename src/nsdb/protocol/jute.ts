@@ -80,6 +80,14 @@ export class JuteWriter {
     return this;
   }
 
+  /** A byte buffer that is kept as text, a byte a character. */
+  byteString(value: string): this {
+    this.int(value.length);
+    const at = this.room(value.length);
+    this.buffer.write(value, at, value.length, 'latin1');
+    return this;
+  }
+
   string(value: string): this {
     const length = Buffer.byteLength(value);
     this.int(length);
@@ -153,6 +161,11 @@ export class JuteReader {
     if (length < 0) throw new WireProtocolError(`negative length ${length}`);
     const at = this.take(length);
     return this.buffer.subarray(at, at + length);
+  }
+
+  /** A byte buffer as text, a byte a character. Null reads as empty. */
+  byteString(): string {
+    return this.bytes().toString('latin1');
   }
 
   /** Null reads as empty. */
