@@ -101,7 +101,11 @@ export class Publisher {
   }
 
   private retryAll(): void {
-    for (const [name, entry] of this.pending) if (entry.running === undefined) this.wake(name, entry);
+    for (const [name, entry] of this.pending) {
+      // A store that is just back may fail once more; how often it has failed while it was away says nothing about that.
+      entry.attempts = 0;
+      if (entry.running === undefined) this.wake(name, entry);
+    }
     this.pump();
   }
 

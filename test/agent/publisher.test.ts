@@ -59,6 +59,22 @@ test('what fails for want of the store is tried again as soon as it is back, wit
   t.deepEqual(lines, []);
 });
 
+test('how long the store was away does not count: what fails right after its return is tried again soon', async (t) => {
+  const { publisher, connected } = setUp();
+  let runs = 0;
+  publisher.publish('a', async () => {
+    if (++runs < 8) throw unavailable();
+  });
+  for (let failures = 1; failures < 7; failures++) {
+    await until('it has failed', () => runs >= failures);
+    await delay(1);
+    connected();
+  }
+  // Seven failures in a row would make it wait for 13 s.
+  await until('it is done', () => publisher.backlog === 0);
+  t.is(runs, 8);
+});
+
 test('what fails otherwise is tried again later, and later still, with a warning', async (t) => {
   const { publisher, lines } = setUp();
   const times: number[] = [];
