@@ -12,7 +12,15 @@ import { MAX_BATCH_BODY, readRecordFile } from '../../src/nsdb/embedded/record-f
 import { EmbeddedServer } from '../../src/nsdb/embedded/server.js';
 import { WriteAheadLog } from '../../src/nsdb/embedded/write-ahead-log.js';
 import { FrameSplitter, JuteReader, JuteWriter, NO_SESSION, WireProtocolError } from '../../src/nsdb/protocol/jute.js';
-import { Op, readConnectResponse, writeConnectRequest } from '../../src/nsdb/protocol/records.js';
+import {
+  Err,
+  Op,
+  readConnectResponse,
+  readMultiHeader,
+  readStat,
+  writeConnectRequest,
+  writeMultiHeader,
+} from '../../src/nsdb/protocol/records.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { bytes, text, until } from '../compliance/store.js';
 
@@ -364,4 +372,44 @@ test('a client of others’ making is served', async (t) => {
   await ended;
   await until('its ephemeral node is gone', async () => (await ours.children('/f'))!.length === 0);
   await ours.close();
+});
+
+test('several readings in one request are of one moment, and each has its own result or error', async (t) => {
+  const server = await serve(t);
+  const store = new ZookeeperStore({ connect: server.address });
+  await store.create('/a', bytes('one'));
+  await store.create('/a/b', bytes('two'));
+  const w = new JuteWriter().int(1).int(Op.multiRead);
+  const parts = [
+    [Op.getData, '/a/b'],
+    [Op.getChildren, '/none'],
+    [Op.getChildren, '/a'],
+  ] as const;
+  for (const [op, path] of parts) {
+    writeMultiHeader(w, op, false, -1);
+    w.string(path).bool(false);
+  }
+  writeMultiHeader(w, Op.error, true, -1);
+  const socket = connect(portOf(server), '127.0.0.1');
+  t.teardown(() => socket.destroy());
+  const splitter = new FrameSplitter(1 << 20);
+  const frames: Buffer[] = [];
+  socket.on('data', (chunk) => {
+    splitter.push(chunk);
+    for (let frame = splitter.next(); frame !== undefined; frame = splitter.next()) frames.push(Buffer.from(frame));
+  });
+  socket.write(hello());
+  socket.write(w.frame());
+  await until('both answers are there', () => frames.length === 2);
+  const r = new JuteReader(frames[1]);
+  t.deepEqual([r.int(), r.long() > 0, r.int()], [1, true, Err.ok]);
+  t.deepEqual(readMultiHeader(r), { type: Op.getData, done: false, err: Err.ok });
+  t.is(r.bytes().toString(), 'two');
+  t.is(readStat(r).version, 0);
+  t.deepEqual(readMultiHeader(r), { type: Op.error, done: false, err: Err.noNode });
+  t.is(r.int(), Err.noNode);
+  t.deepEqual(readMultiHeader(r), { type: Op.getChildren, done: false, err: Err.ok });
+  t.deepEqual(r.strings(), ['b']);
+  t.true(readMultiHeader(r).done);
+  await store.close();
 });

@@ -36,6 +36,7 @@ import {
 import { ClientConnection } from './client-connection.js';
 import { type Database, type SessionRecord, statOf, type TreeNode } from './database.js';
 import type { Disk } from './disk.js';
+import { countBelow, ephemeralsFrom } from './inspection.js';
 import { isOpen, prepare, readWriteRequest, type WriteRequest } from './prepare.js';
 import { MAX_BATCH_BODY } from './record-file.js';
 import { SessionClock } from './session-clock.js';
@@ -523,6 +524,14 @@ export class EmbeddedServer {
         if (!open) return this.reply(connection, xid, Err.invalidAcl);
         return this.withNode(connection, xid, path, (w, node) => writeStat(w, statOf(node)));
       }
+      case Op.getAllChildrenNumber:
+        return this.withNode(connection, xid, r.string(), (w, node) => w.int(countBelow(node)));
+      case Op.getEphemerals: {
+        const prefix = r.string();
+        return this.reply(connection, xid, Err.ok, (w) => w.strings(ephemeralsFrom(session, prefix)));
+      }
+      case Op.multiRead:
+        return this.multiRead(connection, xid, r);
       case Op.sync: {
         // A single server is always up to date; what is left is the wait for the disk, as for every answer.
         const path = r.string();
@@ -567,10 +576,15 @@ export class EmbeddedServer {
     path: string,
     body: (w: JuteWriter, node: TreeNode) => void,
   ): void {
-    if (pathFault(path) !== undefined) return this.reply(connection, xid, Err.badArguments);
-    const node = this.database.find(path);
-    if (node === undefined) return this.reply(connection, xid, Err.noNode);
+    const node = this.readable(path);
+    if (typeof node === 'number') return this.reply(connection, xid, node);
     return this.reply(connection, xid, Err.ok, (w) => body(w, node));
+  }
+
+  /** The node, or the code of the error. */
+  private readable(path: string): TreeNode | number {
+    if (pathFault(path) !== undefined) return Err.badArguments;
+    return this.database.find(path) ?? Err.noNode;
   }
 
   private read(
@@ -586,6 +600,31 @@ export class EmbeddedServer {
       if (watch) this.watches.add(kind, path, connection);
       body(w, node);
     });
+  }
+
+  /** Several readings of one moment; each has its own result or error. */
+  private multiRead(connection: ClientConnection, xid: number, r: JuteReader): void {
+    const w = new JuteWriter();
+    writeReplyHeader(w, xid, this.database.zxid, Err.ok);
+    for (;;) {
+      const { type, done } = readMultiHeader(r);
+      if (done) break;
+      if (type !== Op.getData && type !== Op.getChildren) return this.reply(connection, xid, Err.badArguments);
+      const path = r.string();
+      const watch = r.bool();
+      const node = this.readable(path);
+      if (typeof node === 'number') {
+        writeMultiHeader(w, Op.error, false, node);
+        w.int(node);
+        continue;
+      }
+      if (watch) this.watches.add(type === Op.getData ? 'data' : 'children', path, connection);
+      writeMultiHeader(w, type, false, Err.ok);
+      if (type === Op.getChildren) w.strings(namesOf(node));
+      else writeStat(w.byteString(node.data), statOf(node));
+    }
+    writeMultiHeader(w, Op.error, true, -1);
+    this.send(connection, w);
   }
 
   private write(connection: ClientConnection, session: SessionRecord, xid: number, request: WriteRequest): void {
