@@ -168,7 +168,9 @@ test('what only a person can decide is told without a repair', async (t) => {
       `undecodable-object ${objectPath('chain', chain.id)}`,
     ].sort(),
   );
-  t.true(left.some(({ detail }) => detail.includes('written in version 7 of the form of a chain; this program knows 1')));
+  t.true(
+    left.some(({ detail }) => detail.includes('written in version 7 of the form of a chain; this program knows 1')),
+  );
   t.deepEqual((await repository.get('port', port.id))?.object, port);
 });
 
