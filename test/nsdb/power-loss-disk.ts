@@ -165,6 +165,11 @@ export class PowerLossDisk implements Disk {
     return sizes;
   }
 
+  /** What programs see of a file. To change it is to damage it. */
+  contents(path: string): Buffer {
+    return this.file(path).seen;
+  }
+
   get used(): number {
     let sum = 0;
     for (const size of this.sizes().values()) sum += size;
