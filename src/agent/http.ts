@@ -1,10 +1,10 @@
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { Counter, Gauge, Registry } from 'prom-client';
+import { HttpEndpoint } from '../http-endpoint.js';
 import type { PoolUsage } from '../ipam/pool-allocator.js';
+import type { ZookeeperStore } from '../nsdb/zookeeper/client.js';
+import { registerClientMetrics } from '../nsdb/zookeeper/client-metrics.js';
+import { type Reading, registerCounters, registerGauges } from '../prometheus.js';
 import type { Agent } from './agent.js';
-
-const FAULT_TIMEOUT_MS = 2000;
 
 /** What front ends have counted since the start. */
 export interface CallCounts {
@@ -23,71 +23,36 @@ export interface HttpOptions {
   readonly pools: () => readonly PoolUsage[];
   /** Of the CNI program. */
   readonly cni: () => CallCounts;
+  /** The client of the NSDB. */
+  readonly store: Pick<ZookeeperStore, 'metrics' | 'latencies'>;
 }
 
 /**
- * Metrics for Prometheus at /metrics, and health: /healthz answers while the process works, /readyz while this host also
- * forwards, has a session with the NSDB and shares its identity with no other machine. Without a session it forwards and attaches all the same.
+ * The agent's metrics and health, see {@link HttpEndpoint}. It is ready while this host forwards, has a session with the NSDB
+ * and shares its identity with no other machine. Without a session it forwards and attaches all the same.
  */
-export class HttpEndpoint {
-  private constructor(private readonly server: Server) {}
-
-  static async listen(options: HttpOptions): Promise<HttpEndpoint> {
-    const { host, port, agent } = options;
-    const registry = metricsOf(options);
-    const server = createServer((request, response) => {
-      const send = (status: number, type: string, body: string) => {
-        response.writeHead(status, { 'content-type': type });
-        response.end(request.method === 'HEAD' ? undefined : body);
-      };
-      if (request.method !== 'GET' && request.method !== 'HEAD') return send(405, 'text/plain', 'only GET\n');
-      switch (request.url?.split('?', 1)[0]) {
-        case '/healthz':
-          return send(200, 'text/plain', 'ok\n');
-        case '/readyz':
-          agent.fault(AbortSignal.timeout(FAULT_TIMEOUT_MS)).then(
-            (fault) => {
-              const { state } = agent.repository.store;
-              const reason = fault ?? (state === 'connected' ? undefined : `NSDB ${state}`);
-              send(reason === undefined ? 200 : 503, 'text/plain', `${reason ?? 'ok'}\n`);
-            },
-            (error: Error) => send(503, 'text/plain', `the datapath does not answer: ${error.message}\n`),
-          );
-          return;
-        case '/metrics':
-          registry.metrics().then(
-            (text) => send(200, registry.contentType, text),
-            (error: Error) => send(500, 'text/plain', `${error.message}\n`),
-          );
-          return;
-        default:
-          return send(404, 'text/plain', 'try /metrics, /healthz or /readyz\n');
-      }
-    });
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen(port, host, resolve);
-    });
-    return new HttpEndpoint(server);
-  }
-
-  get port(): number {
-    return (this.server.address() as AddressInfo).port;
-  }
-
-  close(): Promise<void> {
-    const closed = new Promise<void>((resolve) => this.server.close(() => resolve()));
-    this.server.closeAllConnections();
-    return closed;
-  }
+export function listenHttp(options: HttpOptions): Promise<HttpEndpoint> {
+  const { host, port, agent } = options;
+  return HttpEndpoint.listen({
+    host,
+    port,
+    registry: metricsOf(options),
+    fault: async (signal) => {
+      const fault = await agent.fault(signal).catch((error: Error) => {
+        throw new Error(`the datapath does not answer: ${error.message}`, { cause: error });
+      });
+      const { state } = agent.repository.store;
+      return fault ?? (state === 'connected' ? undefined : `NSDB ${state}`);
+    },
+  });
 }
 
 /** The agent's metrics, read when they are asked for. */
-function metricsOf({ agent, pools, cni }: HttpOptions): Registry {
+function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
   const registry = new Registry();
   const { metrics } = agent;
   const registers = [registry];
-  const counters: [name: string, help: string, value: () => number][] = [
+  const counters: Reading[] = [
     ['midonet_upcalls_total', 'Packets that no kernel flow matched', () => metrics.upcalls],
     ['midonet_upcalls_lost_total', 'Upcalls lost because they were not read in time', () => metrics.upcallsLost],
     [
@@ -113,17 +78,8 @@ function metricsOf({ agent, pools, cni }: HttpOptions): Registry {
     ['midonet_cni_calls_total', 'Calls of the CNI program', () => cni().calls],
     ['midonet_cni_calls_failed_total', 'Calls of the CNI program answered with an error', () => cni().failed],
   ];
-  for (const [name, help, value] of counters) {
-    new Counter({
-      name,
-      help,
-      registers,
-      collect() {
-        this.reset();
-        this.inc(value());
-      },
-    });
-  }
+  registerCounters(registry, counters);
+  registerClientMetrics(registry, store);
   new Counter({
     name: 'midonet_drops_total',
     help: 'Packets dropped in the agent, and decisions to drop, by reason',
@@ -144,7 +100,7 @@ function metricsOf({ agent, pools, cni }: HttpOptions): Registry {
       for (const [reason, count] of Object.entries(cni().dropped)) this.inc({ reason }, count);
     },
   });
-  const gauges: [name: string, help: string, value: () => number][] = [
+  const gauges: Reading[] = [
     ['midonet_flows', 'Flows in the kernel', () => agent.forwarder.flows.size],
     ['midonet_flow_masks', 'Different masks of these flows', () => agent.forwarder.flows.masks],
     ['midonet_ports', 'Ports of this host whose interface is attached', () => agent.bindings.activePorts],
@@ -157,16 +113,7 @@ function metricsOf({ agent, pools, cni }: HttpOptions): Registry {
     ],
     ['midonet_nsdb_backlog', 'Writes that have not reached the NSDB yet', () => agent.publisher.backlog],
   ];
-  for (const [name, help, value] of gauges) {
-    new Gauge({
-      name,
-      help,
-      registers,
-      collect() {
-        this.set(value());
-      },
-    });
-  }
+  registerGauges(registry, gauges);
   const ofPools: [name: string, help: string, value: (pool: PoolUsage) => number][] = [
     ['midonet_pool_blocks', 'Address blocks that belong to this host', ({ blocks }) => blocks],
     ['midonet_pool_addresses_used', 'Addresses in use on this host', ({ used }) => used],

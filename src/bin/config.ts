@@ -38,6 +38,13 @@ export const configSchema = z.strictObject({
         .int('expected a number of bytes')
         .min(0, 'expected at least 0')
         .default(64 * 1024 * 1024),
+      /** Metrics and health of the embedded server. */
+      http: z
+        .strictObject({
+          host: z.string().min(1).default('127.0.0.1'),
+          port: port.default(7301),
+        })
+        .prefault({}),
       /** Milliseconds. */
       sessionTimeout: z.int().min(1000, 'expected at least 1000 ms').max(600_000).default(30_000),
       /** Whom the NSDB knows this cluster's programs as. */
@@ -100,6 +107,8 @@ export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
   MIDONET_NSDB_LISTEN: ['nsdb', 'listen'],
   MIDONET_NSDB_DATA_FOLDER: ['nsdb', 'dataFolder'],
   MIDONET_NSDB_DISK_RESERVE: ['nsdb', 'diskReserve'],
+  MIDONET_NSDB_HTTP_HOST: ['nsdb', 'http', 'host'],
+  MIDONET_NSDB_HTTP_PORT: ['nsdb', 'http', 'port'],
   MIDONET_NSDB_SESSION_TIMEOUT: ['nsdb', 'sessionTimeout'],
   MIDONET_NSDB_USER: ['nsdb', 'user'],
   MIDONET_NSDB_PASSWORD_FILE: ['nsdb', 'passwordFile'],

@@ -115,8 +115,8 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
     const cni = await CniServer.listen({ path: config.cni.socket, handler: verbs.handle, warn });
     closers.add(() => cni.close());
     // Last, as the library it needs is large: containers do not wait for it.
-    const { HttpEndpoint } = await import('../agent/http.js');
-    const http = await HttpEndpoint.listen({
+    const { listenHttp } = await import('../agent/http.js');
+    const http = await listenHttp({
       ...config.http,
       agent,
       pools: () => ipam.usage(),
@@ -124,6 +124,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
         const { calls, ...dropped } = cni.counters;
         return { calls, failed: failedCalls, dropped };
       },
+      store,
     }).catch(namingAddress('config.http', `${config.http.host}:${config.http.port}`));
     closers.add(() => http.close());
     const watch = new DatapathWatch(datapath, config.datapath.name);

@@ -2,7 +2,7 @@ import type { Logger } from 'pino';
 import { EmbeddedServer } from '../nsdb/embedded/server.js';
 import { type Config, parseListen } from './config.js';
 import { namingAddress } from './listen-address.js';
-import type { Service } from './service.js';
+import { Closers, type Service } from './service.js';
 
 /** Run the embedded NSDB server. */
 export async function runNsdb(config: Config, log: Logger, signal: AbortSignal): Promise<Service> {
@@ -19,10 +19,21 @@ export async function runNsdb(config: Config, log: Logger, signal: AbortSignal):
     onNotice: (level, message, fields) => log[level](fields, message),
     onFailure: fail,
   }).catch(namingAddress('config.nsdb.listen', config.nsdb.listen));
-  if (signal.aborted) {
-    await server.close();
+  const closers = new Closers(log);
+  closers.add(() => server.close());
+  try {
     signal.throwIfAborted();
+    const { listen, dataFolder, http } = config.nsdb;
+    const { listenHttp } = await import('../nsdb/embedded/http.js');
+    const endpoint = await listenHttp(server, http).catch(
+      namingAddress('config.nsdb.http', `${http.host}:${http.port}`),
+    );
+    closers.add(() => endpoint.close());
+    signal.throwIfAborted();
+    log.info({ listen, dataFolder, http: endpoint.port }, 'serving the NSDB');
+    return { failed, close: () => closers.close() };
+  } catch (error) {
+    await closers.close();
+    throw error;
   }
-  log.info({ listen: config.nsdb.listen, dataFolder: config.nsdb.dataFolder }, 'serving the NSDB');
-  return { failed, close: () => server.close() };
 }

@@ -1,6 +1,8 @@
 import test from 'ava';
 import type { Agent } from '../../src/agent/agent.js';
-import { HttpEndpoint } from '../../src/agent/http.js';
+import { listenHttp } from '../../src/agent/http.js';
+import { LatencyHistogram } from '../../src/latency-histogram.js';
+import type { ZookeeperStoreMetrics } from '../../src/nsdb/zookeeper/client.js';
 
 test('/readyz says why this host does not forward, /healthz only that the process works', async (t) => {
   let fault: string | Error | undefined;
@@ -13,7 +15,16 @@ test('/readyz says why this host does not forward, /healthz only that the proces
     },
   } as unknown as Agent;
   const counts = { calls: 0, failed: 0, dropped: {} };
-  const http = await HttpEndpoint.listen({ host: '127.0.0.1', port: 0, agent, pools: () => [], cni: () => counts });
+  const metrics = { requests: 7 } as unknown as ZookeeperStoreMetrics;
+  const latencies = { read: new LatencyHistogram(), write: new LatencyHistogram() };
+  const http = await listenHttp({
+    host: '127.0.0.1',
+    port: 0,
+    agent,
+    pools: () => [],
+    cni: () => counts,
+    store: { metrics, latencies },
+  });
   t.teardown(() => http.close());
   const ask = async (path: string) => {
     const response = await fetch(`http://127.0.0.1:${http.port}${path}`);

@@ -33,7 +33,7 @@ export class NsdbServer {
     const file = join(folder, 'midonet.json');
     const config = {
       stateFolder: join(folder, 'state'),
-      nsdb: { listen: `127.0.0.1:${port}`, dataFolder: join(folder, 'data') },
+      nsdb: { listen: `127.0.0.1:${port}`, dataFolder: join(folder, 'data'), http: { port: 0 } },
     };
     await writeFile(file, JSON.stringify(config));
     return new NsdbServer('embedded', [process.execPath, PROGRAM, 'nsdb', 'serve', '--config', file], port);

@@ -40,8 +40,8 @@ class Served {
     const folder = await mkdtemp(join(tmpdir(), 'nsdb-commands-'));
     const config = join(folder, 'midonet.json');
     const connect = `unix:${folder}/socket`;
-    const nsdb = { listen: connect, connect, dataFolder: join(folder, 'data') };
-    await writeFile(config, JSON.stringify({ nsdb, http: { port: 0 } }));
+    const nsdb = { listen: connect, connect, dataFolder: join(folder, 'data'), http: { port: 0 } };
+    await writeFile(config, JSON.stringify({ nsdb }));
     const child = spawn(process.execPath, [PROGRAM, 'nsdb', 'serve', '--config', config], { stdio: 'ignore' });
     t.teardown(async () => {
       if (child.exitCode === null && child.kill('SIGTERM')) await once(child, 'exit');

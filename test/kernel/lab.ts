@@ -92,7 +92,8 @@ export class Lab {
 
   async startNsdb(): Promise<void> {
     const config = join(this.folder, 'nsdb.json');
-    const nsdb = { listen: `unix:${this.nsdbSocket}`, dataFolder: join(this.folder, 'nsdb') };
+    const dataFolder = join(this.folder, 'nsdb');
+    const nsdb = { listen: `unix:${this.nsdbSocket}`, dataFolder, http: { port: 0 } };
     await writeFile(config, JSON.stringify({ nsdb }));
     this.nsdb = await startService(['nsdb', 'serve', '--config', config], join(this.folder, 'nsdb.log'));
     await this.untilAnswers(this.nsdb, this.nsdbSocket);

@@ -9,6 +9,7 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { chmod, lstat, rm } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { InvalidInputError } from '../../errors.js';
+import { LatencyHistogram } from '../../latency-histogram.js';
 import { FROZEN_PATH } from '../freeze.js';
 import { pathFault } from '../path.js';
 import { JuteReader, JuteWriter, NO_SESSION, WireProtocolError } from '../protocol/jute.js';
@@ -36,6 +37,7 @@ import {
 import { ClientConnection } from './client-connection.js';
 import { type Database, type SessionRecord, statOf, type TreeNode } from './database.js';
 import type { Disk } from './disk.js';
+import { type DiskUsage, diskUsage } from './disk-usage.js';
 import { countBelow, ephemeralsFrom } from './inspection.js';
 import { isOpen, prepare, readWriteRequest, type WriteRequest } from './prepare.js';
 import { MAX_BATCH_BODY } from './record-file.js';
@@ -88,12 +90,16 @@ export interface EmbeddedServerMetrics {
   watchEvents: number;
   logBatches: number;
   logBytes: number;
-  lastFsyncMilliseconds: number;
   snapshots: number;
   /** 1 while changes are refused since the disk has too little room, else 0. */
   diskFull: number;
   zxid: number;
+  /** 1 while changes are refused, see freeze.ts. */
+  frozen: number;
 }
+
+/** Kinds of requests, for how long they take. */
+type RequestKind = 'read' | 'write' | 'multi' | 'other';
 
 interface HeldFrame {
   readonly zxid: number;
@@ -101,6 +107,9 @@ interface HeldFrame {
   readonly frame: Buffer;
   /** Ends the connection after it. */
   readonly last: boolean;
+  /** The request it answers; undefined for an event. */
+  readonly kind: RequestKind | undefined;
+  readonly arrived: number;
 }
 
 const HANDSHAKE_TIMEOUT = 10_000;
@@ -131,6 +140,15 @@ export class EmbeddedServer {
     transactions: 0,
     watchEvents: 0,
   };
+  private readonly requestTimes: Readonly<Record<RequestKind, LatencyHistogram>> = {
+    read: new LatencyHistogram(),
+    write: new LatencyHistogram(),
+    multi: new LatencyHistogram(),
+    other: new LatencyHistogram(),
+  };
+  /** The request that is carried out just now, and when it came. */
+  private kind: RequestKind | undefined;
+  private arrived = 0;
   private held: HeldFrame[] = [];
   private closed: Promise<void> | undefined;
   private failed = false;
@@ -208,11 +226,21 @@ export class EmbeddedServer {
       watches: this.watches.count,
       logBatches: this.storage.metrics.batches,
       logBytes: this.storage.metrics.bytes,
-      lastFsyncMilliseconds: this.storage.metrics.lastFsyncMilliseconds,
       snapshots: this.storage.snapshots,
       diskFull: this.storage.full ? 1 : 0,
       zxid: this.database.zxid,
+      frozen: this.isFrozen ? 1 : 0,
     };
+  }
+
+  /** How long things took, milliseconds. */
+  get latencies() {
+    const { fsync } = this.storage.metrics;
+    return { requests: this.requestTimes, fsync, snapshot: this.storage.snapshotTimes };
+  }
+
+  diskUsage(): Promise<DiskUsage> {
+    return diskUsage(this.options.dataDir);
   }
 
   /** Stops; sessions stay on disk and can be taken up again after the next start. */
@@ -318,6 +346,7 @@ export class EmbeddedServer {
 
   private onFrame(connection: ClientConnection, frame: Buffer): void {
     const r = new JuteReader(frame);
+    this.kind = undefined;
     if (connection.session === undefined) {
       this.connect(connection, readConnectRequest(r));
       return;
@@ -326,6 +355,8 @@ export class EmbeddedServer {
     const xid = r.int();
     const op = r.int();
     if (op !== Op.ping) this.counters.requests++;
+    this.kind = kindOf(op);
+    this.arrived = performance.now();
     this.handle(connection, connection.session, xid, op, r);
   }
 
@@ -333,23 +364,27 @@ export class EmbeddedServer {
    * Sends, once all that happened so far is on disk: what a client sees may tell of anything before it. Frames leave in
    * the order in which they were sent, so an event comes before every answer from after the change it tells of.
    */
-  private send(connection: ClientConnection, w: JuteWriter, last = false): void {
+  private send(connection: ClientConnection, w: JuteWriter, last = false, isEvent = false): void {
     const frame = w.frame();
+    const kind = isEvent ? undefined : this.kind;
     if (this.storage.isDurable && this.held.length === 0) {
       connection.write(frame);
+      if (kind !== undefined) this.requestTimes[kind].observe(performance.now() - this.arrived);
       if (last) connection.finish();
       return;
     }
     connection.hold();
     if (last) connection.ignoreFurther();
-    this.held.push({ zxid: this.database.zxid, connection, frame, last });
+    this.held.push({ zxid: this.database.zxid, connection, frame, last, kind, arrived: this.arrived });
   }
 
   private releaseUpTo(zxid: number): void {
     let count = 0;
     while (count < this.held.length && this.held[count].zxid <= zxid) count++;
-    for (const { connection, frame, last } of this.held.splice(0, count)) {
+    const now = performance.now();
+    for (const { connection, frame, last, kind, arrived } of this.held.splice(0, count)) {
       connection.release(frame);
+      if (kind !== undefined) this.requestTimes[kind].observe(now - arrived);
       if (last) connection.finish();
     }
   }
@@ -471,7 +506,7 @@ export class EmbeddedServer {
     const w = new JuteWriter();
     writeReplyHeader(w, Xid.notification, -1, Err.ok);
     w.int(event).int(SYNC_CONNECTED).string(path);
-    this.send(connection, w);
+    this.send(connection, w, false, true);
   }
 
   // Requests
@@ -767,8 +802,24 @@ export class EmbeddedServer {
   private answerFourLetterWord(connection: ClientConnection, chunk: Buffer): boolean {
     const word = chunk.toString('latin1', 0, 4);
     if (!FOUR_LETTER_WORDS.has(word)) return false;
-    connection.finish(this.fourLetterWord(word));
+    if (word === 'mntr') {
+      connection.ignoreFurther();
+      this.diskWords().then((more) => connection.finish(this.fourLetterWord(word) + more));
+    } else {
+      connection.finish(this.fourLetterWord(word));
+    }
     return true;
+  }
+
+  /** What only this server has to say. */
+  private async diskWords(): Promise<string> {
+    try {
+      const { logBytes, snapshotBytes, snapshots, freeBytes } = await this.diskUsage();
+      return `midonet_log_bytes\t${logBytes}\nmidonet_snapshot_bytes\t${snapshotBytes}\nmidonet_snapshots\t${snapshots}\nmidonet_free_disk_bytes\t${freeBytes}\n`;
+    } catch (error) {
+      this.notice('warn', 'cannot look at the data folder', { error: (error as Error).message });
+      return '';
+    }
   }
 
   private fourLetterWord(word: string): string {
@@ -810,6 +861,25 @@ export class EmbeddedServer {
         return lines.join('\n');
       }
     }
+  }
+}
+
+function kindOf(op: number): RequestKind {
+  switch (op) {
+    case Op.getData:
+    case Op.exists:
+    case Op.getChildren:
+    case Op.getChildren2:
+      return 'read';
+    case Op.create:
+    case Op.create2:
+    case Op.setData:
+    case Op.delete:
+      return 'write';
+    case Op.multi:
+      return 'multi';
+    default:
+      return 'other';
   }
 }
 

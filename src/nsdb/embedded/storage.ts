@@ -13,6 +13,7 @@
  * files are deleted.
  */
 import { dirname, join, resolve } from 'node:path';
+import { LatencyHistogram } from '../../latency-histogram.js';
 import { joinPath } from '../path.js';
 import { JuteReader, JuteWriter, NO_SESSION } from '../protocol/jute.js';
 import { Database, emptyNode, type TreeNode } from './database.js';
@@ -55,6 +56,8 @@ export class Storage {
   /** Zxid before the first transaction appended. */
   private readonly base: number;
   snapshots = 0;
+  /** How long they took. */
+  readonly snapshotTimes = new LatencyHistogram();
 
   private constructor(
     readonly database: Database,
@@ -185,6 +188,7 @@ export class Storage {
   private async makeSnapshot(first: number): Promise<void> {
     const { directory, disk } = this;
     try {
+      const start = performance.now();
       const make = this.options.snapshotMaker ?? snapshotInThread;
       // Writes stop at the reserve. Half of it may be what a snapshot needs to make room.
       const job = { directory, before: first, leave: this.options.diskReserve / 2 };
@@ -192,6 +196,7 @@ export class Storage {
       this.snapshots++;
       this.snapshotSize = size;
       this.setFullSize();
+      this.snapshotTimes.observe(performance.now() - start);
       await removeBefore(disk, directory, first);
       await this.room.look();
       this.events.onNotice('info', 'made a snapshot', { zxid: first - 1, bytes: size });

@@ -1,5 +1,6 @@
 import { dirname } from 'node:path';
 import { setImmediate as immediate } from 'node:timers/promises';
+import { LatencyHistogram } from '../../latency-histogram.js';
 import { type Disk, type WritableFile, writeAll } from './disk.js';
 import { encodeBatch, FILE_HEADER_LENGTH, MAX_BATCH_BODY, newFileHeader } from './record-file.js';
 
@@ -33,7 +34,7 @@ export class WriteAheadLog {
   private failed = false;
 
   /** Batches written; bytes written, with their headers. */
-  readonly metrics = { batches: 0, bytes: 0, lastFsyncMilliseconds: 0 };
+  readonly metrics = { batches: 0, bytes: 0, fsync: new LatencyHistogram() };
 
   private constructor(
     private readonly disk: Disk,
@@ -164,7 +165,7 @@ export class WriteAheadLog {
     if (this.options.fsync) {
       const start = performance.now();
       await this.file.datasync();
-      this.metrics.lastFsyncMilliseconds = performance.now() - start;
+      this.metrics.fsync.observe(performance.now() - start);
     }
     this.metrics.batches++;
     this.metrics.bytes += batch.length;

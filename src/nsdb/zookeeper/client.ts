@@ -4,6 +4,7 @@
  * were sent are reported as of unknown outcome, since repeating them could make a change twice.
  */
 import { ClosedError, InvalidInputError, MidonetError } from '../../errors.js';
+import { LatencyHistogram } from '../../latency-histogram.js';
 import { KeptEphemeralNode } from '../ephemeral-node.js';
 import { FROZEN_PATH } from '../freeze.js';
 import { checkPath, parentPath } from '../path.js';
@@ -163,6 +164,8 @@ export class ZookeeperStore implements Store {
   private readonly closing = new AbortController();
   private closed: Promise<void> | undefined;
   private readonly running: Promise<void>;
+  /** From a call to its answer, milliseconds. */
+  readonly latencies = { read: new LatencyHistogram(), write: new LatencyHistogram() };
   private readonly counters = {
     connects: 0,
     failedConnects: 0,
@@ -543,6 +546,7 @@ export class ZookeeperStore implements Store {
       throw new StoreUnavailableError(operation, path, false, `${this.pending} calls are waiting already`);
     }
     const signal = options?.signal;
+    const called = performance.now();
     return new Promise<T>((resolve, reject) => {
       const settle = () => {
         request.settled = true;
@@ -562,6 +566,7 @@ export class ZookeeperStore implements Store {
         xid: 0,
         onReply: (err, r) => {
           settle();
+          this.latencies[isWrite ? 'write' : 'read'].observe(performance.now() - called);
           if (err === Err.notReadOnly) this.toldWhereTo(operation, path).then(reject);
           else settleReply(resolve, reject, operation, path, err, r, decode);
         },

@@ -1,0 +1,62 @@
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import type { Registry } from 'prom-client';
+
+const FAULT_TIMEOUT_MS = 2000;
+
+export interface HttpEndpointOptions {
+  readonly host: string;
+  /** 0: any free one. */
+  readonly port: number;
+  readonly registry: Registry;
+  /** Why what the process does cannot be relied on, or undefined; a rejection is a reason as well. */
+  readonly fault: (signal: AbortSignal) => Promise<string | undefined>;
+}
+
+/** Metrics for Prometheus at /metrics, and health: /healthz answers while the process works, /readyz says what is wrong. */
+export class HttpEndpoint {
+  private constructor(private readonly server: Server) {}
+
+  static async listen({ host, port, registry, fault }: HttpEndpointOptions): Promise<HttpEndpoint> {
+    const server = createServer((request, response) => {
+      const send = (status: number, type: string, body: string) => {
+        response.writeHead(status, { 'content-type': type });
+        response.end(request.method === 'HEAD' ? undefined : body);
+      };
+      if (request.method !== 'GET' && request.method !== 'HEAD') return send(405, 'text/plain', 'only GET\n');
+      switch (request.url?.split('?', 1)[0]) {
+        case '/healthz':
+          return send(200, 'text/plain', 'ok\n');
+        case '/readyz':
+          fault(AbortSignal.timeout(FAULT_TIMEOUT_MS)).then(
+            (reason) => send(reason === undefined ? 200 : 503, 'text/plain', `${reason ?? 'ok'}\n`),
+            (error: Error) => send(503, 'text/plain', `${error.message}\n`),
+          );
+          return;
+        case '/metrics':
+          registry.metrics().then(
+            (text) => send(200, registry.contentType, text),
+            (error: Error) => send(500, 'text/plain', `${error.message}\n`),
+          );
+          return;
+        default:
+          return send(404, 'text/plain', 'try /metrics, /healthz or /readyz\n');
+      }
+    });
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(port, host, resolve);
+    });
+    return new HttpEndpoint(server);
+  }
+
+  get port(): number {
+    return (this.server.address() as AddressInfo).port;
+  }
+
+  close(): Promise<void> {
+    const closed = new Promise<void>((resolve) => this.server.close(() => resolve()));
+    this.server.closeAllConnections();
+    return closed;
+  }
+}
