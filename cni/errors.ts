@@ -38,8 +38,10 @@ const CODES: Partial<Record<ErrorCode, number>> = {
   MN_UNSUPPORTED: CniCode.UnsupportedField,
   MN_NAMESPACE: CniCode.InvalidNamespace,
   MN_INTERFACE_EXISTS: CniCode.InterfaceExists,
-  // All that may be otherwise in a moment: the NSDB is away, the host is not registered yet, addresses come free.
+  // All that may be otherwise in a moment: the NSDB is away or takes no changes, the host is not registered yet, addresses come free.
   MN_STORE_UNAVAILABLE: CniCode.TryAgainLater,
+  MN_STORE_FULL: CniCode.TryAgainLater,
+  MN_STORE_FROZEN: CniCode.TryAgainLater,
   MN_SESSION_EXPIRED: CniCode.TryAgainLater,
   MN_NOT_FOUND: CniCode.TryAgainLater,
   MN_CONFLICT: CniCode.TryAgainLater,
