@@ -29,6 +29,7 @@ import {
   referenceName,
 } from './layout.js';
 import { releaseHostLeases, releaseNatBlocks } from './leases.js';
+import { type GroupKind, Members } from './members.js';
 import { joinPath, parentPath } from './path.js';
 import { readAhead } from './read-ahead.js';
 import { NodeError, NodeExistsError, NodeNotFoundError, type Store, type StoreNode, type Watch } from './store.js';
@@ -101,6 +102,11 @@ export class TopologyRepository {
     const ids = await this.holders('rule', 'chainId', chainId, signal);
     const rules = await readAhead(ids, signal, (id, signal) => this.get('rule', id, signal));
     return rules.flatMap((rule) => (rule === undefined ? [] : [rule.object])).sort(byPosition);
+  }
+
+  /** What belongs to the object and is stored one by one. */
+  members<K extends GroupKind>(kind: K, id: string): Members<K> {
+    return new Members(this.store, kind, id);
   }
 
   /** Several changes that are to happen together. */

@@ -174,6 +174,8 @@ export const ruleSchema = z
     }
     if (rule.type !== 'dnat' && rule.type !== 'snat') return;
     const withPorts = rule.targets.filter(({ ports }) => ports !== undefined).length;
+    // Checks run even when the list itself is at fault.
+    if (rule.targets.length === 0) return;
     const isStatic = withPorts === 0;
     if (isStatic && rule.targets.length > 1) fault(['targets'], 'expected ports in each target, or a single target');
     if (isStatic && rule.targets[0].start !== rule.targets[0].end) {

@@ -6,6 +6,9 @@ import { nameSchema, tenantId } from './fields.js';
 /** IP addresses of both families, stored one by one (see Members): an address joins and leaves by itself. */
 export const ipAddressGroupSchema = z.strictObject({ id: z.uuid(), name: nameSchema, tenantId });
 
+/** Nothing is known of a member but its address, under which it is stored. */
+export const ipAddressGroupMemberSchema = z.strictObject({});
+
 /** Ports name the groups they are in. The ports of a `stateful` group share their connections. */
 export const portGroupSchema = z.strictObject({
   id: z.uuid(),
