@@ -20,6 +20,8 @@ export interface Stat {
   readonly version: number;
   /** Changes of the list of children. */
   readonly cversion: number;
+  /** Changes of the access list. */
+  readonly aversion: number;
   /** Session that owns an ephemeral node, 16 hexadecimal digits; undefined for a persistent node. */
   readonly ephemeralOwner: string | undefined;
   readonly dataLength: number;

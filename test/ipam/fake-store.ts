@@ -84,6 +84,7 @@ function statOf(node: { data: Uint8Array; version: number }): Stat {
     mtime: 0,
     version: node.version,
     cversion: 0,
+    aversion: 0,
     ephemeralOwner: undefined,
     dataLength: node.data.length,
     numChildren: 0,

@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import { FrameSplitter } from '../protocol/jute.js';
+import { addressIdentity, type Identity } from './access.js';
 import type { SessionRecord } from './database.js';
 
 /** Replies a connection may have waiting for the disk, and bytes for the network, before no more of it is read. */
@@ -12,6 +13,10 @@ const LINGER = 1000;
 export class ClientConnection {
   /** Undefined until the client has said which session it wants. */
   session: SessionRecord | undefined;
+  /** Whom the client has shown to be; the address is known from the beginning. */
+  readonly identities: Identity[];
+  /** Whether it opened a session of its own, rather than take one up. */
+  isNewcomer = false;
   readonly connectedAt = Date.now();
   received = 0;
   sent = 0;
@@ -29,6 +34,8 @@ export class ClientConnection {
     private readonly onFrame: (connection: ClientConnection, frame: Buffer) => void,
     private readonly onProtocolError: (connection: ClientConnection, error: Error) => void,
   ) {
+    const address = addressIdentity(socket.remoteAddress);
+    this.identities = address === undefined ? [] : [address];
     this.splitter = new FrameSplitter(maxFrame);
     socket.setNoDelay(true);
     socket.on('drain', () => this.resume());

@@ -1,5 +1,7 @@
 import { nodeName, parentPath } from '../path.js';
+import { type Acl, OPEN_ACL, Permission } from '../protocol/records.js';
 import type { Stat } from '../store.js';
+import { type AccessList, AccessLists, OPEN_LIST } from './access.js';
 import type { Change, Transaction } from './transaction.js';
 
 /** A node in memory. Leaves have no map of children: most nodes are leaves. */
@@ -15,6 +17,9 @@ export interface TreeNode {
   /** Children ever created. It numbers sequential nodes; with the children there are it makes the cversion. */
   creates: number;
   owner: string | undefined;
+  acl: AccessList;
+  /** Changes of the access list. */
+  aversion: number;
   children: Map<string, TreeNode> | undefined;
 }
 
@@ -34,6 +39,7 @@ export interface SessionRecord {
 export class Database {
   readonly root: TreeNode = emptyNode();
   readonly sessions = new Map<string, SessionRecord>();
+  readonly accessLists = new AccessLists();
   /** Zxid of the last transaction applied. */
   zxid = 0;
   nodeCount = 1;
@@ -66,13 +72,16 @@ export class Database {
   applyChange(change: Change, zxid: number, time: number, undo?: (() => void)[]): void {
     switch (change.type) {
       case 'create':
-        this.create(change.path, change.data, change.owner, zxid, time, undo);
+        this.create(change, zxid, time, undo);
         break;
       case 'set':
         this.set(change.path, change.data, zxid, time, undo);
         break;
       case 'delete':
         this.delete(change.path, zxid, undo);
+        break;
+      case 'set-acl':
+        this.setAcls(change.path, change.acls);
         break;
       case 'open-session':
         this.sessions.set(change.id, {
@@ -84,6 +93,9 @@ export class Database {
         break;
       case 'close-session':
         this.sessions.delete(change.id);
+        break;
+      case 'system-nodes':
+        this.createSystemNodes();
         break;
     }
   }
@@ -100,6 +112,7 @@ export class Database {
       if (node.owner !== undefined) this.sessions.get(node.owner)?.ephemerals.add(path);
     }
     this.dataBytes += node.data.length;
+    this.accessLists.retain(node.acl);
   }
 
   private required(path: string): TreeNode {
@@ -109,9 +122,7 @@ export class Database {
   }
 
   private create(
-    path: string,
-    data: Buffer,
-    owner: string | undefined,
+    { path, data, owner, acls }: Change & { type: 'create' },
     zxid: number,
     time: number,
     undo: (() => void)[] | undefined,
@@ -121,6 +132,8 @@ export class Database {
     parent.children ??= new Map();
     if (parent.children.has(name)) throw new RangeError(`node ${path} exists already`);
     const pzxid = parent.pzxid;
+    const acl = acls === undefined ? OPEN_LIST : this.accessLists.find(acls);
+    this.accessLists.retain(acl);
     parent.children.set(name, {
       data: data.toString('latin1'),
       czxid: zxid,
@@ -131,6 +144,8 @@ export class Database {
       version: 0,
       creates: 0,
       owner,
+      acl,
+      aversion: 0,
       children: undefined,
     });
     parent.pzxid = zxid;
@@ -145,6 +160,7 @@ export class Database {
       parent.creates--;
       this.nodeCount--;
       this.dataBytes -= data.length;
+      this.accessLists.release(acl);
       ephemerals?.delete(path);
     });
   }
@@ -177,6 +193,7 @@ export class Database {
     parent.pzxid = zxid;
     this.nodeCount--;
     this.dataBytes -= node.data.length;
+    this.accessLists.release(node.acl);
     const ephemerals = node.owner === undefined ? undefined : this.sessions.get(node.owner)?.ephemerals;
     ephemerals?.delete(path);
     undo?.push(() => {
@@ -185,10 +202,35 @@ export class Database {
       parent.pzxid = pzxid;
       this.nodeCount++;
       this.dataBytes += node.data.length;
+      this.accessLists.retain(node.acl);
       ephemerals?.add(path);
     });
   }
+
+  /** Never part of a multi, so there is nothing to take back. */
+  private setAcls(path: string, acls: readonly Acl[]): void {
+    const node = this.required(path);
+    this.accessLists.release(node.acl);
+    node.acl = this.accessLists.find(acls);
+    this.accessLists.retain(node.acl);
+    node.aversion++;
+  }
+
+  /** They count as no change of any node, as in Apache ZooKeeper: zxids and times of 0, and a root without creations. */
+  private createSystemNodes(): void {
+    for (const { path, acl, aversion } of SYSTEM_NODES) {
+      if (this.find(path) !== undefined) continue;
+      this.restore(path, { ...emptyNode(), acl: this.accessLists.find([acl]), aversion });
+    }
+  }
 }
+
+/** Those of a server that was never used. */
+export const SYSTEM_NODES: readonly { readonly path: string; readonly acl: Acl; readonly aversion: number }[] = [
+  { path: '/zookeeper', acl: OPEN_ACL, aversion: 0 },
+  { path: '/zookeeper/quota', acl: OPEN_ACL, aversion: 0 },
+  { path: '/zookeeper/config', acl: { ...OPEN_ACL, permissions: Permission.read }, aversion: -1 },
+];
 
 export function emptyNode(): TreeNode {
   return {
@@ -201,6 +243,8 @@ export function emptyNode(): TreeNode {
     version: 0,
     creates: 0,
     owner: undefined,
+    acl: OPEN_LIST,
+    aversion: 0,
     children: undefined,
   };
 }
@@ -216,6 +260,7 @@ export function statOf(node: TreeNode): Stat {
     version: node.version,
     // Changes of the list: every child ever created, and every one of them that is gone again.
     cversion: node.creates * 2 - numChildren,
+    aversion: node.aversion,
     ephemeralOwner: node.owner,
     dataLength: node.data.length,
     numChildren,

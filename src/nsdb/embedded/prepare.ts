@@ -4,8 +4,9 @@
  */
 import { parentPath, pathFault } from '../path.js';
 import type { JuteReader } from '../protocol/jute.js';
-import { type Acl, CreateFlag, Err, OPEN_ACL, Op, readAcls } from '../protocol/records.js';
-import type { Database } from './database.js';
+import { type Acl, CreateFlag, Err, Op, Permission, readAcls } from '../protocol/records.js';
+import { allows, type Identity, OPEN_LIST, resolveAcls } from './access.js';
+import { type Database, SYSTEM_NODES, type TreeNode } from './database.js';
 import type { Change } from './transaction.js';
 
 export interface CreateRequest {
@@ -29,7 +30,21 @@ export interface DeleteRequest {
   readonly version: number;
 }
 
-export type WriteRequest = CreateRequest | SetRequest | DeleteRequest;
+export interface SetAclRequest {
+  readonly op: typeof Op.setAcl;
+  readonly path: string;
+  readonly acls: Acl[];
+  /** Of the access list. */
+  readonly version: number;
+}
+
+export type WriteRequest = CreateRequest | SetRequest | DeleteRequest | SetAclRequest;
+
+/** Whose request it is. */
+export interface Requester {
+  readonly sessionId: string;
+  readonly identities: readonly Identity[];
+}
 
 /** The request of an operation that changes the tree or is part of a multi, or undefined when `op` is none. */
 export function readWriteRequest(op: number, r: JuteReader): WriteRequest | undefined {
@@ -42,61 +57,85 @@ export function readWriteRequest(op: number, r: JuteReader): WriteRequest | unde
     case Op.delete:
     case Op.check:
       return { op, path: r.string(), version: r.int() };
+    case Op.setAcl:
+      return { op, path: r.string(), acls: readAcls(r), version: r.int() };
     default:
       return undefined;
   }
 }
 
 /** A change; undefined for a check that holds; or the code of the error. */
-export function prepare(database: Database, sessionId: string, request: WriteRequest): Change | undefined | number {
+export function prepare(database: Database, requester: Requester, request: WriteRequest): Change | undefined | number {
+  const forbids = (node: TreeNode, permission: number) => !allows(node.acl, permission, requester.identities);
   switch (request.op) {
     case Op.create:
     case Op.create2:
-      return prepareCreate(database, sessionId, request);
+      return prepareCreate(database, requester, request);
     case Op.setData: {
       if (pathFault(request.path) !== undefined) return Err.badArguments;
       const node = database.find(request.path);
       if (node === undefined) return Err.noNode;
+      if (forbids(node, Permission.write)) return Err.noAuth;
       if (request.version !== -1 && request.version !== node.version) return Err.badVersion;
       return { type: 'set', path: request.path, data: request.data };
     }
-    case Op.delete:
     case Op.check: {
       if (pathFault(request.path) !== undefined) return Err.badArguments;
-      if (request.op === Op.delete && request.path === '/') return Err.badArguments;
+      const node = database.find(request.path);
+      if (node === undefined) return Err.noNode;
+      if (forbids(node, Permission.read)) return Err.noAuth;
+      return request.version !== -1 && request.version !== node.version ? Err.badVersion : undefined;
+    }
+    case Op.delete: {
+      if (pathFault(request.path) !== undefined) return Err.badArguments;
+      const parentName = parentPath(request.path);
+      if (parentName === undefined || isSystemNode(request.path)) return Err.badArguments;
+      const parent = database.find(parentName);
+      if (parent === undefined) return Err.noNode;
+      if (forbids(parent, Permission.delete)) return Err.noAuth;
       const node = database.find(request.path);
       if (node === undefined) return Err.noNode;
       if (request.version !== -1 && request.version !== node.version) return Err.badVersion;
-      if (request.op === Op.check) return undefined;
       if (node.children !== undefined && node.children.size > 0) return Err.notEmpty;
       return { type: 'delete', path: request.path };
+    }
+    case Op.setAcl: {
+      if (pathFault(request.path) !== undefined) return Err.badArguments;
+      const acls = resolveAcls(request.acls, requester.identities);
+      if (acls === undefined) return Err.invalidAcl;
+      const node = database.find(request.path);
+      if (node === undefined) return Err.noNode;
+      if (forbids(node, Permission.admin)) return Err.noAuth;
+      if (request.version !== -1 && request.version !== node.aversion) return Err.badVersion;
+      return { type: 'set-acl', path: request.path, acls };
     }
   }
 }
 
-function prepareCreate(database: Database, sessionId: string, request: CreateRequest): Change | number {
+function prepareCreate(
+  database: Database,
+  { sessionId, identities }: Requester,
+  request: CreateRequest,
+): Change | number {
   if ((request.flags & ~(CreateFlag.ephemeral | CreateFlag.sequential)) !== 0) return Err.unimplemented;
   const sequential = (request.flags & CreateFlag.sequential) !== 0;
   // The number becomes part of the name, so a sequential path may end in "/".
   if (pathFault(sequential ? `${request.path}0` : request.path) !== undefined) return Err.badArguments;
-  if (!isOpen(request.acls)) return Err.invalidAcl;
+  const acls = resolveAcls(request.acls, identities);
+  if (acls === undefined) return Err.invalidAcl;
   const parentName = parentPath(sequential ? `${request.path}0` : request.path);
   if (parentName === undefined) return Err.nodeExists;
   const parent = database.find(parentName);
   if (parent === undefined) return Err.noNode;
+  if (!allows(parent.acl, Permission.create, identities)) return Err.noAuth;
   const path = sequential ? request.path + String(parent.creates).padStart(10, '0') : request.path;
   if (database.find(path) !== undefined) return Err.nodeExists;
   if (parent.owner !== undefined) return Err.noChildrenForEphemerals;
   const owner = (request.flags & CreateFlag.ephemeral) !== 0 ? sessionId : undefined;
-  return { type: 'create', path, data: request.data, owner };
+  const open = database.accessLists.find(acls) === OPEN_LIST;
+  return { type: 'create', path, data: request.data, owner, acls: open ? undefined : acls };
 }
 
-/** The server has no access control yet; it refuses lists that ask for some rather than not to keep them. */
-export function isOpen(acls: readonly Acl[]): boolean {
-  return acls.some(
-    (acl) =>
-      acl.scheme === OPEN_ACL.scheme &&
-      acl.id === OPEN_ACL.id &&
-      (acl.permissions & OPEN_ACL.permissions) === OPEN_ACL.permissions,
-  );
+function isSystemNode(path: string): boolean {
+  return SYSTEM_NODES.some((node) => node.path === path);
 }

@@ -5,7 +5,7 @@
  * A request is carried out in memory at once, in the order of arrival; nothing leaves the server, neither an answer nor a
  * watch event, before everything it may tell of is on disk. When the disk fails the server stops.
  */
-import { randomBytes, timingSafeEqual } from 'node:crypto';
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { chmod, lstat, rm } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { InvalidInputError } from '../../errors.js';
@@ -19,10 +19,9 @@ import {
   DEFAULT_MAX_REQUEST,
   Err,
   EventType,
-  OPEN_ACL,
   Op,
   PASSWORD_LENGTH,
-  readAcls,
+  Permission,
   readConnectRequest,
   readMultiHeader,
   SYNC_CONNECTED,
@@ -34,12 +33,14 @@ import {
   writeStat,
   Xid,
 } from '../protocol/records.js';
+import type { Credentials } from '../store.js';
+import { allows, digestIdentity, withoutDigests } from './access.js';
 import { ClientConnection } from './client-connection.js';
-import { type Database, type SessionRecord, statOf, type TreeNode } from './database.js';
+import { type Database, type SessionRecord, SYSTEM_NODES, statOf, type TreeNode } from './database.js';
 import type { Disk } from './disk.js';
 import { type DiskUsage, diskUsage } from './disk-usage.js';
 import { countBelow, ephemeralsFrom } from './inspection.js';
-import { isOpen, prepare, readWriteRequest, type WriteRequest } from './prepare.js';
+import { prepare, readWriteRequest, type WriteRequest } from './prepare.js';
 import { MAX_BATCH_BODY } from './record-file.js';
 import { SessionClock } from './session-clock.js';
 import type { SnapshotMaker } from './snapshot-thread.js';
@@ -51,6 +52,8 @@ export interface EmbeddedServerOptions {
   /** TCP (port 0: any free one) or a Unix socket, which only root and the socket's owner may use. */
   readonly listen: { readonly host?: string; readonly port: number } | { readonly path: string };
   readonly dataDir: string;
+  /** Only who authenticates with these may do anything, and may then do everything, whatever access lists say. */
+  readonly credentials?: Credentials;
   /** Bounds of what clients may ask for, milliseconds. Apache ZooKeeper's with its usual tick of 2 s: 4 to 40 s. */
   readonly minSessionTimeout?: number;
   readonly maxSessionTimeout?: number;
@@ -80,6 +83,8 @@ export interface EmbeddedServerMetrics {
   connectionsAccepted: number;
   /** Connections closed for bytes that are not the protocol. */
   protocolErrors: number;
+  /** Clients that were sent away since they did not authenticate, or not with the right password. */
+  authenticationFailures: number;
   sessions: number;
   sessionsExpired: number;
   nodes: number;
@@ -115,8 +120,13 @@ interface HeldFrame {
 const HANDSHAKE_TIMEOUT = 10_000;
 /** Characters of paths in one transaction of a session's end. */
 const MAX_END_LENGTH = 1024 * 1024;
-/** A change takes less than twice the room of its request. */
-const MAX_MAX_REQUEST = MAX_BATCH_BODY / 2;
+/** Bytes of user and password; identities of one connection. */
+const MAX_SECRET = 1024;
+const MAX_IDENTITIES = 16;
+/** Characters of the access lists in one multi: what "auth" stands for is longer than that. */
+const MAX_MULTI_LISTS = 8 * 1024 * 1024;
+/** A change takes less than twice the room of its request and its access list. */
+const MAX_MAX_REQUEST = MAX_BATCH_BODY / 2 - MAX_MULTI_LISTS;
 /** `sun_path` of unix(7) without its end; Node.js would cut a longer one off. */
 const MAX_SOCKET_PATH = 107;
 const FOUR_LETTER_WORDS = new Set(['ruok', 'srvr', 'stat', 'mntr', 'isro', 'wchs']);
@@ -135,6 +145,7 @@ export class EmbeddedServer {
   private readonly counters = {
     connectionsAccepted: 0,
     protocolErrors: 0,
+    authenticationFailures: 0,
     sessionsExpired: 0,
     requests: 0,
     transactions: 0,
@@ -197,6 +208,7 @@ export class EmbeddedServer {
       server = new EmbeddedServer(options, storage, listener);
       listener.maxConnections = options.maxConnections ?? 10_000;
       listener.on('connection', (socket) => server!.accept(socket));
+      server.makeSystemNodes();
       await server.listen();
       options.signal?.throwIfAborted();
     } catch (error) {
@@ -255,6 +267,11 @@ export class EmbeddedServer {
     for (const connection of this.connections) connection.socket.destroy();
     await listening;
     await this.storage.close();
+  }
+
+  private makeSystemNodes(): void {
+    if (SYSTEM_NODES.some(({ path }) => this.database.find(path) === undefined))
+      this.commit([{ type: 'system-nodes' }]);
   }
 
   private async listen(): Promise<void> {
@@ -357,6 +374,10 @@ export class EmbeddedServer {
     if (op !== Op.ping) this.counters.requests++;
     this.kind = kindOf(op);
     this.arrived = performance.now();
+    if (op !== Op.auth && this.options.credentials !== undefined && !isSuper(connection)) {
+      this.sendAway(connection, xid, Err.authRequired);
+      return;
+    }
     this.handle(connection, connection.session, xid, op, r);
   }
 
@@ -405,6 +426,7 @@ export class EmbeddedServer {
     let session: SessionRecord | undefined;
     if (request.sessionId === NO_SESSION) {
       session = this.openSession(request.timeout);
+      connection.isNewcomer = true;
     } else {
       session = this.database.sessions.get(request.sessionId);
       if (
@@ -549,18 +571,13 @@ export class EmbeddedServer {
         );
       }
       case Op.getAcl:
-        return this.withNode(connection, xid, r.string(), (w, node) => {
-          writeAcls(w, [OPEN_ACL]);
+        return this.withNode(connection, xid, r.string(), Permission.read | Permission.admin, (w, node) => {
+          const whole = allows(node.acl, Permission.admin, connection.identities);
+          writeAcls(w, whole ? node.acl.acls : withoutDigests(node.acl.acls));
           writeStat(w, statOf(node));
         });
-      case Op.setAcl: {
-        const path = r.string();
-        const open = isOpen(readAcls(r));
-        if (!open) return this.reply(connection, xid, Err.invalidAcl);
-        return this.withNode(connection, xid, path, (w, node) => writeStat(w, statOf(node)));
-      }
       case Op.getAllChildrenNumber:
-        return this.withNode(connection, xid, r.string(), (w, node) => w.int(countBelow(node)));
+        return this.withNode(connection, xid, r.string(), Permission.read, (w, node) => w.int(countBelow(node)));
       case Op.getEphemerals: {
         const prefix = r.string();
         return this.reply(connection, xid, Err.ok, (w) => w.strings(ephemeralsFrom(session, prefix)));
@@ -583,12 +600,8 @@ export class EmbeddedServer {
       case Op.checkWatches:
       case Op.removeWatches:
         return this.findWatches(connection, xid, r, op === Op.removeWatches);
-      case Op.auth: {
-        r.int();
-        const scheme = r.string();
-        // No access list names a user yet, so who the client is makes no difference.
-        return this.reply(connection, xid, scheme === 'digest' ? Err.ok : Err.authFailed);
-      }
+      case Op.auth:
+        return this.authenticate(connection, xid, r);
       case Op.closeSession: {
         this.endSession(session);
         this.bySession.delete(session.id);
@@ -605,21 +618,58 @@ export class EmbeddedServer {
     }
   }
 
+  private authenticate(connection: ClientConnection, xid: number, r: JuteReader): void {
+    r.int();
+    const scheme = r.string();
+    const secret = r.bytes();
+    // The address is known without.
+    if (scheme === 'ip') return this.reply(connection, xid, Err.ok);
+    const { credentials } = this.options;
+    const { identities } = connection;
+    const wrong = credentials !== undefined && !isSameSecret(secret, `${credentials.user}:${credentials.password}`);
+    if (scheme !== 'digest' || wrong || secret.length > MAX_SECRET || identities.length >= MAX_IDENTITIES) {
+      return this.sendAway(connection, xid, Err.authFailed);
+    }
+    const identity = digestIdentity(secret);
+    if (!identities.some(({ scheme, id }) => scheme === identity.scheme && id === identity.id)) {
+      identities.push(identity);
+      if (credentials !== undefined) identities.push({ scheme: 'super', id: '' });
+    }
+    this.reply(connection, xid, Err.ok);
+  }
+
+  /** Answers for the last time. A session that was opened by somebody whom the server does not take ends. */
+  private sendAway(connection: ClientConnection, xid: number, err: number): void {
+    this.counters.authenticationFailures++;
+    this.notice('warn', 'sent a client away that did not authenticate', { client: connection.name });
+    const { session } = connection;
+    const stranger = this.options.credentials !== undefined && !isSuper(connection);
+    if (stranger && connection.isNewcomer && session !== undefined && this.sessionLives(session)) {
+      this.endSession(session);
+    }
+    const w = new JuteWriter();
+    writeReplyHeader(w, xid, 0, err);
+    this.send(connection, w, true);
+  }
+
   private withNode(
     connection: ClientConnection,
     xid: number,
     path: string,
+    permission: number,
     body: (w: JuteWriter, node: TreeNode) => void,
   ): void {
-    const node = this.readable(path);
+    const node = this.readable(connection, path, permission);
     if (typeof node === 'number') return this.reply(connection, xid, node);
     return this.reply(connection, xid, Err.ok, (w) => body(w, node));
   }
 
-  /** The node, or the code of the error. */
-  private readable(path: string): TreeNode | number {
+  /** The node, if the client has one of the permissions; or the code of the error. */
+  private readable({ identities }: ClientConnection, path: string, permissions: number): TreeNode | number {
     if (pathFault(path) !== undefined) return Err.badArguments;
-    return this.database.find(path) ?? Err.noNode;
+    const node = this.database.find(path);
+    if (node === undefined) return Err.noNode;
+    return allows(node.acl, permissions, identities) ? node : Err.noAuth;
   }
 
   private read(
@@ -631,7 +681,7 @@ export class EmbeddedServer {
   ): void {
     const path = r.string();
     const watch = r.bool();
-    this.withNode(connection, xid, path, (w, node) => {
+    this.withNode(connection, xid, path, Permission.read, (w, node) => {
       if (watch) this.watches.add(kind, path, connection);
       body(w, node);
     });
@@ -647,7 +697,7 @@ export class EmbeddedServer {
       if (type !== Op.getData && type !== Op.getChildren) return this.reply(connection, xid, Err.badArguments);
       const path = r.string();
       const watch = r.bool();
-      const node = this.readable(path);
+      const node = this.readable(connection, path, Permission.read);
       if (typeof node === 'number') {
         writeMultiHeader(w, Op.error, false, node);
         w.int(node);
@@ -666,7 +716,10 @@ export class EmbeddedServer {
     if (this.isFrozen && !(request.op === Op.delete && request.path === FROZEN_PATH)) {
       return this.reply(connection, xid, Err.notReadOnly);
     }
-    const change = this.sessionLives(session) ? prepare(this.database, session.id, request) : Err.sessionExpired;
+    const { identities } = connection;
+    const change = this.sessionLives(session)
+      ? prepare(this.database, { sessionId: session.id, identities }, request)
+      : Err.sessionExpired;
     if (typeof change === 'number') return this.reply(connection, xid, change);
     if (this.lacksRoom(change)) return this.reply(connection, xid, Err.systemError);
     if (change !== undefined) this.commit([change]);
@@ -691,7 +744,7 @@ export class EmbeddedServer {
     if (change?.type === 'create') {
       w.string(change.path);
       if (request.op === Op.create2) writeStat(w, statOf(this.database.find(change.path)!));
-    } else if (change?.type === 'set') {
+    } else if (change?.type === 'set' || change?.type === 'set-acl') {
       writeStat(w, statOf(this.database.find(change.path)!));
     }
   }
@@ -702,7 +755,7 @@ export class EmbeddedServer {
       const { type, done } = readMultiHeader(r);
       if (done) break;
       const request = readWriteRequest(type, r);
-      if (request === undefined) return this.reply(connection, xid, Err.unimplemented);
+      if (request === undefined || request.op === Op.setAcl) return this.reply(connection, xid, Err.unimplemented);
       requests.push(request);
     }
     if (this.isFrozen) return this.reply(connection, xid, Err.notReadOnly);
@@ -713,8 +766,14 @@ export class EmbeddedServer {
     const undo: (() => void)[] = [];
     const w = new JuteWriter();
     writeReplyHeader(w, xid, zxid, Err.ok);
+    const requester = { sessionId: session.id, identities: connection.identities };
+    let lists = 0;
     for (const [index, request] of requests.entries()) {
-      const change = prepare(this.database, session.id, request);
+      let change = prepare(this.database, requester, request);
+      if (typeof change === 'object' && change.type === 'create' && change.acls !== undefined) {
+        lists += this.database.accessLists.find(change.acls).key.length;
+        if (lists > MAX_MULTI_LISTS) change = Err.invalidAcl;
+      }
       const fault = typeof change === 'number' ? change : this.lacksRoom(change) ? Err.systemError : Err.ok;
       if (typeof change === 'number' || fault !== Err.ok) {
         for (const back of undo.reverse()) back();
@@ -881,6 +940,16 @@ function kindOf(op: number): RequestKind {
     default:
       return 'other';
   }
+}
+
+function isSuper({ identities }: ClientConnection): boolean {
+  return identities.some(({ scheme }) => scheme === 'super');
+}
+
+/** Takes as long whatever the two have in common. */
+function isSameSecret(given: Uint8Array, expected: string): boolean {
+  const [a, b] = [given, Buffer.from(expected)].map((text) => createHash('sha256').update(text).digest());
+  return timingSafeEqual(a, b);
 }
 
 function namesOf(node: TreeNode): string[] {

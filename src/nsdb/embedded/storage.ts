@@ -16,6 +16,8 @@ import { dirname, join, resolve } from 'node:path';
 import { LatencyHistogram } from '../../latency-histogram.js';
 import { joinPath } from '../path.js';
 import { JuteReader, JuteWriter, NO_SESSION } from '../protocol/jute.js';
+import { readAcls, writeAcls } from '../protocol/records.js';
+import { type AccessList, OPEN_LIST } from './access.js';
 import { Database, emptyNode, type TreeNode } from './database.js';
 import { type Disk, nodeDisk, type WritableFile, writeAll } from './disk.js';
 import { DiskRoom } from './disk-room.js';
@@ -387,29 +389,39 @@ function* snapshotRecords(database: Database): Generator<Buffer> {
   for (const { id, timeout, password } of database.sessions.values()) {
     yield new JuteWriter().int(TAG_SESSION).sessionId(id).int(timeout).bytes(password).body();
   }
+  const lists = new Map<AccessList, number>();
   // A tree may be deeper than calls can be nested.
   const left: [string, TreeNode][] = [['/', database.root]];
   for (let next = left.pop(); next !== undefined; next = left.pop()) {
     const [path, node] = next;
-    yield encodeNode(path, node);
+    yield encodeNode(path, node, lists);
     for (const [child, childNode] of node.children ?? []) left.push([joinPath(path, child), childNode]);
   }
   yield new JuteWriter().int(TAG_END).int(database.sessions.size).int(database.nodeCount).body();
 }
 
-function encodeNode(path: string, node: TreeNode): Buffer {
+/** The end, from `aversion` on, is there only of a node with a list of its own. Lists are numbered by their first use. */
+function encodeNode(path: string, node: TreeNode, lists: Map<AccessList, number>): Buffer {
   const w = new JuteWriter(128 + path.length + node.data.length);
   w.int(TAG_NODE).string(path).byteString(node.data);
   w.long(node.czxid).long(node.mzxid).long(node.pzxid).long(node.ctime).long(node.mtime);
   w.int(node.version)
     .int(node.creates)
     .sessionId(node.owner ?? NO_SESSION);
+  if (node.acl === OPEN_LIST && node.aversion === 0) return w.body();
+  const number = lists.get(node.acl);
+  w.int(node.aversion).int(number ?? lists.size);
+  if (number === undefined) {
+    lists.set(node.acl, lists.size);
+    writeAcls(w, node.acl.acls);
+  }
   return w.body();
 }
 
 /** @throws StoreCorruptError unless the snapshot is whole. */
 function readSnapshot(disk: Disk, { file, zxid }: DataFile): { database: Database; size: number } {
   const database = new Database();
+  const lists: AccessList[] = [];
   let ended = false;
   const { end, torn } = readRecordFile(disk, file, 'snapshot', (record, offset) => {
     const r = new JuteReader(record);
@@ -421,7 +433,15 @@ function readSnapshot(disk: Disk, { file, zxid }: DataFile): { database: Databas
       database.sessions.set(id, { id, timeout: r.int(), password: ownBytes(r.bytes()), ephemerals: new Set() });
     } else if (tag === TAG_NODE) {
       const path = r.string();
-      database.restore(path, decodeNode(r));
+      const node = decodeNode(r);
+      if (r.remaining > 0) {
+        node.aversion = r.int();
+        const number = r.int();
+        if (number === lists.length) lists.push(database.accessLists.find(readAcls(r)));
+        if (lists[number] === undefined) throw new StoreCorruptError(file, offset, `no access list ${number}`);
+        node.acl = lists[number];
+      }
+      database.restore(path, node);
     } else if (tag === TAG_END) {
       ended = r.int() === database.sessions.size && r.int() === database.nodeCount;
     } else {

@@ -1,4 +1,5 @@
 import { JuteReader, JuteWriter, NO_SESSION } from '../protocol/jute.js';
+import { type Acl, readAcls, writeAcls } from '../protocol/records.js';
 
 /**
  * One change of the database, with everything decided: names of sequential nodes are whole, versions were checked. What a
@@ -6,11 +7,21 @@ import { JuteReader, JuteWriter, NO_SESSION } from '../protocol/jute.js';
  * a view of the bytes it was read from, to be copied by whoever keeps them.
  */
 export type Change =
-  | { readonly type: 'create'; readonly path: string; readonly data: Buffer; readonly owner: string | undefined }
+  | {
+      readonly type: 'create';
+      readonly path: string;
+      readonly data: Buffer;
+      readonly owner: string | undefined;
+      /** Undefined: anyone may do anything. */
+      readonly acls?: readonly Acl[] | undefined;
+    }
   | { readonly type: 'set'; readonly path: string; readonly data: Buffer }
   | { readonly type: 'delete'; readonly path: string }
+  | { readonly type: 'set-acl'; readonly path: string; readonly acls: readonly Acl[] }
   | { readonly type: 'open-session'; readonly id: string; readonly timeout: number; readonly password: Buffer }
-  | { readonly type: 'close-session'; readonly id: string };
+  | { readonly type: 'close-session'; readonly id: string }
+  /** The nodes that every server has, where they are not: the first change in a folder. */
+  | { readonly type: 'system-nodes' };
 
 /** Changes that happen together. Zxids have no gaps. */
 export interface Transaction {
@@ -25,6 +36,9 @@ const DELETE = 2;
 const SET = 3;
 const OPEN_SESSION = 4;
 const CLOSE_SESSION = 5;
+const CREATE_WITH_ACL = 6;
+const SET_ACL = 7;
+const SYSTEM_NODES = 8;
 
 export function encodeTransaction(transaction: Transaction): Buffer {
   const w = new JuteWriter();
@@ -32,10 +46,11 @@ export function encodeTransaction(transaction: Transaction): Buffer {
   for (const change of transaction.changes) {
     switch (change.type) {
       case 'create':
-        w.int(CREATE)
+        w.int(change.acls === undefined ? CREATE : CREATE_WITH_ACL)
           .string(change.path)
           .bytes(change.data)
           .sessionId(change.owner ?? NO_SESSION);
+        if (change.acls !== undefined) writeAcls(w, change.acls);
         break;
       case 'set':
         w.int(SET).string(change.path).bytes(change.data);
@@ -43,11 +58,17 @@ export function encodeTransaction(transaction: Transaction): Buffer {
       case 'delete':
         w.int(DELETE).string(change.path);
         break;
+      case 'set-acl':
+        writeAcls(w.int(SET_ACL).string(change.path), change.acls);
+        break;
       case 'open-session':
         w.int(OPEN_SESSION).sessionId(change.id).int(change.timeout).bytes(change.password);
         break;
       case 'close-session':
         w.int(CLOSE_SESSION).sessionId(change.id);
+        break;
+      case 'system-nodes':
+        w.int(SYSTEM_NODES);
         break;
     }
   }
@@ -60,27 +81,33 @@ export function decodeTransaction(bytes: Buffer): Transaction {
   const zxid = r.long();
   const time = r.long();
   const changes: Change[] = [];
-  for (let left = r.count(8); left > 0; left--) changes.push(decodeChange(r));
+  for (let left = r.count(4); left > 0; left--) changes.push(decodeChange(r));
   return { zxid, time, changes };
 }
 
 function decodeChange(r: JuteReader): Change {
   const type = r.int();
   switch (type) {
-    case CREATE: {
+    case CREATE:
+    case CREATE_WITH_ACL: {
       const path = r.string();
       const data = r.bytes();
       const owner = r.sessionId();
-      return { type: 'create', path, data, owner: owner === NO_SESSION ? undefined : owner };
+      const acls = type === CREATE ? undefined : readAcls(r);
+      return { type: 'create', path, data, owner: owner === NO_SESSION ? undefined : owner, acls };
     }
     case SET:
       return { type: 'set', path: r.string(), data: r.bytes() };
     case DELETE:
       return { type: 'delete', path: r.string() };
+    case SET_ACL:
+      return { type: 'set-acl', path: r.string(), acls: readAcls(r) };
     case OPEN_SESSION:
       return { type: 'open-session', id: r.sessionId(), timeout: r.int(), password: ownBytes(r.bytes()) };
     case CLOSE_SESSION:
       return { type: 'close-session', id: r.sessionId() };
+    case SYSTEM_NODES:
+      return { type: 'system-nodes' };
     default:
       throw new RangeError(`change of unknown type ${type}`);
   }

@@ -95,8 +95,10 @@ export class WatchTable<C> {
         this.fireParent(change.path, notify);
         break;
       }
+      case 'set-acl':
       case 'open-session':
       case 'close-session':
+      case 'system-nodes':
         break;
     }
   }

@@ -138,7 +138,7 @@ export function writeReplyHeader(w: JuteWriter, xid: number, zxid: number, err: 
 
 export function writeStat(w: JuteWriter, stat: Stat): void {
   w.long(stat.czxid).long(stat.mzxid).long(stat.ctime).long(stat.mtime);
-  w.int(stat.version).int(stat.cversion).int(0);
+  w.int(stat.version).int(stat.cversion).int(stat.aversion);
   w.sessionId(stat.ephemeralOwner ?? NO_SESSION);
   w.int(stat.dataLength).int(stat.numChildren).long(stat.pzxid);
 }
@@ -150,7 +150,7 @@ export function readStat(r: JuteReader): Stat {
   const mtime = r.long();
   const version = r.int();
   const cversion = r.int();
-  r.int();
+  const aversion = r.int();
   const owner = r.sessionId();
   const dataLength = r.int();
   const numChildren = r.int();
@@ -158,7 +158,7 @@ export function readStat(r: JuteReader): Stat {
   // Apache ZooKeeper marks containers and nodes with a lifetime by owners that are no sessions.
   const ephemeralOwner =
     owner === NO_SESSION || owner === '8000000000000000' || owner.startsWith('ff') ? undefined : owner;
-  return { czxid, mzxid, pzxid, ctime, mtime, version, cversion, ephemeralOwner, dataLength, numChildren };
+  return { czxid, mzxid, pzxid, ctime, mtime, version, cversion, aversion, ephemeralOwner, dataLength, numChildren };
 }
 
 export const Permission = { read: 1, write: 2, create: 4, delete: 8, admin: 16, all: 31 } as const;

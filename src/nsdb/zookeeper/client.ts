@@ -779,8 +779,9 @@ export class ZookeeperStore implements Store {
       connection.destroy(new ClosedError('store'));
       throw new ClosedError('store');
     }
-    this.session = { id: response.sessionId, password: response.password, timeout: response.timeout };
+    // Only now is it ours: the server ends the session of one that it does not take.
     await this.introduce(connection, nameOf(target), timeout);
+    this.session = { id: response.sessionId, password: response.password, timeout: response.timeout };
     this.counters.connects++;
     return { ended: this.established(connection, nameOf(target)) };
   }
