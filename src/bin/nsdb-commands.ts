@@ -1,6 +1,7 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import type { BackupCommandOptions } from './nsdb-backup.js';
 import type { CopyCommandOptions } from './nsdb-copy.js';
+import type { FsckCommandOptions } from './nsdb-fsck.js';
 import type { RestoreCommandOptions } from './nsdb-restore.js';
 import type { NsdbOptions } from './nsdb-session.js';
 import type { TreeCommandOptions } from './nsdb-tree.js';
@@ -69,6 +70,17 @@ export function addNsdbCommands(nsdb: Command): void {
     .action(async (path: string | undefined, options: TreeCommandOptions) =>
       (await import('./nsdb-tree.js')).runTree(path ?? '/', options),
     );
+
+  command(
+    nsdb,
+    'fsck',
+    'Look for dangling references, leaked leases and orphans, while others go on to work.',
+    'midonet nsdb fsck --repair',
+    'Exit status: 0 when nothing is wrong (any more), 2 when something is left, 1 when that could not be found out.',
+  )
+    .option('--repair', 'mend what can be mended, and look again', false)
+    .option('--gone-after <hours>', 'an agent that has not run for so long has lost its leases', wholeNumber, 24)
+    .action(async (options: FsckCommandOptions) => (await import('./nsdb-fsck.js')).runFsck(options));
 }
 
 function command(nsdb: Command, name: string, description: string, shown: string, more?: string): Command {

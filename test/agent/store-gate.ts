@@ -17,7 +17,9 @@ export interface Traffic {
   answerBytes: number;
 }
 
-/** A way to the NSDB's Unix socket that can be shut, as a partition or the death of a process would. */
+type GateTarget = { readonly path: string } | { readonly host: string; readonly port: number };
+
+/** A way to the NSDB that can be shut, as a partition or the death of a process would. */
 export class StoreGate {
   /** Since the gate was made, or this was set to zeros. Pings do not count. */
   traffic: Traffic = noTraffic();
@@ -27,18 +29,20 @@ export class StoreGate {
   private constructor(
     readonly path: string,
     private readonly server: Server,
+    /** Where further connections lead. */
+    public target: GateTarget,
   ) {}
 
-  static async to(target: string, path: string): Promise<StoreGate> {
+  static async to(socket: string, path: string): Promise<StoreGate> {
     await rm(path, { force: true });
     const server = createServer();
-    const gate = new StoreGate(path, server);
+    const gate = new StoreGate(path, server, { path: socket });
     server.on('connection', (near) => {
       if (!gate.open) {
         near.destroy();
         return;
       }
-      const far = connect({ path: target });
+      const far = connect(gate.target);
       gate.join(near, far, (xid, bytes) => {
         if (xid === Xid.ping) return;
         gate.traffic.requests++;

@@ -85,6 +85,16 @@ test('an NSDB is filled, looked at, saved, restored elsewhere and moved, by comm
   t.is(missing.status, 1);
   t.regex(missing.stderr, /no node \/nothing \(MN_NOT_FOUND\)/);
 
+  const well = await midonet('fsck', '--config', first.config);
+  t.deepEqual([well.status, well.stdout], [0, 'nothing is wrong\n']);
+  await repository.store.delete(`/bridges/${BRIDGE}/hosts`);
+  const ill = await midonet('fsck', '--config', first.config);
+  t.is(ill.status, 2);
+  t.regex(ill.stdout, /incomplete-object: no folder hosts\n {2}→ --repair mends it\n1 finding, 0 mended, 1 left/);
+  const mended = await midonet('fsck', '--repair', '--json', '--config', first.config);
+  t.is(mended.status, 0);
+  t.deepEqual(JSON.parse(mended.stdout), { found: 1, mended: 1, left: [] });
+
   const file = join(first.config, '..', 'backup.gz');
   const saved = await midonet('backup', file, '--config', first.config, '--json');
   t.is(saved.status, 0, saved.stderr);
@@ -146,7 +156,7 @@ test('an interrupted command says so, and leaves no file', async (t) => {
 });
 
 test('every command has help with an example, and refuses what it does not know', async (t) => {
-  for (const command of ['serve', 'status', 'backup', 'restore', 'copy', 'tree']) {
+  for (const command of ['serve', 'status', 'backup', 'restore', 'copy', 'tree', 'fsck']) {
     const { status, stdout } = await midonet(command, '--help');
     t.is(status, 0);
     t.regex(stdout, new RegExp(`Example:\\n  \\$ .*midonet nsdb ${command}`));
