@@ -89,7 +89,7 @@ export class Agent {
       datapath,
       (port) => this.bindings.ingress(port),
       (cell) => this.cache.load(cell),
-      new MacLearner(this.repository, clock, log),
+      new MacLearner(this.repository.store, clock, log),
       this.metrics,
       options.flows,
       clock,

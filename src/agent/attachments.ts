@@ -5,10 +5,10 @@ import type { Datapath } from '../datapath/datapath.js';
 import { InvalidInputError, MidonetError } from '../errors.js';
 import type { Ipam } from '../ipam/ipam.js';
 import type { PoolAllocator } from '../ipam/pool-allocator.js';
-import { decodeJson } from '../nsdb/json.js';
-import { macPath } from '../nsdb/layout.js';
-import { macEntrySchema, type TopologyRepository } from '../nsdb/topology-repository.js';
-import { formatMac } from '../packet/address.js';
+import { SharedTable } from '../nsdb/shared-table.js';
+import { MAC_TABLE } from '../nsdb/tables.js';
+import type { TopologyRepository } from '../nsdb/topology-repository.js';
+import { formatMac, requireMac } from '../packet/address.js';
 import { cidrContains, formatIp, parseCidr, parseIp } from '../packet/ip.js';
 import { readStateFolder, writeStateFile } from '../state-file.js';
 import { idFromName } from '../topology/id.js';
@@ -306,11 +306,11 @@ export class Attachments {
     this.#requireOwnMac(id, network.bridgeId, mac);
     if (repository === undefined || repository.store.state !== 'connected') return;
     try {
-      const path = macPath(network.bridgeId, mac);
-      const node = await repository.store.get(path, { signal });
+      const table = new SharedTable(repository.store, MAC_TABLE, network.bridgeId);
+      const entry = await table.get(requireMac(mac, 'mac'), { signal });
       // A learned address follows its machine.
-      if (node === undefined || node.stat.ephemeralOwner !== undefined) return;
-      const { portId } = decodeJson(macEntrySchema, node.data, path);
+      if (entry === undefined || entry.isLearned) return;
+      const { portId } = entry.value;
       if (portId === id) return;
       const port = (await repository.get('port', portId, signal))?.object;
       // What was attached here and is no more is about to go from the NSDB.

@@ -1,8 +1,7 @@
 import type { Logger } from 'pino';
-import { encodeJson } from '../nsdb/json.js';
-import { macPath } from '../nsdb/layout.js';
-import type { EphemeralNode } from '../nsdb/store.js';
-import type { MacEntry, TopologyRepository } from '../nsdb/topology-repository.js';
+import { SharedTable } from '../nsdb/shared-table.js';
+import type { Store } from '../nsdb/store.js';
+import { MAC_TABLE, type MacEntry } from '../nsdb/tables.js';
 import { formatMac } from '../packet/address.js';
 
 /** How long an address stays learned after the last flow from it has gone. MidoNet's value. */
@@ -17,8 +16,11 @@ export interface LearnedMac {
   flows: number;
   /** When the last flow went; undefined while there are flows. */
   unusedSince: number | undefined;
-  /** Undefined until the shard's folder is there. */
-  node: EphemeralNode | undefined;
+}
+
+interface LearnedMacs {
+  readonly table: SharedTable<number, MacEntry>;
+  readonly macs: Map<number, LearnedMac>;
 }
 
 /**
@@ -26,12 +28,11 @@ export interface LearnedMac {
  * back when no flow comes from them any more. An entry seeded from the topology is never replaced.
  */
 export class MacLearner {
-  /** By bridge, then address. */
-  private readonly bridges = new Map<string, Map<number, LearnedMac>>();
+  private readonly bridges = new Map<string, LearnedMacs>();
   private readonly unused = new Set<LearnedMac>();
 
   constructor(
-    private readonly repository: TopologyRepository,
+    private readonly store: Store,
     private readonly clock: () => number,
     private readonly log: Logger,
   ) {}
@@ -41,17 +42,13 @@ export class MacLearner {
    * says so.
    */
   learn(bridgeId: string, mac: number, portId: string): LearnedMac {
-    let macs = this.bridges.get(bridgeId);
-    if (macs === undefined) {
-      macs = new Map();
-      this.bridges.set(bridgeId, macs);
-    }
+    const { table, macs } = this.macsOf(bridgeId);
     let learned = macs.get(mac);
     if (learned === undefined) {
-      learned = { bridgeId, mac, portId, flows: 0, unusedSince: this.clock(), node: undefined };
+      learned = { bridgeId, mac, portId, flows: 0, unusedSince: this.clock() };
       macs.set(mac, learned);
       this.unused.add(learned);
-      this.publish(learned);
+      void table.learn(mac, { portId });
       return learned;
     }
     if (learned.flows === 0) {
@@ -61,7 +58,7 @@ export class MacLearner {
     }
     if (learned.portId !== portId) {
       learned.portId = portId;
-      learned.node?.set(entryOf(learned));
+      void table.learn(mac, { portId });
     }
     return learned;
   }
@@ -88,41 +85,38 @@ export class MacLearner {
   }
 
   private forget(learned: LearnedMac): void {
+    const bridge = this.remove(learned.bridgeId, learned.mac);
+    void bridge?.table.forget(learned.mac);
+  }
+
+  /** Entries that are given up belong to nobody here any more; the next new flow from the address learns it again. */
+  private remove(bridgeId: string, mac: number): LearnedMacs | undefined {
+    const bridge = this.bridges.get(bridgeId);
+    const learned = bridge?.macs.get(mac);
+    if (bridge === undefined || learned === undefined) return undefined;
     this.unused.delete(learned);
-    const macs = this.bridges.get(learned.bridgeId);
-    if (macs?.get(learned.mac) === learned) macs.delete(learned.mac);
-    if (macs?.size === 0) this.bridges.delete(learned.bridgeId);
-    // The session's end deletes the node in any case.
-    learned.node
-      ?.close()
-      .catch((error: Error) => this.log.warn({ error: error.message }, 'a learned MAC was not deleted'));
+    bridge.macs.delete(mac);
+    if (bridge.macs.size === 0) this.bridges.delete(bridgeId);
+    return bridge;
   }
 
-  private publish(learned: LearnedMac): void {
-    const path = macPath(learned.bridgeId, formatMac(learned.mac));
-    this.repository
-      .ensureTableFolder(path)
-      .then(() => {
-        if (this.bridges.get(learned.bridgeId)?.get(learned.mac) !== learned) return;
-        let held = false;
-        learned.node = this.repository.store.ephemeral(path, entryOf(learned), {
-          // The newest sighting counts: ours when we begin, that of whoever takes the entry from us later.
-          takeOver: (current) => !held && current.stat.ephemeralOwner !== undefined,
-          onState: (state) => {
-            if (state === 'held') held = true;
-            // Seeded, or seen elsewhere since: theirs counts. The next new flow from it asks again.
-            else if (state === 'conflict') this.forget(learned);
-          },
-        });
-      })
-      .catch((error: Error) => {
-        this.log.warn({ error: error.message, mac: formatMac(learned.mac) }, 'a MAC could not be learned now');
-        this.forget(learned);
+  private macsOf(bridgeId: string): LearnedMacs {
+    let bridge = this.bridges.get(bridgeId);
+    if (bridge === undefined) {
+      const table = new SharedTable(this.store, MAC_TABLE, bridgeId, {
+        onLost: (mac, reason) => {
+          if (reason === 'gone') {
+            this.log.warn(
+              { bridge: bridgeId, mac: formatMac(mac) },
+              'a MAC was not learned, as there is no such bridge',
+            );
+          }
+          this.remove(bridgeId, mac);
+        },
       });
+      bridge = { table, macs: new Map() };
+      this.bridges.set(bridgeId, bridge);
+    }
+    return bridge;
   }
-}
-
-function entryOf(learned: LearnedMac): Uint8Array {
-  const entry: MacEntry = { portId: learned.portId };
-  return encodeJson(entry);
 }

@@ -1,15 +1,11 @@
 import type { Logger } from 'pino';
 import { decodeJson } from '../nsdb/json.js';
-import { bridgeHostsPath, ipPath, macPath } from '../nsdb/layout.js';
+import { bridgeHostsPath } from '../nsdb/layout.js';
 import { nodeName } from '../nsdb/path.js';
+import { SharedTable } from '../nsdb/shared-table.js';
 import type { StoreNode, Watch } from '../nsdb/store.js';
-import {
-  type BridgeHost,
-  bridgeHostSchema,
-  ipEntrySchema,
-  macEntrySchema,
-  type TopologyRepository,
-} from '../nsdb/topology-repository.js';
+import { IP_TABLE, MAC_TABLE } from '../nsdb/tables.js';
+import { type BridgeHost, bridgeHostSchema, type TopologyRepository } from '../nsdb/topology-repository.js';
 import { formatIpv4, formatIpv6, formatMac, parseMac } from '../packet/address.js';
 import { parseIp } from '../packet/ip.js';
 import type { BridgeFact, Fact, MacFact, NeighborFact, PortFact, RemoteHost, TunnelPath } from '../simulation/fact.js';
@@ -128,20 +124,16 @@ export class TopologyCache {
   }
 
   watchMac(bridgeId: string, mac: number, cell: Cell<MacFact>): Watch {
-    const path = macPath(bridgeId, formatMac(mac));
-    return this.repository.watchEntry(
-      path,
-      macEntrySchema,
+    return new SharedTable(this.repository.store, MAC_TABLE, bridgeId).watchEntry(
+      mac,
       (entry) => cell.set(entry === undefined ? null : { port: this.port(entry.portId) }),
       this.invalid,
     );
   }
 
   watchIp(bridgeId: string, address: string, cell: Cell<NeighborFact>): Watch {
-    const path = ipPath(bridgeId, address);
-    return this.repository.watchEntry(
-      path,
-      ipEntrySchema,
+    return new SharedTable(this.repository.store, IP_TABLE, bridgeId).watchEntry(
+      address,
       (entry) => cell.set(entry === undefined ? null : { mac: parseMac(entry.mac)! }),
       this.invalid,
     );

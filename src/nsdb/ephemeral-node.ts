@@ -9,9 +9,7 @@ import {
   VersionConflictError,
   type Watch,
 } from './store.js';
-
-const RETRY_MIN = 100;
-const RETRY_MAX = 5000;
+import type { WorkQueue } from './work-queue.js';
 
 /**
  * Keeps an ephemeral node by watching it: what the watch shows is compared with what shall be, and one step towards that
@@ -21,25 +19,31 @@ const RETRY_MAX = 5000;
 export class KeptEphemeralNode implements EphemeralNode {
   readonly ready: Promise<void>;
   private markReady = () => {};
+  private readonly left: Promise<void>;
+  private markLeft = () => {};
   private currentState: EphemeralState = 'pending';
   private readonly watch: Watch;
   private seen: StoreNode | undefined;
   private known = false;
-  private working: Promise<void> | undefined;
+  /** Nothing is to be done any more, not even to delete the node. */
+  private ended = false;
+  private queued = false;
   private again = false;
-  private retry: NodeJS.Timeout | undefined;
-  private retryDelay = RETRY_MIN;
 
   constructor(
     private readonly store: Store,
+    private readonly queue: WorkQueue,
     readonly path: string,
     private data: Uint8Array,
     private readonly options: EphemeralOptions,
     private readonly onError: (error: Error) => void,
-    private readonly onClosed: () => void,
+    private readonly onEnded: () => void,
   ) {
     this.ready = new Promise((resolve) => {
       this.markReady = resolve;
+    });
+    this.left = new Promise((resolve) => {
+      this.markLeft = resolve;
     });
     this.watch = store.watchData(path, (node) => {
       this.seen = node;
@@ -57,30 +61,55 @@ export class KeptEphemeralNode implements EphemeralNode {
     if (this.known) this.step();
   }
 
-  async close(): Promise<void> {
-    if (this.currentState === 'closed') return;
-    this.abandon();
-    this.onClosed();
-    await this.working;
-    try {
-      const node = await this.store.get(this.path);
-      if (node !== undefined && this.isOurs(node)) await this.store.delete(this.path, node.stat.version);
-    } catch (error) {
-      if (!(error instanceof NodeNotFoundError)) this.onError(error as Error);
+  close(): Promise<void> {
+    if (this.currentState !== 'closed') {
+      this.watch.close();
+      this.become('closed');
+      this.markReady();
+      this.step();
+      if (this.store.state !== 'connected') this.markLeft();
     }
+    return this.left;
   }
 
-  /** Stops keeping the node and leaves it to the session's end. */
+  /** Leaves the node to the session's end. */
   abandon(): void {
-    clearTimeout(this.retry);
     this.watch.close();
     this.become('closed');
     this.markReady();
+    this.end();
   }
 
-  /** The store has lost its session, and the node with it. */
-  sessionLost(): void {
+  /** The store has lost its session, and the node with it. What has come in its place the watch is going to show. */
+  sessionLost(sessionId: string): void {
+    if (this.currentState === 'closed') {
+      this.end();
+      return;
+    }
     if (this.currentState === 'held') this.become('pending');
+    if (this.seen?.stat.ephemeralOwner !== sessionId) return;
+    this.seen = undefined;
+    this.known = false;
+  }
+
+  /**
+   * The store has a connection again. A node that was made and lost before the watch could show it looks to the watch as if
+   * nothing had happened.
+   */
+  connected(): void {
+    if (this.known && this.seen === undefined && this.currentState !== 'closed') this.step();
+  }
+
+  /** The store has lost its connection. */
+  disconnected(): void {
+    if (this.currentState === 'closed') this.markLeft();
+  }
+
+  private end(): void {
+    if (this.ended) return;
+    this.ended = true;
+    this.markLeft();
+    this.onEnded();
   }
 
   private isOurs(node: StoreNode): boolean {
@@ -95,40 +124,39 @@ export class KeptEphemeralNode implements EphemeralNode {
   }
 
   private step(): void {
-    if (this.currentState === 'closed') return;
-    if (this.working !== undefined) {
+    if (this.ended) return;
+    if (this.queued) {
       this.again = true;
       return;
     }
-    clearTimeout(this.retry);
+    this.queued = true;
+    this.queue.add(this.work);
+  }
+
+  private readonly work = async (): Promise<void> => {
     this.again = false;
-    this.working = this.work()
-      .then(
-        () => {
-          this.retryDelay = RETRY_MIN;
-        },
-        (error: unknown) => this.onFault(error),
-      )
-      .finally(() => {
-        this.working = undefined;
-        if (this.again) this.step();
-      });
-  }
+    try {
+      if (this.ended) return;
+      if (this.currentState === 'closed') await this.leave();
+      else if (this.known) await this.keep();
+    } catch (error) {
+      if (error instanceof NodeExistsError || error instanceof VersionConflictError) {
+        // The node has changed since it was seen. The watch tells how, unless there is none any more.
+        if (this.currentState === 'closed') throw error;
+      } else if (!this.ended) {
+        this.onError(error as Error);
+        throw error;
+      }
+    }
+    this.queued = false;
+    if (this.again) this.step();
+  };
 
-  private onFault(error: unknown): void {
-    // The node has changed since it was seen: the watch tells how.
-    if (error instanceof NodeExistsError || error instanceof VersionConflictError) return;
-    if (this.currentState === 'closed') return;
-    this.onError(error as Error);
-    this.retry = setTimeout(() => this.step(), this.retryDelay);
-    this.retryDelay = Math.min(this.retryDelay * 2, RETRY_MAX);
-  }
-
-  private async work(): Promise<void> {
+  private async keep(): Promise<void> {
     const { seen, data, path } = this;
     if (seen === undefined) {
       this.become('pending');
-      await this.store.create(path, data, { ephemeral: true });
+      await this.create();
     } else if (this.isOurs(seen)) {
       if (Buffer.compare(seen.data, data) === 0) this.become('held');
       else await this.store.set(path, data, seen.stat.version);
@@ -140,5 +168,29 @@ export class KeptEphemeralNode implements EphemeralNode {
     } else {
       this.become('conflict');
     }
+  }
+
+  private async create(): Promise<void> {
+    const { path, data } = this;
+    try {
+      await this.store.create(path, data, { ephemeral: true });
+    } catch (error) {
+      if (!(error instanceof NodeNotFoundError && this.options.makeParent !== undefined)) throw error;
+      await this.options.makeParent();
+      if (this.currentState !== 'closed') await this.store.create(path, data, { ephemeral: true });
+    }
+  }
+
+  /** What the watch has shown may be out of date, so the node is read. */
+  private async leave(): Promise<void> {
+    const node = await this.store.get(this.path);
+    if (node !== undefined && this.isOurs(node)) {
+      try {
+        await this.store.delete(this.path, node.stat.version);
+      } catch (error) {
+        if (!(error instanceof NodeNotFoundError)) throw error;
+      }
+    }
+    this.end();
   }
 }

@@ -12,6 +12,9 @@ import { KINDS, type Kind } from '../topology/types.js';
  *     /bridges/ID/macs/SHARD/MAC         {portId}: persistent when seeded, ephemeral when learned
  *     /bridges/ID/ips/SHARD/ADDRESS      {mac}
  *     /ports/SHARD/ID                    port
+ *     /ports/SHARD/ID/neighbors/SHARD/ADDRESS {mac}
+ *     /routers/ID/addresses/SHARD/ADDRESS {portId, hostId}
+ *     /routers/ID/learned-routes/SHARD/ROUTE {weight}; ROUTE is DESTINATION_PREFIX,GATEWAY,PORT
  *     /hosts/ID                          host
  *     /hosts/ID/ports/PORT               (empty) the ports bound to it
  *     /hosts/ID/leases/SPACE/NAME        the path of a lease that is the host's; SPACE is POOL or DEVICE,ADDRESS
@@ -139,14 +142,40 @@ export function bridgeHostPath(bridgeId: string, hostId: string): string {
   return `/bridges/${bridgeId}/hosts/${hostId}`;
 }
 
+/** Folders of tables, for {@link tableEntryPath}. Those of a port or router are made when they are first needed. */
+export function bridgeMacsPath(bridgeId: string): string {
+  return `/bridges/${bridgeId}/macs`;
+}
+
+export function bridgeIpsPath(bridgeId: string): string {
+  return `/bridges/${bridgeId}/ips`;
+}
+
+export function portNeighborsPath(portId: string): string {
+  return `${objectPath('port', portId)}/neighbors`;
+}
+
+export function routerAddressesPath(routerId: string): string {
+  return `/routers/${routerId}/addresses`;
+}
+
+export function routerLearnedRoutesPath(routerId: string): string {
+  return `/routers/${routerId}/learned-routes`;
+}
+
+/** `key` in canonical text. */
+export function tableEntryPath(folder: string, key: string): string {
+  return `${folder}/${shard(key)}/${key}`;
+}
+
 /** `mac` in canonical text. */
 export function macPath(bridgeId: string, mac: string): string {
-  return `/bridges/${bridgeId}/macs/${shard(mac)}/${mac}`;
+  return tableEntryPath(bridgeMacsPath(bridgeId), mac);
 }
 
 /** `address` in canonical text. */
 export function ipPath(bridgeId: string, address: string): string {
-  return `/bridges/${bridgeId}/ips/${shard(address)}/${address}`;
+  return tableEntryPath(bridgeIpsPath(bridgeId), address);
 }
 
 export function hostPortsPath(hostId: string): string {

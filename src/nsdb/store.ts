@@ -117,6 +117,8 @@ export interface EphemeralOptions {
    * session has yet to time out); otherwise the path is taken as soon as it is free.
    */
   readonly takeOver?: (current: StoreNode) => boolean;
+  /** Makes the parent, where that may be missing. What it rejects with counts as a failed attempt. */
+  readonly makeParent?: () => Promise<void>;
 }
 
 /**
@@ -124,7 +126,10 @@ export interface EphemeralOptions {
  */
 export type EphemeralState = 'pending' | 'held' | 'conflict' | 'closed';
 
-/** An ephemeral node that is kept: made again when the session was lost or somebody deleted it. Parents must exist. */
+/**
+ * An ephemeral node that is kept: made again when the session was lost or somebody deleted it. Of many nodes some are
+ * worked on at a time, and only while there is a connection. The parent must exist unless {@link EphemeralOptions.makeParent}.
+ */
 export interface EphemeralNode {
   readonly path: string;
   readonly state: EphemeralState;
@@ -132,7 +137,10 @@ export interface EphemeralNode {
   readonly ready: Promise<void>;
   /** Sets what the node shall hold. It is written as soon as possible; of several values in a row only the last must be. */
   set(data: Uint8Array): void;
-  /** Stops keeping the node and deletes it if it is ours. When the store cannot be reached the session's end does that. */
+  /**
+   * Stops keeping the node and deletes it if it is ours. Settles when that is done or has to wait for a connection: it
+   * is done then, unless the session's end does it.
+   */
   close(): Promise<void>;
 }
 

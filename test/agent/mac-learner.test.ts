@@ -21,7 +21,7 @@ async function setUp(t: ExecutionContext) {
   const clock = { now: 0 };
   const warnings: string[] = [];
   const log = pino({ level: 'warn' }, { write: (line: string) => warnings.push(line) });
-  const learner = (store: Store = nsdb.store()) => new MacLearner(new TopologyRepository(store), () => clock.now, log);
+  const learner = (store: Store = nsdb.store()) => new MacLearner(store, () => clock.now, log);
   const portAt = async () => {
     const node = await repository.store.get(path);
     return node && (JSON.parse(Buffer.from(node.data).toString()) as { portId: string }).portId;
@@ -99,22 +99,39 @@ test('an entry that the topology seeded is never replaced', async (t) => {
   t.is((await repository.store.get(path))?.stat.version, 0);
 });
 
-test('what could not be learned is tried again with the next packet; a bridge that is gone does not come back', async (t) => {
+test('what cannot be learned now is learned when the NSDB is back; a bridge that is gone does not come back', async (t) => {
   const { nsdb, bridgeId, learner, warnings, portAt, repository } = await setUp(t);
   const store = nsdb.store({ operationTimeout: 100 });
   await store.sync();
   const one = learner(store);
   await nsdb.stop();
   await until('it has noticed', () => store.state !== 'connected');
-  const p = randomUUID();
-  const lost = one.learn(bridgeId, MAC, p);
-  await until('that is said', () => warnings.length === 1);
+  const [p, q] = [randomUUID(), randomUUID()];
+  const learned = one.learn(bridgeId, MAC, p);
+  t.is(one.learn(bridgeId, MAC, q), learned);
   await nsdb.resume();
-  await until('it has a session again', () => store.state === 'connected');
-  t.not(one.learn(bridgeId, MAC, p), lost);
-  await until('it is learned', async () => (await portAt()) === p);
+  await until('it is learned', async () => (await portAt()) === q);
+  t.deepEqual(warnings, []);
   const gone = randomUUID();
-  one.learn(gone, MAC, p);
-  await until('that is said', () => warnings.length === 2);
+  const lost = one.learn(gone, MAC, p);
+  await until('that is said', () => warnings.length === 1);
+  t.not(one.learn(gone, MAC, p), lost);
   t.deepEqual(await repository.store.children('/bridges'), [bridgeId]);
+});
+
+test('what was unused while the NSDB was away is taken back when it returns', async (t) => {
+  const { nsdb, bridgeId, clock, learner, portAt } = await setUp(t);
+  const store = nsdb.store({ operationTimeout: 100 });
+  const one = learner(store);
+  one.learn(bridgeId, MAC, randomUUID());
+  await until('it is learned', async () => (await portAt()) !== undefined);
+  const session = store.sessionId;
+  await nsdb.stop();
+  await until('it has noticed', () => store.state !== 'connected');
+  clock.now = 20_000;
+  one.expire();
+  await delay(300);
+  await nsdb.resume();
+  await until('it is gone', async () => (await portAt()) === undefined);
+  t.is(store.sessionId, session);
 });

@@ -49,6 +49,7 @@ import {
   type TreeOptions,
   type Watch,
 } from '../store.js';
+import { WorkQueue } from '../work-queue.js';
 import { AddressBook } from './address-book.js';
 import { type ConnectString, nameOf, parseConnectString, type Target } from './connect-string.js';
 import { Fifo } from './fifo.js';
@@ -160,6 +161,7 @@ export class ZookeeperStore implements Store {
   /** By the path at the server. */
   private readonly trees = new Map<string, Set<TreeTracker>>();
   private readonly ephemerals = new Set<KeptEphemeralNode>();
+  private readonly ephemeralWork = new WorkQueue();
   private readonly listeners = new Set<(event: StoreEvent) => void>();
   private readonly closing = new AbortController();
   private closed: Promise<void> | undefined;
@@ -377,8 +379,15 @@ export class ZookeeperStore implements Store {
   ephemeral(path: string, data: Uint8Array, options: EphemeralOptions = {}): EphemeralNode {
     const onError = (error: Error) =>
       this.notice('warn', 'could not keep an ephemeral node', { path, error: error.message });
-    const node: KeptEphemeralNode = new KeptEphemeralNode(this, path, data, options, onError, () =>
-      this.ephemerals.delete(node),
+    const onEnded = () => this.ephemerals.delete(node);
+    const node: KeptEphemeralNode = new KeptEphemeralNode(
+      this,
+      this.ephemeralWork,
+      path,
+      data,
+      options,
+      onError,
+      onEnded,
     );
     this.ephemerals.add(node);
     return node;
@@ -896,14 +905,19 @@ export class ZookeeperStore implements Store {
         if (this.connection === connection) this.transmit(request);
         else this.queued.add(request);
       }
-      if (this.connection === connection) this.emit('connected');
+      if (this.connection !== connection) return;
+      this.ephemeralWork.open();
+      for (const node of this.ephemerals) node.connected();
+      this.emit('connected');
     });
   }
 
   private disconnected(): void {
     this.connection = undefined;
     this.counters.disconnects++;
+    this.ephemeralWork.close();
     for (const tree of this.allTrees()) tree.disconnected();
+    for (const node of this.ephemerals) node.disconnected();
     if (this.currentState === 'connected') this.currentState = 'disconnected';
     // Nothing was queued while there was a connection, so what is asked again comes first.
     for (const request of this.unanswered.takeAll()) {
@@ -922,10 +936,11 @@ export class ZookeeperStore implements Store {
 
   private loseSession(): void {
     if (this.session === undefined) return;
-    this.notice('warn', 'the session was lost', { session: this.session.id });
+    const { id } = this.session;
+    this.notice('warn', 'the session was lost', { session: id });
     this.session = undefined;
     this.counters.sessionsLost++;
-    for (const node of [...this.ephemerals]) node.sessionLost();
+    for (const node of [...this.ephemerals]) node.sessionLost(id);
     this.emit('session-lost');
   }
 
@@ -951,6 +966,7 @@ export class ZookeeperStore implements Store {
   }
 
   private async shutDown(): Promise<void> {
+    this.ephemeralWork.close();
     for (const node of [...this.ephemerals]) node.abandon();
     this.ephemerals.clear();
     for (const trackers of [this.trackers.data, this.trackers.children]) {
