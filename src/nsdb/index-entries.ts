@@ -3,16 +3,9 @@ import { type Reference, referencesIn } from '../topology/references.js';
 import type { Host, Kind, Port, TopologyTypes } from '../topology/types.js';
 import { encodeJson } from './json.js';
 import { ipPath, macPath, objectPath, referencePath, uniquePath } from './layout.js';
+import type { IpEntry, MacEntry } from './tables.js';
 
 const EMPTY = new Uint8Array();
-
-/** Which port a MAC address of a bridge is behind. */
-export const macEntrySchema = z.strictObject({ portId: z.uuid() });
-export type MacEntry = z.output<typeof macEntrySchema>;
-
-/** The MAC address of an IP address of a bridge. */
-export const ipEntrySchema = z.strictObject({ mac: z.string() });
-export type IpEntry = z.output<typeof ipEntrySchema>;
 
 /** Which object an exclusive reference or a unique value belongs to. */
 export const holderSchema = z.object({ id: z.string() });

@@ -5,12 +5,13 @@ import { decodeObject, encodeObject, MIGRATIONS, type Migrations } from '../topo
 import { KINDS, type Kind, SCHEMAS, type TopologyTypes } from '../topology/types.js';
 import { ChangeSet, foldersBetween } from './change-set.js';
 import { Deletion, walk } from './deletion.js';
-import { holderSchema, type IndexEntry, indexEntries, macEntrySchema } from './index-entries.js';
+import { holderSchema, type IndexEntry, indexEntries } from './index-entries.js';
 import { decodeJson } from './json.js';
 import { isReferenceSharded, isSharded, kindPath, objectFolders, objectPath, referenceFolder } from './layout.js';
 import { joinPath, nodeName } from './path.js';
 import { readAhead } from './read-ahead.js';
 import type { Store, StoreNode, StoreOperation } from './store.js';
+import { MAC_TABLE } from './tables.js';
 import { ObjectInUseError, ObjectReferencedError } from './topology-errors.js';
 
 const EMPTY = new Uint8Array();
@@ -307,7 +308,7 @@ class IntegrityCheck {
   private async macNote(bridgeId: string, at: string, signal?: AbortSignal): Promise<Finding[]> {
     const node = await this.store.get(at, { signal });
     if (node === undefined || node.stat.ephemeralOwner !== undefined) return [];
-    const value = decodeIfValid(macEntrySchema, node, at);
+    const value = decodeIfValid(MAC_TABLE.value, node, at);
     if (value === undefined) return [await this.orphan(at, 'not readable', [], signal)];
     const { portId } = value;
     const port = await this.read('port', portId, signal);

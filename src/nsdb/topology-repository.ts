@@ -30,7 +30,7 @@ import {
 } from './layout.js';
 import { releaseHostLeases, releaseNatBlocks } from './leases.js';
 import { type GroupKind, Members } from './members.js';
-import { joinPath, parentPath } from './path.js';
+import { joinPath } from './path.js';
 import { readAhead } from './read-ahead.js';
 import { NodeError, NodeExistsError, NodeNotFoundError, type Store, type StoreNode, type Watch } from './store.js';
 import { ObjectConflictError, ObjectNotFoundError } from './topology-errors.js';
@@ -38,8 +38,6 @@ import { Transaction } from './transaction.js';
 
 export * from './index-entries.js';
 export * from './topology-errors.js';
-
-const EMPTY = new Uint8Array();
 
 /** A host that has exterior ports on a bridge, and the tunnel key under which it takes a flooded packet. */
 export const bridgeHostSchema = z.strictObject({ floodKey: z.int().positive() });
@@ -326,18 +324,6 @@ export class TopologyRepository {
       if (error instanceof NodeNotFoundError) throw new ObjectNotFoundError('bridge', bridgeId);
       if (!(error instanceof NodeExistsError)) throw error;
       await this.store.set(path, encodeJson(entry), undefined, { signal });
-    }
-  }
-
-  /**
-   * Make the shard folder of an entry of a bridge's MAC or IP table.
-   * @throws NodeNotFoundError if there is no such bridge
-   */
-  async ensureTableFolder(entryPath: string, signal?: AbortSignal): Promise<void> {
-    try {
-      await this.store.create(parentPath(entryPath)!, EMPTY, { signal });
-    } catch (error) {
-      if (!(error instanceof NodeExistsError)) throw error;
     }
   }
 

@@ -16,7 +16,9 @@ import {
 } from '../../src/nsdb/layout.js';
 import { encodeLeaseEntry, leaseEntryPath, takeOperations } from '../../src/nsdb/leases.js';
 import { parentPath } from '../../src/nsdb/path.js';
+import { SharedTable } from '../../src/nsdb/shared-table.js';
 import type { Store } from '../../src/nsdb/store.js';
+import { ADDRESS_TABLE, LEARNED_ROUTE_TABLE, MAC_TABLE, NEIGHBOR_TABLE } from '../../src/nsdb/tables.js';
 import {
   ObjectConflictError,
   ObjectExistsError,
@@ -24,7 +26,9 @@ import {
   ObjectNotFoundError,
   TopologyRepository,
 } from '../../src/nsdb/topology-repository.js';
+import { requireMac } from '../../src/packet/address.js';
 import type { Bridge, Host, Kind } from '../../src/topology/types.js';
+import { until } from '../compliance/store.js';
 import { allPaths, EmbeddedNsdb } from './embedded-nsdb.js';
 
 interface Context {
@@ -305,19 +309,32 @@ test('a seeded entry takes the place of a learned one', async (t) => {
   const { nsdb, repository, store } = t.context;
   const { id: bridgeId } = await bridge(repository);
   const path = macPath(bridgeId, MAC);
-  const learner = nsdb.store();
-  await repository.ensureTableFolder(path);
-  await learner.create(path, encodeJson({ portId: randomUUID() }), { ephemeral: true });
+  const learner = new SharedTable(nsdb.store(), MAC_TABLE, bridgeId);
+  await learner.learn(requireMac(MAC, 'mac'), { portId: randomUUID() });
   const { id } = await repository.create('port', { id: randomUUID(), bridgeId, mac: MAC });
   t.deepEqual(await json(store, path), { portId: id });
   t.is((await store.get(path))?.stat.ephemeralOwner, undefined);
 });
 
-test('a folder of a table is not made for a bridge that is gone', async (t) => {
-  const { repository, store } = t.context;
-  const before = await allPaths(store);
-  await t.throwsAsync(repository.ensureTableFolder(macPath(randomUUID(), MAC)), { code: 'MN_NOT_FOUND' });
-  t.deepEqual(await allPaths(store), before);
+test('tables go with the object that they belong to', async (t) => {
+  const { nsdb, repository, store } = t.context;
+  const { id: bridgeId } = await bridge(repository);
+  const { id: routerId } = await repository.create('router', { id: randomUUID(), name: 'r' });
+  const port = await repository.create('port', { id: randomUUID(), bridgeId, mac: MAC });
+  const neighbors = new SharedTable(nsdb.store(), NEIGHBOR_TABLE, port.id);
+  await neighbors.put('10.0.0.1', { mac: MAC });
+  await neighbors.learn('fd00::1', { mac: MAC });
+  const ofPort = async () => (await allPaths(store)).filter((path) => path.includes(port.id));
+  t.is((await ofPort()).filter((path) => path.includes('/neighbors/')).length, 4);
+  await repository.delete('port', port.id);
+  await until('the learner knows', () => neighbors.learnedCount === 0);
+  t.deepEqual(await ofPort(), []);
+  const routes = new SharedTable(nsdb.store(), LEARNED_ROUTE_TABLE, routerId);
+  await routes.put({ destination: '10.0.0.0/8', nextHop: '192.0.2.1', portId: port.id }, { weight: 1 });
+  const addresses = new SharedTable(nsdb.store(), ADDRESS_TABLE, routerId);
+  await addresses.put('192.0.2.7', { portId: port.id, hostId: randomUUID() });
+  await repository.delete('router', routerId);
+  t.is(await store.exists(`/routers/${routerId}`), undefined);
 });
 
 test('membership of a tunnel zone', async (t) => {
@@ -376,9 +393,8 @@ test('deleting takes along what belongs to the object, and leaves nothing', asyn
   }
   await repository.setBridgeHost(blue.id, node.id, { floodKey: 99 });
   await repository.setBridgeHost(blue.id, node.id, { floodKey: 100 });
-  const learned = macPath(blue.id, OTHER_MAC);
-  await repository.ensureTableFolder(learned);
-  await nsdb.store().create(learned, encodeJson({ portId: ports[0].id }), { ephemeral: true });
+  const table = new SharedTable(nsdb.store(), MAC_TABLE, blue.id);
+  await table.learn(requireMac(OTHER_MAC, 'mac'), { portId: ports[0].id });
 
   await repository.delete('port', ports[0].id);
   await repository.delete('port', ports[0].id);
