@@ -127,7 +127,7 @@ export class Agent {
     agent.tunnels.start();
     agent.ticker = setInterval(() => {
       agent.forwarder.tick();
-      agent.cache.releaseUnused();
+      if (agent.cache.releaseUnused()) agent.tunnels.forgetUnused(agent.cache.tunnelsInUse());
       agent.bindings.forgetUnused();
     }, TICK_MS);
     return agent;

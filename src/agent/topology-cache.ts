@@ -86,16 +86,48 @@ export class TopologyCache {
     if (cell.started) this.watched.set(cell, this.clock());
   }
 
-  /** Stop watching what no flow has needed for a minute. */
-  releaseUnused(): void {
+  /** Stop watching what no flow has needed for a minute, and forget what nothing leads to. Tells whether there was any. */
+  releaseUnused(): boolean {
     const horizon = this.clock() - RELEASE_AFTER_MS;
+    let isAnyReleased = false;
     for (const [cell, since] of this.watched) {
-      if (since > horizon) return;
+      if (since > horizon) break;
       this.watched.delete(cell);
       // What is set on this host packets do not wait for, so nothing would start the watch again.
-      if (!cell.isLocal && cell.flows.size === 0 && (cell.idleSince ?? since) <= horizon) cell.stop();
-      else this.watched.set(cell, this.clock());
+      if (!cell.isLocal && cell.flows.size === 0 && (cell.idleSince ?? since) <= horizon) {
+        cell.stop();
+        isAnyReleased = true;
+      } else this.watched.set(cell, this.clock());
     }
+    if (isAnyReleased) this.forgetUnused();
+    return isAnyReleased;
+  }
+
+  /** The ways to other hosts that some fact leads to. */
+  tunnelsInUse(): Set<Fact<TunnelPath>> {
+    const tunnels = new Set<Fact<TunnelPath>>();
+    for (const { value } of this.ports.values()) {
+      if (value?.location?.type === 'remote') tunnels.add(value.location.tunnel);
+    }
+    for (const bridge of this.bridges.values()) {
+      for (const { tunnel } of bridge.remoteHosts.value ?? []) tunnels.add(tunnel);
+    }
+    return tunnels;
+  }
+
+  /**
+   * Forget ports that no MAC address leads to any more, and bridges that no port does. They are not watched; what still led
+   * to one would have a fact of its own beside that of whoever asks by name.
+   */
+  private forgetUnused(): void {
+    const ports = new Set<Fact<PortFact>>();
+    for (const bridge of this.bridges.values()) for (const port of bridge.portsInUse()) ports.add(port);
+    for (const port of this.ports.values()) {
+      if (isIdle(port) && !this.watched.has(port as Cell<unknown>) && !ports.has(port)) port.stop();
+    }
+    const bridges = new Set<Fact<BridgeFact>>();
+    for (const { value } of this.ports.values()) if (value) bridges.add(value.bridge);
+    for (const [id, bridge] of this.bridges) if (bridge.isIdle && !bridges.has(bridge.cell)) this.bridges.delete(id);
   }
 
   /** A port of this host, with the entries of its bridge's tables that follow from it. */
@@ -298,6 +330,21 @@ export class BridgeNode implements BridgeFact {
     return ip.family === 4 ? this.ipv4(ip.words[0]) : this.ipv6(Uint32Array.from(ip.words), 0);
   }
 
+  /** Whether nothing of it is watched, set on this host or carried by a flow. */
+  get isIdle(): boolean {
+    const tables = this.macs.size + this.ipv4s.size + this.ipv6s.size;
+    const outputs = this.localOutputs.value?.length ?? 0;
+    return (
+      tables + outputs === 0 &&
+      [this.cell, this.localOutputs, this.remoteHosts].every((cell) => isIdle(cell as Cell<unknown>))
+    );
+  }
+
+  /** The ports that MAC addresses lead to. */
+  *portsInUse(): Generator<Fact<PortFact>> {
+    for (const { value } of this.macs.values()) if (value) yield value.port;
+  }
+
   /** Ports of this host are on the bridge, so there is one, whether or not the NSDB can be asked. */
   presume(present: boolean): void {
     this.cell.setLocal(present ? this : undefined);
@@ -311,6 +358,10 @@ export class BridgeNode implements BridgeFact {
       forget,
     });
   }
+}
+
+function isIdle<T>(cell: Cell<T>): boolean {
+  return !cell.started && !cell.isLocal && cell.flows.size === 0;
 }
 
 function samePort(a: PortFact, b: PortFact): boolean {

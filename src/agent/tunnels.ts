@@ -3,7 +3,7 @@ import { tunnelZoneMemberPath } from '../nsdb/layout.js';
 import type { Watch } from '../nsdb/store.js';
 import type { TopologyRepository } from '../nsdb/topology-repository.js';
 import { parseIpv4 } from '../packet/address.js';
-import type { TunnelPath } from '../simulation/fact.js';
+import type { Fact, TunnelPath } from '../simulation/fact.js';
 import { type Host, type TunnelZone, type TunnelZoneMember, tunnelZoneMemberSchema } from '../topology/types.js';
 import { Cell } from './cell.js';
 
@@ -90,6 +90,13 @@ export class Tunnels {
       this.hosts.set(hostId, host);
     }
     return host.cell;
+  }
+
+  /** Forget the ways to hosts that are not watched, no flow takes and `used` does not have. */
+  forgetUnused(used: ReadonlySet<Fact<TunnelPath>>): void {
+    for (const [id, { cell }] of this.hosts) {
+      if (!cell.started && cell.flows.size === 0 && !used.has(cell)) this.hosts.delete(id);
+    }
   }
 
   /** Where packets from other hosts come in. */

@@ -215,6 +215,52 @@ test('what is of this host hides what the NSDB says, needs it not, and leaves no
   t.not(bridge.mac(MAC), macCell);
 });
 
+test('bridges, their hosts and the ways there are given up when no port leads to them', async (t) => {
+  const { cache, hosts, bridgeId, clock, loaded, store, repository, port } = await setUp(t);
+  const there = await repository.create('port', { ...port(hosts[1]), id: randomUUID() });
+  await repository.setBridgeHost(bridgeId, hosts[1], { floodKey: 5 });
+  const bridge = cache.bridge(bridgeId);
+  await loaded(bridge.cell);
+  await loaded(bridge.mac(MAC));
+  await loaded(cache.port(there.id));
+  await loaded(bridge.remoteHosts);
+  const [path] = cache.tunnelsInUse();
+  t.deepEqual(cache.port(there.id).value?.location, { type: 'remote', tunnel: path, tunnelKey: 7 });
+  // The bridge, the MAC, the port and the hosts.
+  t.is(store.metrics.tracked, 4);
+  const fact = cache.port(there.id);
+  fact.flows.add(1);
+  clock.now = 60_000;
+  t.true(cache.releaseUnused());
+  t.is(store.metrics.tracked, 1);
+  t.is(cache.bridge(bridgeId), bridge, 'the port leads to it');
+  t.deepEqual([...cache.tunnelsInUse()], [path]);
+  t.false(cache.releaseUnused());
+  fact.flows.delete(1);
+  fact.idleSince = clock.now;
+  clock.now += 120_000;
+  t.true(cache.releaseUnused());
+  t.is(store.metrics.tracked, 0);
+  t.is(cache.tunnelsInUse().size, 0);
+  const again = cache.bridge(bridgeId);
+  t.not(again, bridge);
+  t.is(await loaded(again.cell), again);
+  t.is(store.metrics.tracked, 1);
+});
+
+test('a port that a MAC address led to, and no packet asked for, is given up with the MAC address', async (t) => {
+  const { cache, hosts, bridgeId, clock, loaded, repository, port, forgotten } = await setUp(t);
+  const there = await repository.create('port', { ...port(hosts[1]), id: randomUUID() });
+  const mac = cache.bridge(bridgeId).mac(MAC);
+  await loaded(mac);
+  const fact = cache.port(there.id);
+  t.deepEqual(mac.value, { port: fact });
+  clock.now = 60_000;
+  t.true(cache.releaseUnused());
+  t.deepEqual(forgotten, [there.id]);
+  t.not(cache.port(there.id), fact);
+});
+
 test('a fact that is given up does not take along its successor of the same name', async (t) => {
   const { cache, hosts, clock, port, loaded } = await setUp(t);
   const here = port(hosts[0]);

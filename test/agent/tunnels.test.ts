@@ -177,3 +177,20 @@ test('the MTU is that of the smallest underlay, less what the encapsulation take
   t.true(lines[0].includes('203.0.113.1'));
   t.is(tunnels.mtu, 1438);
 });
+
+test('the way to a host is forgotten when it is not watched and nothing leads to it', async (t) => {
+  const { tunnels, there, here } = await setUp(t);
+  tunnels.start();
+  const [used, watched, taken] = [tunnels.path(there), tunnels.path(here), tunnels.path(randomUUID())];
+  const idle = tunnels.path(randomUUID());
+  watched.start();
+  taken.flows.add(1);
+  tunnels.forgetUnused(new Set([used]));
+  t.is(tunnels.path(there), used);
+  t.is(tunnels.path(here), watched);
+  t.is(tunnels.path(taken.tag.slice(-36)), taken);
+  t.not(tunnels.path(idle.tag.slice(-36)), idle);
+  watched.stop();
+  tunnels.forgetUnused(new Set());
+  t.not(tunnels.path(here), watched);
+});
