@@ -43,7 +43,7 @@ export function addNsdbCommands(nsdb: Command): void {
   nsdb
     .command('copy')
     .description(
-      'Copy one NSDB to another, or move a cluster that is running: see "Moving to an ensemble" in docs/nsdb.md.',
+      'Copy one NSDB to another, or move a cluster that is running: see "Moving to an ensemble" in docs/nsdb-operations.md.',
     )
     .requiredOption('--from <servers>', 'where to copy from, as in nsdb.connect')
     .option('--to <servers>', 'where to copy to')
