@@ -192,7 +192,7 @@ export class EmbeddedServer {
       {
         directory: options.dataDir,
         fsync: options.fsync ?? true,
-        snapshotAfter: options.snapshotAfter ?? 16 * 1024 * 1024,
+        snapshotAfter: options.snapshotAfter ?? 64 * 1024 * 1024,
         diskReserve: options.diskReserve ?? 64 * 1024 * 1024,
         disk: options.disk,
         snapshotMaker: options.snapshotMaker,

@@ -41,7 +41,13 @@ const SET_ACL = 7;
 const SYSTEM_NODES = 8;
 
 export function encodeTransaction(transaction: Transaction): Buffer {
-  const w = new JuteWriter();
+  let size = 32;
+  for (const change of transaction.changes) {
+    size += 40;
+    if ('path' in change) size += change.path.length;
+    if ('data' in change) size += change.data.length;
+  }
+  const w = new JuteWriter(size);
   w.long(transaction.zxid).long(transaction.time).int(transaction.changes.length);
   for (const change of transaction.changes) {
     switch (change.type) {
