@@ -11,6 +11,7 @@ import { Namespace } from '../../src/datapath/link/namespace.js';
 import { OvsDatapath } from '../../src/datapath/ovs/ovs-datapath.js';
 import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
+import { ApacheEnsemble } from '../nsdb/apache-ensemble.js';
 
 /** The program with the commands agent, nsdb and standalone. */
 export const PROGRAM = fileURLToPath(new URL('../../bundle/midonet.js', import.meta.url));
@@ -33,6 +34,8 @@ export interface LabOptions {
   readonly network?: Readonly<Record<string, unknown>>;
   /** More of each agent's configuration. */
   readonly agent?: Readonly<Record<string, unknown>>;
+  /** Three Apache ZooKeeper servers in place of the embedded one, each on a machine of its own in the underlay. */
+  readonly ensemble?: boolean;
 }
 
 /** What a program left. */
@@ -49,6 +52,7 @@ export interface Outcome {
 export class Lab {
   readonly nodes: LabNode[] = [];
   private nsdb: ChildProcess | undefined;
+  private zookeeper: ApacheEnsemble | undefined;
   private store: ZookeeperStore | undefined;
 
   private constructor(
@@ -69,8 +73,14 @@ export class Lab {
       options,
     );
     try {
-      const starting = lab.startNsdb();
-      await lab.makeUnderlay(options.nodes ?? 2);
+      await lab.makeUnderlay();
+      const starting = options.ensemble === true ? lab.startEnsemble() : lab.startNsdb();
+      for (let index = 1; index <= (options.nodes ?? 2); index++) {
+        const node = new LabNode(lab, index);
+        lab.nodes.push(node);
+        await must('ip', 'netns', 'add', node.name);
+        await lab.plugIn(node.name, `ul${index}`, node.address);
+      }
       await starting;
       await Promise.all(lab.nodes.map((node) => node.startAgent()));
       return lab;
@@ -84,9 +94,20 @@ export class Lab {
     return join(this.folder, 'nsdb.sock');
   }
 
+  /** What clients of the NSDB connect to. */
+  get nsdbConnect(): string {
+    return this.zookeeper?.address ?? `unix:${this.nsdbSocket}`;
+  }
+
+  /** Of a lab that was started with one. Member `n` is cut off by {@link setLink} of the interface `zk<n>`. */
+  get ensemble(): ApacheEnsemble {
+    if (this.zookeeper === undefined) throw new Error('this lab has no ensemble');
+    return this.zookeeper;
+  }
+
   /** A client of the lab's NSDB, the same at every call. */
   repository(): TopologyRepository {
-    this.store ??= new ZookeeperStore({ connect: `unix:${this.nsdbSocket}`, operationTimeout: 30_000 });
+    this.store ??= new ZookeeperStore({ connect: this.nsdbConnect, operationTimeout: 30_000 });
     return new TopologyRepository(this.store);
   }
 
@@ -131,6 +152,8 @@ export class Lab {
     for (const node of this.nodes) await node.close();
     await this.store?.close();
     await this.stopNsdb('SIGKILL');
+    await this.zookeeper?.close();
+    for (const name of this.zookeeperNamespaces) await run('ip', 'netns', 'delete', name);
     await run('ip', 'link', 'delete', this.underlayBridge);
     await rm(this.folder, { recursive: true, force: true });
   }
@@ -139,14 +162,42 @@ export class Lab {
     return `ul-${this.tag}`;
   }
 
-  private async makeUnderlay(nodes: number): Promise<void> {
+  private get zookeeperNamespaces(): string[] {
+    return this.options.ensemble === true ? [1, 2, 3].map((id) => `zk${id}-${this.tag}`) : [];
+  }
+
+  private async makeUnderlay(): Promise<void> {
     await must('ip', 'link', 'add', this.underlayBridge, 'mtu', '1500', 'type', 'bridge');
     await must('ip', 'link', 'set', this.underlayBridge, 'up');
-    for (let index = 1; index <= nodes; index++) {
-      const node = new LabNode(this, index);
-      this.nodes.push(node);
-      await node.makeNamespace(this.underlayBridge);
+  }
+
+  private async startEnsemble(): Promise<void> {
+    // The test is a client, too.
+    await must('ip', 'addr', 'add', '172.31.0.254/24', 'dev', this.underlayBridge);
+    const places = [];
+    for (const [index, name] of this.zookeeperNamespaces.entries()) {
+      const host = `172.31.0.${101 + index}`;
+      await must('ip', 'netns', 'add', name);
+      await this.plugIn(name, `zk${index + 1}`, host);
+      places.push({ host, prefix: ['ip', 'netns', 'exec', name] });
     }
+    // Java takes its time where the machine is emulated, and may stand still for seconds.
+    this.zookeeper = await ApacheEnsemble.start({ places, patience: 240_000, silence: 8000 });
+  }
+
+  /** Joins a namespace to the underlay; `link` names the near end of its cable. */
+  private async plugIn(namespace: string, link: string, address: string): Promise<void> {
+    const outer = `${link}-${this.tag}`;
+    await must('ip', 'link', 'add', outer, 'type', 'veth', 'peer', 'name', 'underlay', 'netns', namespace);
+    await must('ip', 'link', 'set', outer, 'master', this.underlayBridge, 'up');
+    await must('ip', '-n', namespace, 'addr', 'add', `${address}/24`, 'dev', 'underlay');
+    await must('ip', '-n', namespace, 'link', 'set', 'underlay', 'up');
+    await must('ip', '-n', namespace, 'link', 'set', 'lo', 'up');
+  }
+
+  /** Plugs a cable of the underlay in or out: `ul1` of the first node, `zk1` of the first ZooKeeper server. */
+  async setLink(link: string, state: 'up' | 'down'): Promise<void> {
+    await must('ip', 'link', 'set', `${link}-${this.tag}`, state);
   }
 }
 
@@ -190,16 +241,6 @@ export class LabNode {
     return this.agent?.exitCode ?? null;
   }
 
-  async makeNamespace(underlayBridge: string): Promise<void> {
-    const outer = `ul${this.index}-${this.lab.tag}`;
-    await must('ip', 'netns', 'add', this.name);
-    await must('ip', 'link', 'add', outer, 'type', 'veth', 'peer', 'name', 'underlay', 'netns', this.name);
-    await must('ip', 'link', 'set', outer, 'master', underlayBridge, 'up');
-    await must('ip', '-n', this.name, 'addr', 'add', `${this.address}/24`, 'dev', 'underlay');
-    await must('ip', '-n', this.name, 'link', 'set', 'underlay', 'up');
-    await must('ip', '-n', this.name, 'link', 'set', 'lo', 'up');
-  }
-
   /** Start the agent and wait until it takes CNI calls. */
   async startAgent(): Promise<void> {
     await mkdir(this.stateFolder, { recursive: true });
@@ -210,7 +251,7 @@ export class LabNode {
       JSON.stringify({
         host: { name: this.name },
         stateFolder: this.stateFolder,
-        nsdb: { connect: `unix:${this.lab.nsdbSocket}` },
+        nsdb: { connect: this.lab.nsdbConnect },
         datapath: { name: DATAPATH },
         tunnels: { zones: [zone] },
         cni: { socket: this.cniSocket },

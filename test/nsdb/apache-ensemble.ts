@@ -17,8 +17,10 @@ export interface MemberPlace {
 export interface EnsembleOptions {
   /** One per member; three on the loopback interface if absent. */
   readonly places?: readonly MemberPlace[];
-  /** Milliseconds in which a quorum must have come about. */
+  /** Milliseconds in which a quorum must have come about; 40,000 if absent. */
   readonly patience?: number;
+  /** Milliseconds of silence after which a leader and a follower give each other up; 2000 if absent. */
+  readonly silence?: number;
 }
 
 interface Ports {
@@ -33,10 +35,7 @@ const START_ATTEMPTS = 3;
 const FIRST_PORT = 12_000;
 const PORT_COUNT = 20_000;
 
-/**
- * Three Apache ZooKeeper servers, each of which can be killed, frozen and started again with its data. A follower and its leader
- * give each other up after 2 s of silence, so that is about how long a frozen leader is missed.
- */
+/** Three Apache ZooKeeper servers, each of which can be killed, frozen and started again with its data. */
 export class ApacheEnsemble {
   private constructor(
     readonly members: readonly EnsembleMember[],
@@ -77,8 +76,9 @@ export class ApacheEnsemble {
       const home = join(folder, `${id}`);
       const settings = {
         ...SETTINGS,
-        initLimit: 100,
+        tickTime: (options.silence ?? 2000) / 20,
         syncLimit: 20,
+        initLimit: 100,
         dataDir: join(home, 'data'),
         clientPort: ports[index].client,
         clientPortAddress: place.host,
