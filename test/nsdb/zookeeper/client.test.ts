@@ -1,13 +1,17 @@
-import { cp, rm } from 'node:fs/promises';
+import { cp, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import test from 'ava';
 import fc from 'fast-check';
+import { EmbeddedServer } from '../../../src/nsdb/embedded/server.js';
 import { type StoreEvent, StoreUnavailableError } from '../../../src/nsdb/store.js';
 import { ZookeeperStore } from '../../../src/nsdb/zookeeper/client.js';
 import { Fifo } from '../../../src/nsdb/zookeeper/fifo.js';
 import { bytes, text, until } from '../../compliance/store.js';
+import { CutProxy } from '../cut-proxy.js';
 import { EmbeddedNsdb } from '../embedded-nsdb.js';
 
 setFlagsFromString('--expose-gc');
@@ -70,6 +74,29 @@ test('what was taken out of a queue can be collected', async (t) => {
   await collectGarbage();
   t.is(taken.deref(), undefined);
   t.is(queue.size, 1);
+});
+
+test('a connection that is lost again and again is not made again and again without a pause', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'midonet-nsdb-'));
+  const server = await EmbeddedServer.start({ listen: { port: 0 }, dataDir: folder, fsync: false });
+  const proxy = await CutProxy.to(server.address);
+  const store = new ZookeeperStore({ connect: proxy.address });
+  t.teardown(async () => {
+    await store.close();
+    await proxy.close();
+    await server.close();
+    await rm(folder, { recursive: true });
+  });
+  await store.sync();
+  const session = store.sessionId;
+  const before = proxy.accepted;
+  const dropping = setInterval(() => proxy.drop(), 5);
+  await delay(3000);
+  clearInterval(dropping);
+  const attempts = proxy.accepted - before;
+  t.true(attempts >= 3 && attempts <= 30, `${attempts} connections in 3 s`);
+  await store.sync();
+  t.is(store.sessionId, session);
 });
 
 test('a client whose server was put back to a backup comes as a new one and reads everything again', async (t) => {
