@@ -11,6 +11,11 @@ import { EmbeddedServer } from '../../src/nsdb/embedded/server.js';
 import { ApacheZookeeper, JAVA, JAVA_OPTIONS } from './apache-zookeeper.js';
 
 const SCRIPT = `
+ls /
+ls -R /
+config
+config -s
+whoami
 create /a one
 create /a again
 create /none/x
@@ -34,12 +39,37 @@ set -v 0 /a five
 stat /a
 stat /e
 stat /none
+getAllChildrenNumber /
 getAllChildrenNumber /a
 getAllChildrenNumber /none
 getEphemerals
 getEphemerals /a
 getEphemerals /none
 sync /a
+getAcl /a
+getAcl -s /a
+getAcl /none
+getAcl /zookeeper/config
+create /mine x auth::crwda
+addauth digest user:word
+whoami
+create /mine x auth::crwda
+getAcl /mine
+setAcl /mine world:anyone:rwa
+getAcl -s /mine
+setAcl -v 9 /mine world:anyone:cdrwa
+setAcl -s /mine world:anyone:cdrwa,digest:user:x:r
+setAcl /mine world:nobody:r
+setAcl /mine what:ever:r
+setAcl /mine world:anyone:ra
+set /mine y
+create /mine/child
+get /mine
+setAcl /mine world:anyone:a
+get /mine
+ls /mine
+stat /mine
+delete /mine
 get -w /a
 set /a fires
 ls -w /a
@@ -66,6 +96,7 @@ version
 history
 `;
 
+const SILENCE = '(it had ended before)';
 const VERSION = /^ZooKeeper CLI version: .*$/m;
 const WATCHER = /\nWATCHER::\n\nWatchedEvent (.*)\n/g;
 
@@ -88,7 +119,7 @@ async function zkCli(address: string, commands: readonly string[]): Promise<Tran
   const events = [...output.matchAll(WATCHER)].map((match) => match[1]).filter((event) => !event.includes('type:None'));
   const printed = mask(output.replaceAll(WATCHER, '')).split(VERSION).slice(1, -1);
   return {
-    commands: commands.map((command, i) => `${command}\n${(printed[i] ?? '(nothing was printed)').trim()}`),
+    commands: commands.map((command, i) => `${command}\n${(printed[i] ?? SILENCE).trim()}`),
     events: events.sort(),
   };
 }
@@ -98,6 +129,7 @@ function mask(output: string): string {
     .replaceAll(/^(ctime|mtime) = .*$/gm, '$1 = TIME')
     .replaceAll(/^(cZxid|mZxid|pZxid) = 0x[0-9a-f]+$/gm, '$1 = ZXID')
     .replaceAll(/^ephemeralOwner = 0x[0-9a-f]{2,}$/gm, 'ephemeralOwner = SESSION')
+    .replaceAll(/^(?:(?:ip|digest): .*\n)+/gm, (users) => `${users.trim().split('\n').sort().join('\n')}\n`)
     .replaceAll(/^\[.*\]$/gm, (list) => `[${list.slice(1, -1).split(', ').sort().join(', ')}]`);
 }
 
@@ -131,6 +163,11 @@ check('zkCli.sh prints the same of the embedded server as of Apache ZooKeeper', 
   }
   const [apache, ours] = transcripts;
   t.true(apache.commands.includes('create /a one\nCreated /a'), apache.commands.join('\n'));
+  t.deepEqual(
+    apache.commands.filter((command) => command.endsWith(SILENCE)),
+    [],
+    'it went on to the last command',
+  );
   t.deepEqual(ours.commands, apache.commands);
   t.deepEqual(ours.events, apache.events);
   t.log(`${ours.commands.length} commands, ${ours.events.length} events`);

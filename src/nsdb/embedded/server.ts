@@ -39,7 +39,7 @@ import { ClientConnection } from './client-connection.js';
 import { type Database, type SessionRecord, SYSTEM_NODES, statOf, type TreeNode } from './database.js';
 import type { Disk } from './disk.js';
 import { type DiskUsage, diskUsage } from './disk-usage.js';
-import { countBelow, ephemeralsFrom } from './inspection.js';
+import { countBelow, ephemeralsFrom, userOf } from './inspection.js';
 import { prepare, readWriteRequest, type WriteRequest } from './prepare.js';
 import { MAX_BATCH_BODY } from './record-file.js';
 import { SessionClock } from './session-clock.js';
@@ -582,6 +582,11 @@ export class EmbeddedServer {
         const prefix = r.string();
         return this.reply(connection, xid, Err.ok, (w) => w.strings(ephemeralsFrom(session, prefix)));
       }
+      case Op.whoAmI:
+        return this.reply(connection, xid, Err.ok, (w) => {
+          w.int(connection.identities.length);
+          for (const identity of connection.identities) w.string(identity.scheme).string(userOf(identity));
+        });
       case Op.multiRead:
         return this.multiRead(connection, xid, r);
       case Op.sync: {
