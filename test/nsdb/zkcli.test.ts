@@ -3,11 +3,13 @@
  * embedded server, and what it prints of both.
  */
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
 import { EmbeddedServer } from '../../src/nsdb/embedded/server.js';
+import { until } from '../compliance/store.js';
 import { ApacheZookeeper, JAVA, JAVA_OPTIONS } from './apache-zookeeper.js';
 
 const SCRIPT = `
@@ -82,8 +84,6 @@ addWatch -m PERSISTENT_RECURSIVE /a/deep
 set /a/deep/er fires
 removewatches /a
 create /a/silent
-printwatches off
-printwatches
 delete -v 9 /a/silent
 delete /a
 delete /a/silent
@@ -94,10 +94,16 @@ get
 bogus
 version
 history
+printwatches off
+printwatches
 `;
+/** Watches that the script makes fire while they are printed. */
+const EVENTS = 8;
 
 const SILENCE = '(it had ended before)';
 const VERSION = /^ZooKeeper CLI version: .*$/m;
+/** Lines at the end of the script that keep events from being printed. */
+const SILENT = 4;
 const WATCHER = /\nWATCHER::\n\nWatchedEvent (.*)\n/g;
 
 interface Transcript {
@@ -113,15 +119,26 @@ async function zkCli(address: string, commands: readonly string[]): Promise<Tran
   const words = [JAVA, ...JAVA_OPTIONS, main, '-waitforconnection', '-server', address];
   const child = spawn('sh', ['-c', 'exec "$@" 2>&1', 'sh', ...words], { stdio: ['pipe', 'pipe', 'inherit'] });
   // The version tells where the output of one command ends.
-  child.stdin.end(`${['version', ...commands.flatMap((command) => [command, 'version'])].join('\n')}\n`);
+  const lines = ['version', ...commands.flatMap((command) => [command, 'version'])];
+  child.stdin.write(`${lines.slice(0, -SILENT).join('\n')}\n`);
   let output = '';
-  for await (const chunk of child.stdout) output += chunk;
-  const events = [...output.matchAll(WATCHER)].map((match) => match[1]).filter((event) => !event.includes('type:None'));
+  child.stdout.on('data', (chunk) => {
+    output += chunk;
+  });
+  // Another thread prints the events.
+  await until('the events are printed', () => eventsIn(output).length >= EVENTS || child.exitCode !== null);
+  child.stdin.end(`${lines.slice(-SILENT).join('\n')}\n`);
+  await once(child.stdout, 'end');
   const printed = mask(output.replaceAll(WATCHER, '')).split(VERSION).slice(1, -1);
   return {
     commands: commands.map((command, i) => `${command}\n${(printed[i] ?? SILENCE).trim()}`),
-    events: events.sort(),
+    events: eventsIn(output).sort(),
   };
+}
+
+/** What watches printed but for the state of the connection. */
+function eventsIn(output: string): string[] {
+  return [...output.matchAll(WATCHER)].map((match) => match[1]).filter((event) => !event.includes('type:None'));
 }
 
 function mask(output: string): string {
