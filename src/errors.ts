@@ -7,7 +7,7 @@ export const ERROR_CODES = {
   MN_UNSUPPORTED: 'a feature that was asked for is not supported; the message names it',
   MN_NOT_FOUND: 'the object does not exist',
   MN_ALREADY_EXISTS: 'the object exists already',
-  MN_CONFLICT: 'the object was changed by somebody else since it was read',
+  MN_CONFLICT: 'the object was changed by somebody else since it was read, or belongs to another object already',
   MN_REFERENCED: 'the object cannot be deleted while others refer to it',
   MN_STORE_UNAVAILABLE: 'the Network State Database cannot be reached now; trying again later may succeed',
   MN_STORE_AUTH: 'the Network State Database refused the credentials or the operation',
