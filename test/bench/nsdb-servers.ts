@@ -73,7 +73,8 @@ export class NsdbServer {
     await once(child, 'spawn');
     while (performance.now() - begin < START_LIMIT_MS) {
       if (child.exitCode !== null) break;
-      if (await this.givesSession()) return performance.now() - begin;
+      const waited = performance.now() - begin;
+      if (await this.givesSession(Math.max(SESSION_LIMIT_MS, waited / 4))) return performance.now() - begin;
       await delay(5);
     }
     throw new Error(`${this.name} does not start: ${this.command.join(' ')}`);
@@ -89,6 +90,10 @@ export class NsdbServer {
     await exit;
   }
 
+  kill(): void {
+    this.child?.kill('SIGKILL');
+  }
+
   /** Resident memory in MiB. */
   async memory(): Promise<number> {
     const status = await readFile(`/proc/${this.child?.pid}/status`, 'utf8');
@@ -102,7 +107,7 @@ export class NsdbServer {
     return (Number(fields[11]) + Number(fields[12])) / TICKS;
   }
 
-  private async givesSession(): Promise<boolean> {
+  private async givesSession(timeout: number): Promise<boolean> {
     const request = {
       lastZxidSeen: 0,
       timeout: 4000,
@@ -113,7 +118,7 @@ export class NsdbServer {
     const target = { host: '127.0.0.1', port: this.port };
     try {
       const { signal } = new AbortController();
-      const options = { tls: undefined, timeout: SESSION_LIMIT_MS, signal };
+      const options = { tls: undefined, timeout, signal };
       const { connection, response } = await WireConnection.open(target, request, options);
       connection.destroy(new Error('the answer is all that was wanted'));
       return response.timeout > 0;

@@ -1,6 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
+import { rmSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -63,6 +64,12 @@ export async function benchNsdb(progress: (text: string) => void, quick: boolean
     await NsdbServer.apache(join(folder, 'zookeeper')),
   ] as const;
   const processes = Array.from({ length: PROCESSES }, () => new ClientProcess());
+  const interrupt = () => {
+    for (const server of servers) server.kill();
+    rmSync(folder, { recursive: true, force: true, maxRetries: 10 });
+    process.exit(130);
+  };
+  process.once('SIGINT', interrupt).once('SIGTERM', interrupt);
   try {
     for (const server of servers) await server.start();
     const run = new Run(plan, servers, processes, progress);
@@ -71,6 +78,7 @@ export async function benchNsdb(progress: (text: string) => void, quick: boolean
     for (const each of processes) await each.end();
     for (const server of servers) await server.stop();
     await rm(folder, { recursive: true });
+    process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
   }
 }
 
