@@ -2,6 +2,11 @@ import type { ExecutionContext } from 'ava';
 import type { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { bytes, text } from '../compliance/store.js';
 
+/** Names of the nodes below the root but those of the server itself. */
+export async function ownNodes(store: ZookeeperStore): Promise<string[]> {
+  return (await store.children('/'))!.filter((name) => name !== 'zookeeper');
+}
+
 /** Clients that count up, each in nodes of its own, and what they were told of it. */
 export class Counters {
   private readonly acknowledged = new Map<string, number>();

@@ -13,7 +13,7 @@ import { StoreFullError } from '../../src/nsdb/store.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { bytes, text, until } from '../compliance/store.js';
 import { Dice } from '../dice.js';
-import { Counters } from './counters.js';
+import { Counters, ownNodes } from './counters.js';
 import { PowerLossDisk } from './power-loss-disk.js';
 
 async function socketPath(t: ExecutionContext): Promise<string> {
@@ -65,7 +65,7 @@ test('what a client was told survives a loss of power', async (t) => {
   const counters = new Counters();
   const dice = new Dice(1 + Math.floor(Math.random() * 1e9));
   let disk = new PowerLossDisk(dice);
-  const CUTS = 200;
+  const CUTS = 120;
   for (let cut = 0; cut < CUTS; cut++) {
     await life(t, path, disk, counters, async () => {
       const target = counters.writes + dice.below(20);
@@ -155,7 +155,7 @@ test('a full disk stops the changes that need room, and nothing else, until ther
   // Faults of the request itself come first.
   await t.throwsAsync(store.create('/n0', bytes('')), { code: 'MN_ALREADY_EXISTS' });
   t.is(text(await store.get('/n1')), 'x'.repeat(1000));
-  t.deepEqual(await store.children('/'), [...written].sort());
+  t.deepEqual(await ownNodes(store), [...written].sort());
   // Whoever comes and goes is served.
   const other = new ZookeeperStore({ connect: `unix:${path}` });
   await other.delete(`/${written.pop()}`);
@@ -172,7 +172,7 @@ test('a full disk stops the changes that need room, and nothing else, until ther
   await server.close();
   const again = await start(path, disk.cutPower(), options);
   const reader = new ZookeeperStore({ connect: `unix:${path}` });
-  t.deepEqual(await reader.children('/'), [...written, 'after'].sort());
+  t.deepEqual(await ownNodes(reader), [...written, 'after'].sort());
   t.is(text(await reader.get('/n0')), 'z');
   await reader.close();
   await again.close();

@@ -246,15 +246,17 @@ function dataFiles(disk: Disk, directory: string): DataFile[] {
   return files.sort((a, b) => a.zxid - b.zxid);
 }
 
+const NOT_MADE_IN: ReadonlySet<string | undefined> = new Set(['EACCES', 'EROFS', 'EINVAL']);
+
 /** Makes the names of a folder and of those above it durable. */
 async function syncParents(disk: Disk, directory: string): Promise<void> {
   for (let folder = directory; folder !== dirname(folder); folder = dirname(folder)) {
     try {
       await disk.syncFolder(dirname(folder));
     } catch (error) {
-      // Who may not read a folder has not made another in it.
-      if ((error as NodeJS.ErrnoException).code === 'EACCES') return;
-      throw error;
+      // In a folder that may not be read, or whose file system takes no writes or does not sync, no folder was made.
+      if (!NOT_MADE_IN.has((error as NodeJS.ErrnoException).code)) throw error;
+      return;
     }
   }
 }
