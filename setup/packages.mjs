@@ -21,8 +21,11 @@ export const RUNTIME_PACKAGES = [
   ...['containerd', 'runc', 'podman', 'crun', 'containernetworking-plugins'],
 ];
 
-/** What the tests run on the host: the ZooKeeper server as a jar (the package of that name would bring a desktop's Java). */
-export const TEST_PACKAGES = ['libzookeeper-java', 'default-jre-headless'];
+/**
+ * What the tests run on the host: the ZooKeeper server as a jar (the package of that name would bring a desktop's Java),
+ * openssl for certificates.
+ */
+export const TEST_PACKAGES = ['libzookeeper-java', 'default-jre-headless', 'openssl'];
 
 /**
  * The packages of these that are not installed.

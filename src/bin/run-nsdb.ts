@@ -1,7 +1,8 @@
 import type { Logger } from 'pino';
 import { EmbeddedServer } from '../nsdb/embedded/server.js';
-import { type Config, parseListen } from './config.js';
+import type { Config } from './config.js';
 import { namingAddress } from './listen-address.js';
+import { nsdbListener } from './nsdb-listener.js';
 import { Closers, type Service } from './service.js';
 
 /** Run the embedded NSDB server. */
@@ -13,7 +14,7 @@ export async function runNsdb(config: Config, log: Logger, signal: AbortSignal):
   // Nobody may be waiting for it yet.
   failed.catch(() => {});
   const server = await EmbeddedServer.start({
-    listen: parseListen(config.nsdb.listen),
+    ...nsdbListener(config.nsdb),
     dataDir: config.nsdb.dataFolder,
     diskReserve: config.nsdb.diskReserve,
     onNotice: (level, message, fields) => log[level](fields, message),

@@ -9,6 +9,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fourLetterWord } from './four-letter-word.js';
 
 export const JAR = '/usr/share/java/zookeeper.jar';
+/** The jar names what else it needs, but not all that TLS does. */
+const CLASS_PATH = [JAR, '/usr/share/java/netty-codec.jar', '/usr/share/java/netty-resolver.jar'].join(':');
 export const JAVA = '/usr/bin/java';
 export const SERVER_CLASS = 'org.apache.zookeeper.server.quorum.QuorumPeerMain';
 
@@ -16,7 +18,7 @@ export const SERVER_CLASS = 'org.apache.zookeeper.server.quorum.QuorumPeerMain';
 export const JAVA_OPTIONS = [
   ...['-XX:+IgnoreUnrecognizedVMOptions', '-XX:+UnlockDiagnosticVMOptions', '-XX:-BytecodeVerificationRemote'],
   ...['-Xmx128m', '-XX:TieredStopAtLevel=1', '-XX:+UseSerialGC', '-Xshare:auto', '-XX:-UsePerfData'],
-  ...['-Dzookeeper.preAllocSize=1024', '-cp', JAR],
+  ...['-Dzookeeper.preAllocSize=1024', '-cp', CLASS_PATH],
 ];
 
 /** What zoo.cfg of every server in the tests has: sessions from 200 ms to 60 s, a tick of 100 ms. */
@@ -49,7 +51,8 @@ export class ApacheZookeeper {
     return existsSync(JAR) && existsSync(JAVA);
   }
 
-  static async start(): Promise<ApacheZookeeper> {
+  /** `more` goes into zoo.cfg. */
+  static async start(more: Readonly<Record<string, string | number | boolean>> = {}): Promise<ApacheZookeeper> {
     requireZookeeper();
     const folder = await mkdtemp(join(tmpdir(), 'midonet-zookeeper-'));
     const port = await freePort();
@@ -58,6 +61,7 @@ export class ApacheZookeeper {
       dataDir: join(folder, 'data'),
       clientPort: port,
       clientPortAddress: '127.0.0.1',
+      ...more,
     };
     const text = Object.entries(settings).map(([name, value]) => `${name}=${value}\n`);
     await writeFile(join(folder, 'zoo.cfg'), text.join(''));

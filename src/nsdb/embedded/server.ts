@@ -8,6 +8,7 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { chmod, lstat, rm } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { createServer as createTlsServer } from 'node:tls';
 import { InvalidInputError } from '../../errors.js';
 import { LatencyHistogram } from '../../latency-histogram.js';
 import { FROZEN_PATH } from '../freeze.js';
@@ -33,7 +34,8 @@ import {
   writeStat,
   Xid,
 } from '../protocol/records.js';
-import type { Credentials } from '../store.js';
+import { MIN_TLS_VERSION, secureContextOf } from '../protocol/tls.js';
+import type { Credentials, Tls } from '../store.js';
 import { allows, digestIdentity, withoutDigests } from './access.js';
 import { ClientConnection } from './client-connection.js';
 import { type Database, type SessionRecord, SYSTEM_NODES, statOf, type TreeNode } from './database.js';
@@ -54,6 +56,8 @@ export interface EmbeddedServerOptions {
   readonly dataDir: string;
   /** Only who authenticates with these may do anything, and may then do everything, whatever access lists say. */
   readonly credentials?: Credentials;
+  /** Speak TLS only. With `ca` every client has to show a certificate from it. */
+  readonly tls?: Tls;
   /** Bounds of what clients may ask for, milliseconds. Apache ZooKeeper's with its usual tick of 2 s: 4 to 40 s. */
   readonly minSessionTimeout?: number;
   readonly maxSessionTimeout?: number;
@@ -118,6 +122,9 @@ interface HeldFrame {
 }
 
 const HANDSHAKE_TIMEOUT = 10_000;
+/** The bytes a TLS handshake begins with, RFC 8446 section 5.1. */
+const TLS_HANDSHAKE = 22;
+const TLS_MAJOR_VERSION = 3;
 /** Characters of paths in one transaction of a session's end. */
 const MAX_END_LENGTH = 1024 * 1024;
 /** Bytes of user and password; identities of one connection. */
@@ -139,6 +146,7 @@ const WATCH_KINDS: ReadonlyMap<number, readonly WatchKind[]> = new Map<number, W
 export class EmbeddedServer {
   private readonly database: Database;
   private readonly connections = new Set<ClientConnection>();
+  private readonly sockets = new Set<Socket>();
   private readonly bySession = new Map<string, ClientConnection>();
   private readonly watches = new WatchTable<ClientConnection>();
   private readonly clock: SessionClock;
@@ -204,10 +212,13 @@ export class EmbeddedServer {
       },
     );
     try {
-      const listener = createServer({ allowHalfOpen: false });
+      const listener = options.tls === undefined ? createServer() : tlsListener(options.tls);
       server = new EmbeddedServer(options, storage, listener);
       listener.maxConnections = options.maxConnections ?? 10_000;
-      listener.on('connection', (socket) => server!.accept(socket));
+      const running = server;
+      listener.on('connection', (socket) => running.follow(socket));
+      listener.on(options.tls === undefined ? 'connection' : 'secureConnection', (socket) => running.accept(socket));
+      listener.on('tlsClientError', (error, socket) => running.onTlsError(error, socket));
       server.makeSystemNodes();
       await server.listen();
       options.signal?.throwIfAborted();
@@ -264,6 +275,7 @@ export class EmbeddedServer {
   private async stop(): Promise<void> {
     this.clock.stop();
     const listening = new Promise<void>((resolve) => this.listener.close(() => resolve()));
+    for (const socket of this.sockets) socket.destroy();
     for (const connection of this.connections) connection.socket.destroy();
     await listening;
     await this.storage.close();
@@ -306,16 +318,30 @@ export class EmbeddedServer {
 
   // Connections
 
+  /** What the network has given, before it says anything: stopping ends it. */
+  private follow(socket: Socket): void {
+    this.sockets.add(socket);
+    socket.once('close', () => this.sockets.delete(socket));
+  }
+
+  private onTlsError(error: Error, socket: Socket): void {
+    this.counters.protocolErrors++;
+    this.notice('warn', 'a client did not come to an encrypted connection', {
+      client: nameOf(socket),
+      error: error.message,
+    });
+    socket.destroy();
+  }
+
   private accept(socket: Socket): void {
     if (this.closed !== undefined) {
       socket.destroy();
       return;
     }
     this.counters.connectionsAccepted++;
-    const name = socket.remoteAddress === undefined ? 'unix' : `${socket.remoteAddress}:${socket.remotePort}`;
     const connection = new ClientConnection(
       socket,
-      name,
+      nameOf(socket),
       this.options.maxRequest ?? DEFAULT_MAX_REQUEST,
       (c, frame) => this.onFrame(c, frame),
       (c, error) => this.onProtocolError(c, error),
@@ -328,6 +354,13 @@ export class EmbeddedServer {
     socket.on('data', (chunk) => {
       if (first) {
         first = false;
+        if (this.options.tls === undefined && chunk[0] === TLS_HANDSHAKE && chunk[1] === TLS_MAJOR_VERSION) {
+          this.onProtocolError(
+            connection,
+            new WireProtocolError('the client speaks TLS, this server is set up without'),
+          );
+          return;
+        }
         if (this.answerFourLetterWord(connection, chunk)) {
           clearTimeout(handshake);
           return;
@@ -945,6 +978,28 @@ function kindOf(op: number): RequestKind {
     default:
       return 'other';
   }
+}
+
+function tlsListener(tls: Tls): Server {
+  const { ca, certificate, key } = tls;
+  if (certificate === undefined || key === undefined) {
+    throw new InvalidInputError('tls', Object.keys(tls), 'expected a certificate and its key');
+  }
+  secureContextOf(tls);
+  const isMutual = ca !== undefined;
+  return createTlsServer({
+    ca,
+    cert: certificate,
+    key,
+    minVersion: MIN_TLS_VERSION,
+    requestCert: isMutual,
+    rejectUnauthorized: isMutual,
+    handshakeTimeout: HANDSHAKE_TIMEOUT,
+  });
+}
+
+function nameOf(socket: Socket): string {
+  return socket.remoteAddress === undefined ? 'unix' : `${socket.remoteAddress}:${socket.remotePort}`;
 }
 
 function isSuper({ identities }: ClientConnection): boolean {

@@ -3,6 +3,7 @@
  * was lost. Requests are pipelined. When a connection breaks, reads that were not answered are asked again; writes that
  * were sent are reported as of unknown outcome, since repeating them could make a change twice.
  */
+import type { SecureContext } from 'node:tls';
 import { ClosedError, InvalidInputError, MidonetError } from '../../errors.js';
 import { LatencyHistogram } from '../../latency-histogram.js';
 import { KeptEphemeralNode } from '../ephemeral-node.js';
@@ -26,6 +27,7 @@ import {
   writeMultiHeader,
   Xid,
 } from '../protocol/records.js';
+import { secureContextOf } from '../protocol/tls.js';
 import {
   type CallOptions,
   type CreateOptions,
@@ -157,6 +159,7 @@ export class ZookeeperStore implements Store {
   /** Why the servers do not take this client, while they do not. */
   private refusal: CredentialsRefusedError | undefined;
   private readonly acls: readonly Acl[];
+  private readonly secureContext: SecureContext | undefined;
   private readonly trackers = { data: new Map<string, Tracker>(), children: new Map<string, Tracker>() };
   /** By the path at the server. */
   private readonly trees = new Map<string, Set<TreeTracker>>();
@@ -189,6 +192,7 @@ export class ZookeeperStore implements Store {
       throw new InvalidInputError('credentials.user', options.credentials.user, 'expected a name without ":"');
     }
     this.acls = [options.credentials === undefined ? OPEN_ACL : CREATOR_ACL];
+    this.secureContext = options.tls === undefined ? undefined : secureContextOf(options.tls);
     this.running = this.run();
   }
 
@@ -855,7 +859,7 @@ export class ZookeeperStore implements Store {
         password: session?.password ?? new Uint8Array(PASSWORD_LENGTH),
         readOnly: false,
       },
-      { tls: this.options.tls, timeout, signal: this.closing.signal },
+      { tls: this.secureContext, timeout, signal: this.closing.signal },
     );
   }
 

@@ -1,5 +1,5 @@
 import { connect, isIP, type Socket } from 'node:net';
-import { connect as connectTls } from 'node:tls';
+import { connect as connectTls, type SecureContext } from 'node:tls';
 import { MidonetError, TimeoutError } from '../../errors.js';
 import { FrameSplitter, JuteReader, JuteWriter, WireProtocolError } from '../protocol/jute.js';
 import {
@@ -10,7 +10,6 @@ import {
   writeConnectRequest,
   Xid,
 } from '../protocol/records.js';
-import type { Tls } from '../store.js';
 import { nameOf, type Target } from './connect-string.js';
 
 /** A list of children may be far larger than a request; a length beyond this is nonsense. */
@@ -44,7 +43,7 @@ export class TlsError extends MidonetError {
 }
 
 export interface OpenOptions {
-  readonly tls: Tls | undefined;
+  readonly tls: SecureContext | undefined;
   /** Milliseconds until the answer to the request for a session. */
   readonly timeout: number;
   readonly signal: AbortSignal;
@@ -224,16 +223,13 @@ export class WireConnection {
   }
 }
 
-function encrypted(target: Target, { ca, certificate, key }: Tls): Socket {
+function encrypted(target: Target, secureContext: SecureContext): Socket {
   const name = 'path' in target ? undefined : (target.name ?? target.host);
   return connectTls({
     ...target,
     // Of an address the certificate is checked as well, but servers are not told it (RFC 6066 section 3).
     servername: name === undefined || isIP(name) !== 0 ? undefined : name,
-    ca,
-    cert: certificate,
-    key,
-    minVersion: 'TLSv1.2',
+    secureContext,
   });
 }
 
