@@ -3,13 +3,15 @@
  * and on a real one that is full.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { EmbeddedServer, type EmbeddedServerOptions } from '../../src/nsdb/embedded/server.js';
 import { makeSnapshot } from '../../src/nsdb/embedded/storage.js';
-import { StoreFullError } from '../../src/nsdb/store.js';
+import { freeze, unfreeze } from '../../src/nsdb/freeze.js';
+import { StoreFrozenError, StoreFullError } from '../../src/nsdb/store.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { bytes, text, until } from '../compliance/store.js';
 import { Dice } from '../dice.js';
@@ -176,6 +178,34 @@ test('a full disk stops the changes that need room, and nothing else, until ther
   t.is(text(await reader.get('/n0')), 'z');
   await reader.close();
   await again.close();
+});
+
+test('clients of others are told of a full disk by a code they know, and the data can be moved away', async (t) => {
+  const disk = new PowerLossDisk(new Dice(7));
+  disk.capacity = 100_000;
+  const server = await start('', disk, { listen: { port: 0 }, diskReserve: 200_000 });
+  const foreign = createRequire(import.meta.url)('node-zookeeper-client') as {
+    createClient(address: string): {
+      once(event: 'connected', listener: () => void): void;
+      connect(): void;
+      create(path: string, data: Buffer, done: (error: { code: number; name: string } | null) => void): void;
+      close(): void;
+    };
+    Exception: Record<string, number>;
+  };
+  const client = foreign.createClient(server.address);
+  client.connect();
+  await new Promise<void>((resolve) => client.once('connected', resolve));
+  const error = await new Promise<{ code: number } | null>((resolve) => client.create('/a', Buffer.from(''), resolve));
+  t.is(error?.code, foreign.Exception.SYSTEM_ERROR);
+  client.close();
+  const store = new ZookeeperStore({ connect: server.address });
+  await freeze(store, 'elsewhere:2181');
+  await t.throwsAsync(store.create('/a', bytes('')), { instanceOf: StoreFrozenError });
+  await unfreeze(store);
+  await t.throwsAsync(store.create('/a', bytes('')), { instanceOf: StoreFullError });
+  await store.close();
+  await server.close();
 });
 
 test('a full disk that a snapshot can relieve is relieved', async (t) => {

@@ -5,7 +5,7 @@
  */
 import test from 'ava';
 import { Dice } from '../dice.js';
-import { History, SNAPSHOT_AFTER } from './storage-history.js';
+import { FOLDER, History, SNAPSHOT_AFTER } from './storage-history.js';
 
 const LIVES = 20;
 
@@ -52,6 +52,10 @@ for (const [what, omits] of [
   ['the fsync of a batch', (operation: string) => operation === 'datasync'],
   ['the fsync of a new file', (operation: string) => operation === 'sync'],
   ['the fsync of a folder', (operation: string) => operation === 'syncFolder'],
+  [
+    'the fsync of the folders above',
+    (operation: string, path: string) => operation === 'syncFolder' && path !== FOLDER,
+  ],
   ['the fsync of a snapshot', (operation: string, path: string) => operation === 'sync' && path.endsWith('.tmp')],
 ] as const) {
   test(`without ${what} it does not`, async (t) => {

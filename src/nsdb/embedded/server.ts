@@ -769,9 +769,10 @@ export class EmbeddedServer {
     return this.database.find(FROZEN_PATH) !== undefined;
   }
 
-  /** What deletes needs room in the log only for a moment, and is how clients make room. */
+  /** What deletes needs room in the log only for a moment, and is how clients make room. Moving elsewhere is another way. */
   private lacksRoom(change: Change | undefined): boolean {
-    return this.storage.full && change !== undefined && change.type !== 'delete';
+    if (!this.storage.full || change === undefined || change.type === 'delete') return false;
+    return !(change.type === 'create' && change.path === FROZEN_PATH);
   }
 
   private sessionLives(session: SessionRecord): boolean {
