@@ -26,12 +26,13 @@ export class WireClient {
   private waiting: { resolve(frame: Buffer): void; reject(error: Error): void } | undefined;
   private xid = 0;
   sessionId = NO_SESSION;
+  /** Types and paths of the watch events so far. */
+  readonly events: [number, string][] = [];
 
   private constructor(private readonly socket: Socket) {
     socket.on('data', (chunk) => {
       this.splitter.push(chunk);
-      const frame = this.splitter.next();
-      if (frame !== undefined) this.waiting?.resolve(frame);
+      for (let frame = this.splitter.next(); frame !== undefined; frame = this.splitter.next()) this.onFrame(frame);
     });
     socket.on('error', () => socket.destroy());
     socket.on('close', () => this.waiting?.reject(new Error('the connection is closed')));
@@ -100,6 +101,19 @@ export class WireClient {
 
   close(): void {
     this.socket.destroy();
+  }
+
+  private onFrame(frame: Buffer): void {
+    const r = new JuteReader(frame);
+    if (r.int() !== Xid.notification) {
+      this.waiting?.resolve(frame);
+      return;
+    }
+    r.long();
+    r.int();
+    const type = r.int();
+    r.int();
+    this.events.push([type, r.string()]);
   }
 
   private exchange(frame: Buffer): Promise<Buffer> {

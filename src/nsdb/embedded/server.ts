@@ -36,7 +36,7 @@ import {
 } from '../protocol/records.js';
 import { MIN_TLS_VERSION, secureContextOf } from '../protocol/tls.js';
 import type { Credentials, Tls } from '../store.js';
-import { allows, digestIdentity, withoutDigests } from './access.js';
+import { type AccessList, allows, digestIdentity, withoutDigests } from './access.js';
 import { ClientConnection } from './client-connection.js';
 import { type Database, type SessionRecord, SYSTEM_NODES, statOf, type TreeNode } from './database.js';
 import type { Disk } from './disk.js';
@@ -109,6 +109,9 @@ export interface EmbeddedServerMetrics {
 
 /** Kinds of requests, for how long they take. */
 type RequestKind = 'read' | 'write' | 'multi' | 'other';
+
+/** Of deleted nodes. */
+type AccessListsByPath = Map<string, AccessList>;
 
 interface HeldFrame {
   readonly zxid: number;
@@ -540,21 +543,39 @@ export class EmbeddedServer {
   private commit(changes: readonly Change[]): void {
     const zxid = this.database.zxid + 1;
     const time = Date.now();
-    for (const change of changes) this.database.applyChange(change, zxid, time);
-    this.record(zxid, time, changes);
+    const gone: AccessListsByPath = new Map();
+    for (const change of changes) this.apply(change, zxid, time, gone);
+    this.record(zxid, time, changes, gone);
+  }
+
+  /** Applies one change; adds the access list of a node that is deleted to `gone`, for the events that tell of it. */
+  private apply(change: Change, zxid: number, time: number, gone: AccessListsByPath, undo?: (() => void)[]): void {
+    if (change.type === 'delete' && this.database.accessLists.size > 0) {
+      gone.set(change.path, this.database.find(change.path)!.acl);
+    }
+    this.database.applyChange(change, zxid, time, undo);
   }
 
   /** Logs changes that were made, and fires the watches. */
-  private record(zxid: number, time: number, changes: readonly Change[]): void {
+  private record(zxid: number, time: number, changes: readonly Change[], gone: AccessListsByPath): void {
     this.database.zxid = zxid;
     this.storage.append({ zxid, time, changes });
     this.counters.transactions++;
     for (const change of changes) {
       this.watches.fire(change, (connection, event, path) => {
+        if (!this.mayHearOf(connection, event, path, gone)) return;
         this.counters.watchEvents++;
         this.sendEvent(connection, event, path);
       });
     }
+  }
+
+  /** A watch of a tree must not tell of nodes that its owner may not read. */
+  private mayHearOf({ identities }: ClientConnection, event: number, path: string, gone: AccessListsByPath): boolean {
+    if (this.database.accessLists.size === 0 && gone.size === 0) return true;
+    const [before, after] = [gone.get(path), this.database.find(path)?.acl];
+    const acl = event === EventType.deleted ? (before ?? after) : (after ?? before);
+    return acl === undefined || allows(acl, Permission.read, identities);
   }
 
   private sendEvent(connection: ClientConnection, event: number, path: string): void {
@@ -803,6 +824,7 @@ export class EmbeddedServer {
     const time = Date.now();
     const changes: Change[] = [];
     const undo: (() => void)[] = [];
+    const gone: AccessListsByPath = new Map();
     const w = new JuteWriter();
     writeReplyHeader(w, xid, zxid, Err.ok);
     const requester = { sessionId: session.id, identities: connection.identities };
@@ -820,14 +842,14 @@ export class EmbeddedServer {
         return;
       }
       if (change !== undefined) {
-        this.database.applyChange(change, zxid, time, undo);
+        this.apply(change, zxid, time, gone, undo);
         changes.push(change);
       }
       writeMultiHeader(w, request.op, false, Err.ok);
       this.writeResult(w, request, change);
     }
     writeMultiHeader(w, Op.error, true, -1);
-    this.record(zxid, time, changes);
+    this.record(zxid, time, changes, gone);
     this.send(connection, w);
   }
 
