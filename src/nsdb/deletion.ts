@@ -1,4 +1,4 @@
-import { type ReferenceRow, referencesIn, referencesTo, withoutReference } from '../topology/references.js';
+import { type ReferenceRow, referencesIn, referencesTo, refersTo, withoutReference } from '../topology/references.js';
 import type { Host, Kind, TopologyTypes } from '../topology/types.js';
 import { type ChangeSet, Phase, type PlannedOperation, type Staged } from './change-set.js';
 import { MAX_BYTES, MAX_OPERATIONS, sizeOf } from './commit.js';
@@ -276,7 +276,7 @@ export function isDeleted(staged: Staged): boolean {
 }
 
 function names(row: ReferenceRow, object: TopologyTypes[Kind] | undefined, id: string): boolean {
-  return object !== undefined && referencesIn(row.kind, object).some((one) => one.row === row && one.id === id);
+  return object !== undefined && refersTo(row, object, id);
 }
 
 function isNewlyNamed(row: ReferenceRow, holder: Staged, id: string): boolean {

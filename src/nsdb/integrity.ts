@@ -1,6 +1,6 @@
 import type { z } from 'zod';
 import { InvalidInputError, MidonetError } from '../errors.js';
-import { type ReferenceRow, referencesIn, referencesTo, withoutReference } from '../topology/references.js';
+import { type ReferenceRow, referencesIn, referencesTo, refersTo, withoutReference } from '../topology/references.js';
 import { decodeObject, encodeObject, MIGRATIONS, type Migrations } from '../topology/stored-form.js';
 import { KINDS, type Kind, SCHEMAS, type TopologyTypes } from '../topology/types.js';
 import { ChangeSet, foldersBetween } from './change-set.js';
@@ -245,32 +245,37 @@ class IntegrityCheck {
     below: readonly string[],
     signal?: AbortSignal,
   ): Promise<Finding[]> {
-    const findings: Finding[] = [];
+    const checks: ((signal?: AbortSignal) => Promise<Finding[]>)[] = [];
     const accounted = new Set<string>();
     for (const row of referencesTo(kind)) {
       if (row.symmetric) continue;
       const folder = referenceFolder(row, id);
       const depth = folder.split('/').length + (row.exclusive ? 0 : isReferenceSharded(row) ? 2 : 1);
-      const inFolder = below.filter((at) => at === folder || at.startsWith(`${folder}/`));
-      for (const at of inFolder) accounted.add(at);
-      for (const at of inFolder.filter((one) => one.split('/').length === depth)) {
-        findings.push(...(await this.note(row, id, at, signal)));
+      for (const at of below) {
+        if (at !== folder && !at.startsWith(`${folder}/`)) continue;
+        accounted.add(at);
+        if (at.split('/').length === depth) checks.push((signal) => this.note(row, id, at, signal));
       }
     }
     for (const at of below) {
-      const name = at.slice(path.length + 1).split('/');
-      if (name[0] === 'refs' && name.length === 2 && !accounted.has(at)) {
-        findings.push(await this.orphan(at, 'no field of this name refers to objects of this kind', [], signal));
-      } else if (name[0] === 'unique' && name.length === 3) {
-        findings.push(...(await this.uniqueNote(name[1], at, signal)));
-      } else if (kind === 'bridge' && name[0] === 'macs' && name.length === 3) {
-        findings.push(...(await this.macNote(id, at, signal)));
-      } else if (kind === 'bridge' && name[0] === 'hosts' && name.length === 2) {
-        if (!(await this.isGone('host', name[1], signal))) continue;
-        findings.push(await this.orphan(at, `host ${name[1]} does not exist`, [], signal));
+      const [folder, name, ...rest] = at.slice(path.length + 1).split('/');
+      if (folder === 'refs' && name !== undefined && rest.length === 0 && !accounted.has(at)) {
+        const detail = 'no field of this name refers to objects of this kind';
+        checks.push(async (signal) => [await this.orphan(at, detail, [], signal)]);
+      } else if (folder === 'unique' && rest.length === 1) {
+        checks.push((signal) => this.uniqueNote(name, at, signal));
+      } else if (kind === 'bridge' && folder === 'macs' && rest.length === 1) {
+        checks.push((signal) => this.macNote(id, at, signal));
+      } else if (kind === 'bridge' && folder === 'hosts' && name !== undefined && rest.length === 0) {
+        checks.push((signal) => this.hostNote(name, at, signal));
       }
     }
-    return findings;
+    return (await readAhead(checks, signal, (check, signal) => check(signal))).flat();
+  }
+
+  private async hostNote(hostId: string, at: string, signal?: AbortSignal): Promise<Finding[]> {
+    if (!(await this.isGone('host', hostId, signal))) return [];
+    return [await this.orphan(at, `host ${hostId} does not exist`, [], signal)];
   }
 
   private async note(row: ReferenceRow, id: string, at: string, signal?: AbortSignal): Promise<Finding[]> {
@@ -381,5 +386,5 @@ function incompleteObject(path: string, folder: string, version: number): Findin
 }
 
 function names(row: ReferenceRow, object: TopologyTypes[Kind] | undefined, id: string): boolean {
-  return object !== undefined && referencesIn(row.kind, object).some((one) => one.row === row && one.id === id);
+  return object !== undefined && refersTo(row, object, id);
 }

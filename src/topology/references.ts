@@ -157,39 +157,55 @@ export interface Reference {
 /** The references that an object holds, in the order of the table. */
 export function referencesIn(kind: Kind, object: TopologyTypes[Kind]): Reference[] {
   const found: Reference[] = [];
-  for (const row of referencesOf(kind)) collect(row, object, row.field.split('.'), '', found);
+  for (const row of referencesOf(kind)) collect(row, object, STEPS.get(row)!, '', found);
   return found;
 }
 
-function collect(row: ReferenceRow, value: unknown, path: readonly string[], at: string, found: Reference[]): void {
+/** Whether the object names `id` in the field of the row. */
+export function refersTo(row: ReferenceRow, object: TopologyTypes[Kind], id: string): boolean {
+  const found: Reference[] = [];
+  collect(row, object, STEPS.get(row)!, '', found);
+  return found.some((reference) => reference.id === id);
+}
+
+/** One step of a field's path. */
+interface Step {
+  readonly name: string;
+  readonly isList: boolean;
+}
+
+const STEPS = new Map<ReferenceRow, readonly Step[]>(
+  REFERENCES.map((one) => [
+    one,
+    one.field.split('.').map((step) => ({ name: step.replace('[]', ''), isList: step.endsWith('[]') })),
+  ]),
+);
+
+function collect(row: ReferenceRow, value: unknown, steps: readonly Step[], at: string, found: Reference[]): void {
   if (value === undefined) return;
-  if (path.length === 0) {
+  if (steps.length === 0) {
     found.push({ row, field: at, id: value as string });
     return;
   }
-  const name = path[0].replace('[]', '');
+  const [{ name, isList }, ...rest] = steps;
   const child = (value as Record<string, unknown>)[name];
+  if (child === undefined) return;
   const field = at === '' ? name : `${at}.${name}`;
-  if (name === path[0]) {
-    collect(row, child, path.slice(1), field, found);
-  } else {
-    const elements = (child as unknown[] | undefined) ?? [];
-    for (const [i, element] of elements.entries()) collect(row, element, path.slice(1), `${field}[${i}]`, found);
-  }
+  if (!isList) collect(row, child, rest, field, found);
+  else for (const [i, element] of (child as unknown[]).entries()) collect(row, element, rest, `${field}[${i}]`, found);
 }
 
 /** The object without the references of a row to `id`; the same object if it has none. */
 export function withoutReference<T extends TopologyTypes[Kind]>(row: ReferenceRow, object: T, id: string): T {
-  return without(object, row.field.split('.'), id) as T;
+  return without(object, STEPS.get(row)!, id) as T;
 }
 
-function without(value: object, path: readonly string[], id: string): object {
-  const [step, ...rest] = path;
-  const name = step.replace('[]', '');
+function without(value: object, steps: readonly Step[], id: string): object {
+  const [{ name, isList }, ...rest] = steps;
   const { [name]: child, ...others } = value as Record<string, unknown>;
   if (child === undefined) return value;
-  const isInnermost = !rest.some((inner) => inner.endsWith('[]'));
-  if (step.endsWith('[]')) {
+  const isInnermost = !rest.some((inner) => inner.isList);
+  if (isList) {
     const elements = child as unknown[];
     const kept = isInnermost
       ? elements.filter((element) => valueAt(element, rest) !== id)
@@ -202,6 +218,6 @@ function without(value: object, path: readonly string[], id: string): object {
   return changed === child ? value : { ...value, [name]: changed };
 }
 
-function valueAt(value: unknown, path: readonly string[]): unknown {
-  return path.reduce<unknown>((at, step) => (at as Record<string, unknown> | undefined)?.[step], value);
+function valueAt(value: unknown, steps: readonly Step[]): unknown {
+  return steps.reduce<unknown>((at, { name }) => (at as Record<string, unknown> | undefined)?.[name], value);
 }
