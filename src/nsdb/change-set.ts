@@ -102,10 +102,9 @@ export class ChangeSet {
   }
 
   /** Give the object another value. */
-  async replace(staged: Staged, object: TopologyTypes[Kind], signal?: AbortSignal): Promise<void> {
+  replace(staged: Staged, object: TopologyTypes[Kind]): void {
     staged.after = object;
     staged.last = undefined;
-    await this.joinPeers(staged, signal);
   }
 
   remove(staged: Staged): void {
@@ -113,15 +112,32 @@ export class ChangeSet {
     staged.after = undefined;
   }
 
-  /** Make the objects that `staged` names in symmetric fields name it in turn, and those that it named before not. */
-  async joinPeers(staged: Staged, signal?: AbortSignal): Promise<void> {
+  /**
+   * Make the objects that changed ones name in symmetric fields name them in turn, and those that they named before not. To
+   * be called before what is staged is written.
+   * @throws ObjectNotFoundError, ReferenceConflictError, InvalidInputError naming the field
+   */
+  async joinPeers(signal?: AbortSignal): Promise<void> {
+    // Peers are staged meanwhile, and their turn comes.
+    for (const staged of this.staged.values()) {
+      if (staged.after !== undefined && staged.after !== staged.before?.object) await this.joinPeersOf(staged, signal);
+    }
+  }
+
+  private async joinPeersOf(staged: Staged, signal?: AbortSignal): Promise<void> {
+    const before = symmetricIn(staged.kind, staged.before?.object);
     const now = symmetricIn(staged.kind, staged.after);
-    for (const { row, id } of symmetricIn(staged.kind, staged.before?.object)) {
-      if (now.some((reference) => reference.row === row && reference.id === id)) continue;
+    const isIn = ({ row, id }: Reference, list: readonly Reference[]) =>
+      list.some((reference) => reference.row === row && reference.id === id);
+    for (const reference of before) {
+      if (isIn(reference, now)) continue;
+      const { row, id } = reference;
       const peer = await this.load(row.names, id, signal);
       if (peer.after !== undefined) peer.after = withoutReference(row, peer.after, staged.id);
     }
-    for (const { row, id, field } of now) {
+    for (const reference of now) {
+      if (isIn(reference, before)) continue;
+      const { row, id, field } = reference;
       const peer = await this.load(row.names, id, signal);
       if (peer.after === undefined) throw new ObjectNotFoundError(row.names, id, `${staged.kind}.${field}`);
       const named = symmetricIn(row.names, peer.after).find((reference) => reference.row === row);

@@ -125,7 +125,7 @@ export class TopologyRepository {
     for (;;) {
       const changes = new ChangeSet(this.store, this.migrations);
       changes.create(kind, object);
-      await changes.joinPeers(changes.peek(kind, object.id)!, signal);
+      await changes.joinPeers(signal);
       if (await this.commits(changes.writes(), signal)) return object;
     }
   }
@@ -146,7 +146,8 @@ export class TopologyRepository {
       const staged = await changes.load(kind, object.id, signal);
       if (staged.before === undefined) throw new ObjectNotFoundError(kind, object.id);
       if (staged.before.version !== version) throw new ObjectConflictError(kind, object.id);
-      await changes.replace(staged, object, signal);
+      changes.replace(staged, object);
+      await changes.joinPeers(signal);
       if (await this.commits(changes.writes(), signal)) return object;
     }
   }

@@ -36,16 +36,12 @@ export class Transaction {
   }
 
   /** @throws InvalidInputError, ObjectExistsError for one that was staged or read before */
-  async create<K extends Kind>(
-    kind: K,
-    input: z.input<(typeof SCHEMAS)[K]>,
-    signal?: AbortSignal,
-  ): Promise<TopologyTypes[K]> {
+  async create<K extends Kind>(kind: K, input: z.input<(typeof SCHEMAS)[K]>): Promise<TopologyTypes[K]> {
     const object = checkObject(kind, input);
     const known = this.changes.peek(kind, object.id);
     if (known?.after !== undefined) throw new ObjectExistsError(`${kind}.id`, object.id);
     if (known?.before === undefined) this.changes.create(kind, object);
-    await this.changes.replace(await this.changes.load(kind, object.id, signal), object, signal);
+    else this.changes.replace(known, object);
     return object;
   }
 
@@ -58,7 +54,7 @@ export class Transaction {
     const object = checkObject(kind, input);
     const staged = await this.changes.load(kind, object.id, signal);
     if (staged.after === undefined) throw new ObjectNotFoundError(kind, object.id);
-    await this.changes.replace(staged, object, signal);
+    this.changes.replace(staged, object);
     return object;
   }
 
@@ -89,6 +85,7 @@ export class Transaction {
   async commit(signal?: AbortSignal): Promise<void> {
     if (!this.isOpen) throw new ClosedError('transaction');
     this.isOpen = false;
+    await this.changes.joinPeers(signal);
     const deletion = await Deletion.plan(this.store, this.changes, signal);
     const planned = [...this.changes.writes(), ...deletion.operations()];
     const bytes = planned.reduce((sum, { operation }) => sum + sizeOf(operation), 0);

@@ -8,6 +8,7 @@ import {
   ObjectExistsError,
   ObjectNotFoundError,
   ObjectReferencedError,
+  ReferenceConflictError,
   TopologyRepository,
   TransactionTooLargeError,
 } from '../../src/nsdb/topology-repository.js';
@@ -39,9 +40,9 @@ test('objects that name each other are made together, in any order, and seen at 
   const { repository, store } = t.context;
   const [routerId, portId, chainId, loadBalancerId, peerId, bridgeId] = Array.from({ length: 6 }, id);
   const transaction = repository.transaction();
-  await transaction.create('bridge', { id: bridgeId, name: 'b' });
-  await transaction.create('port', { id: peerId, bridgeId });
   await transaction.create('port', { id: portId, routerId, subnets: ['10.0.0.1/24'], peerId });
+  await transaction.create('port', { id: peerId, bridgeId });
+  await transaction.create('bridge', { id: bridgeId, name: 'b' });
   await transaction.create('router', { id: routerId, name: 'r', inboundFilterId: chainId, loadBalancerId });
   await transaction.create('load-balancer', { id: loadBalancerId });
   await transaction.create('chain', { id: chainId, name: 'c' });
@@ -49,12 +50,48 @@ test('objects that name each other are made together, in any order, and seen at 
     await transaction.create('rule', { id: id(), chainId, type: 'drop', position });
   }
   const before = await allPaths(store);
-  t.is((await transaction.get('port', peerId))?.peerId, portId);
   t.deepEqual(await allPaths(store), before);
   await transaction.commit();
   t.is((await repository.get('port', peerId))?.object.peerId, portId);
   t.is((await repository.rulesOf(chainId)).length, 100);
   await t.throwsAsync(transaction.commit(), { instanceOf: ClosedError });
+});
+
+test('ports change their peers in one step, whatever the order', async (t) => {
+  const { repository } = t.context;
+  const { id: bridgeId } = await repository.create('bridge', { id: id(), name: 'b' });
+  const ids: string[] = [id(), id(), id(), id()];
+  for (const port of ids) await repository.create('port', { id: port, bridgeId });
+  const link = async (pairs: [number, number | undefined][]) => {
+    const transaction = repository.transaction();
+    for (const [port, peer] of pairs) {
+      const peerId = peer === undefined ? undefined : ids[peer];
+      await transaction.modify('port', ids[port], (old) => ({ ...old, peerId }));
+    }
+    await transaction.commit();
+  };
+  const peers = async () => {
+    const ports = await Promise.all(ids.map((port) => repository.get('port', port)));
+    return ports.map((port) => ids.indexOf(port?.object.peerId ?? '')).join(' ');
+  };
+  await link([
+    [0, 1],
+    [3, 2],
+  ]);
+  t.is(await peers(), '1 0 3 2');
+  await t.throwsAsync(link([[0, 3]]), { instanceOf: ReferenceConflictError });
+  await link([
+    [0, 3],
+    [2, 1],
+    [3, undefined],
+    [1, undefined],
+  ]);
+  t.is(await peers(), '3 2 1 0');
+  const transaction = repository.transaction();
+  await transaction.modify('port', ids[0], (old) => ({ ...old, owner: 'me' }));
+  await transaction.delete('port', ids[3]);
+  await transaction.commit();
+  t.is(await peers(), '-1 2 1 -1');
 });
 
 test('nothing happens when a part of it cannot', async (t) => {
