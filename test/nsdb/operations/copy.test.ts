@@ -7,6 +7,7 @@ import { compareImages, readTree } from '../../../src/nsdb/operations/image.js';
 import { AgentsAliveError, NsdbNotEmptyError } from '../../../src/nsdb/operations/restore.js';
 import { StoreFrozenError } from '../../../src/nsdb/store.js';
 import { TopologyRepository } from '../../../src/nsdb/topology-repository.js';
+import { ZookeeperStore } from '../../../src/nsdb/zookeeper/client.js';
 import { until } from '../../agent/until.js';
 import { brokenPairs, PairWriters } from './pair-writers.js';
 import { apache, apacheTest, embedded, type TestServer } from './servers.js';
@@ -110,7 +111,7 @@ test('a move that fails, or is interrupted, lets the source take changes again',
   t.is(await frozenFor(source), undefined);
   await source.create('/c', Buffer.from('x'));
   await copy({ source, destination, move, ...keep, timeout });
-  t.deepEqual(await destination.children('/'), ['a', 'c']);
+  t.deepEqual([...(await readTree(destination)).image.keys()].sort(), ['/a', '/a/b', '/c']);
 });
 
 test('a move that was left frozen is taken up again, but not to elsewhere', async (t) => {
@@ -124,7 +125,7 @@ test('a move that was left frozen is taken up again, but not to elsewhere', asyn
   });
   t.is(await frozenFor(source), to.connect);
   await copy({ source, destination: to.store(), move: { server: source, movedTo: to.connect }, ...keep, timeout });
-  t.deepEqual(await to.store().children('/'), ['a']);
+  t.deepEqual([...(await readTree(to.store())).image.keys()].sort(), ['/a', '/a/b']);
 });
 
 apacheTest('Apache ZooKeeper is copied, and that it cannot be frozen is said', async (t) => {
@@ -139,4 +140,12 @@ apacheTest('Apache ZooKeeper is copied, and that it cannot be frozen is said', a
   await source.ensure('/a/c');
   await copy({ source, destination, ...keep, timeout });
   t.deepEqual(await destination.children('/a'), ['b', 'c']);
+  // A root of its own is made, and what is beside it stays.
+  const below = new ZookeeperStore({ connect: `${from.connect}/clusters/one` });
+  t.teardown(() => below.close());
+  await copy({ source: destination, destination: below, ...keep, timeout });
+  t.deepEqual(await source.children('/clusters/one/a'), ['b', 'c']);
+  await below.create('/a/d', Buffer.from('x'));
+  await copy({ source: below, destination, ...keep, timeout });
+  t.deepEqual(await destination.children('/a'), ['b', 'c', 'd']);
 });

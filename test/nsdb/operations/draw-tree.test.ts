@@ -10,12 +10,12 @@ async function draw(options: TreeOptions, data = false): Promise<string[]> {
 
 test('a tree is drawn, with counts and sizes, and its sharded folders in one line', async (t) => {
   const store = (await embedded(t)).store();
-  for (const path of ['/a/b', '/a/c/d', '/ports/00/x', '/ports/00/y', '/ports/ff/z', '/empty'])
+  for (const path of ['/top/a/b', '/top/a/c/d', '/top/ports/00/x', '/top/ports/00/y', '/top/ports/ff/z', '/top/empty'])
     await store.ensure(path);
-  await store.set('/a/c', Buffer.from('{"a":1}\n\u001b[31m\u202e'));
-  await store.create('/a/e', Buffer.alloc(0), { ephemeral: true });
-  t.deepEqual(await draw({ store, root: '/', all: false }), [
-    '/ (3 children)',
+  await store.set('/top/a/c', Buffer.from('{"a":1}\n\u001b[31m\u202e'));
+  await store.create('/top/a/e', Buffer.alloc(0), { ephemeral: true });
+  t.deepEqual(await draw({ store, root: '/top', all: false }), [
+    '/top (3 children)',
     '├── a (3 children)',
     '│   ├── b',
     '│   ├── c (1 child, 16 bytes)',
@@ -25,17 +25,17 @@ test('a tree is drawn, with counts and sizes, and its sharded folders in one lin
     '└── ports (2 children)',
     '    └── … 3 nodes in 2 shards',
   ]);
-  t.deepEqual(await draw({ store, root: '/ports', all: true }), [
-    '/ports (2 children)',
+  t.deepEqual(await draw({ store, root: '/top/ports', all: true }), [
+    '/top/ports (2 children)',
     '├── 00 (2 children)',
     '│   ├── x',
     '│   └── y',
     '└── ff (1 child)',
     '    └── z',
   ]);
-  t.deepEqual(await draw({ store, root: '/a', all: false, depth: 0 }), ['/a (3 children)']);
-  t.deepEqual(await draw({ store, root: '/a/c', all: false, depth: 0 }, true), [
-    '/a/c (1 child, 16 bytes) {"a":1}··[31m·',
+  t.deepEqual(await draw({ store, root: '/top/a', all: false, depth: 0 }), ['/top/a (3 children)']);
+  t.deepEqual(await draw({ store, root: '/top/a/c', all: false, depth: 0 }, true), [
+    '/top/a/c (1 child, 16 bytes) {"a":1}··[31m·',
   ]);
   t.deepEqual(await draw({ store, root: '/none', all: false }), []);
 });

@@ -3,6 +3,9 @@ import { ZookeeperStore, type ZookeeperStoreOptions } from '../../../src/nsdb/zo
 import { ApacheZookeeper } from '../apache-zookeeper.js';
 import { EmbeddedNsdb } from '../embedded-nsdb.js';
 
+/** Milliseconds: what is tested here is not how soon a server is given up on a busy machine. */
+const PATIENT = { sessionTimeout: 30_000, operationTimeout: 60_000 };
+
 /** A server of either kind, and clients of it that are closed with it. */
 export interface TestServer {
   readonly connect: string;
@@ -12,7 +15,7 @@ export interface TestServer {
 export async function embedded(t: ExecutionContext): Promise<TestServer> {
   const nsdb = await EmbeddedNsdb.start();
   t.teardown(() => nsdb.close());
-  return { connect: `unix:${nsdb.folder}/socket`, store: (options) => nsdb.store(options) };
+  return { connect: `unix:${nsdb.folder}/socket`, store: (options) => nsdb.store({ ...PATIENT, ...options }) };
 }
 
 export async function apache(t: ExecutionContext): Promise<TestServer> {
@@ -25,7 +28,7 @@ export async function apache(t: ExecutionContext): Promise<TestServer> {
   return {
     connect: server.address,
     store: (options) => {
-      const store = new ZookeeperStore({ ...options, connect: server.address });
+      const store = new ZookeeperStore({ ...PATIENT, ...options, connect: server.address });
       stores.push(store);
       return store;
     },
