@@ -105,6 +105,23 @@ for (const [operation, file] of [
   });
 }
 
+for (const [folder, operations] of [
+  ['new', ['makeFolder', 'lock', 'syncFolder', 'create', 'writev', 'sync']],
+  ['used', ['makeFolder', 'lock', 'open', 'truncate', 'sync', 'syncFolder']],
+] as const) {
+  test(`a start in a ${folder} folder that the disk makes fail leaves it to the next one`, async (t) => {
+    const path = await socketPath(t);
+    for (const operation of operations) {
+      const disk = new PowerLossDisk(new Dice(7));
+      if (folder === 'used') await (await start(path, disk)).close();
+      disk.fault = (name) => (name === operation ? new Error(`${name} fails`) : undefined);
+      await t.throwsAsync(start(path, disk), { message: `${operation} fails` });
+      disk.fault = () => undefined;
+      await (await start(path, disk)).close();
+    }
+  });
+}
+
 test('a snapshot that cannot be written costs nothing', async (t) => {
   const path = await socketPath(t);
   const counters = new Counters();

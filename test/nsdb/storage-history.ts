@@ -82,6 +82,17 @@ export class History {
       await settled();
       watch(storage);
     }
+    // Stopping takes a few steps, too, and may be cut short.
+    if (!stops && dice.chance(10)) {
+      const closing = storage.close();
+      for (let left = 1 + dice.below(6); left > 0; left--) {
+        disk.step();
+        await settled();
+      }
+      this.crash('stopping: ');
+      await closing;
+      return;
+    }
     if (stops) await this.stop(storage);
     this.crash('');
     await storage.close();

@@ -86,6 +86,7 @@ export class Storage {
     const disk = options.disk ?? nodeDisk;
     await disk.makeFolder(directory);
     const lock = await disk.lock(directory);
+    let log: WriteAheadLog | undefined;
     try {
       for (const name of disk.list(directory)) if (PART_NAME.test(name)) await disk.remove(join(directory, name));
       const loaded = load(disk, directory, Number.POSITIVE_INFINITY);
@@ -107,7 +108,7 @@ export class Storage {
       };
       // As long as there is no log the folder, or one above it, may have been made by a server that died right after.
       if (last === undefined && options.fsync) await syncParents(disk, directory);
-      const log =
+      log =
         last?.salt !== undefined
           ? await WriteAheadLog.resume(disk, last.file, last.salt, last.end, logOptions, logEvents)
           : await WriteAheadLog.begin(disk, last?.file ?? logFile(directory, base + 1), logOptions, logEvents);
@@ -117,7 +118,11 @@ export class Storage {
       await storage.room.start();
       return storage;
     } catch (error) {
-      await lock.release();
+      try {
+        await log?.close();
+      } finally {
+        await lock.release();
+      }
       throw error;
     }
   }
