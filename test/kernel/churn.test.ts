@@ -318,7 +318,7 @@ const POOLS = [SUBNET_V4, SUBNET_V6].map((cidr) => idFromName('pool', BRIDGE, ci
 const STAYS: readonly RegExp[] = [
   new RegExp(`^/bridges/${BRIDGE}(/(ports|hosts|macs|ips|address-pools(/(${POOLS.join('|')}))?))?$`),
   new RegExp(`^/address-pools/(${POOLS.join('|')})(/blocks(/[^/]+(/[^/]+)?)?)?$`),
-  new RegExp(`^/hosts/[^/]+/blocks/(${POOLS.join('|')})(/[^/]+)?$`),
+  new RegExp(`^/hosts/[^/]+/leases/(${POOLS.join('|')})(/[^/]+)?$`),
   new RegExp(`^[^/ ]+ networks/${BRIDGE}\\.json$`),
   new RegExp(`^[^/ ]+ blocks/(${POOLS.join('|')})\\.json$`),
 ];

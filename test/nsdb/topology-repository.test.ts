@@ -27,6 +27,7 @@ import {
   TopologyRepository,
 } from '../../src/nsdb/topology-repository.js';
 import { requireMac } from '../../src/packet/address.js';
+import { positionBetween } from '../../src/topology/position.js';
 import type { Bridge, Host, Kind } from '../../src/topology/types.js';
 import { until } from '../compliance/store.js';
 import { allPaths, EmbeddedNsdb } from './embedded-nsdb.js';
@@ -593,4 +594,41 @@ test('a value that is not valid is reported with its path and otherwise ignored'
   t.is(errors.length, 2);
   t.true(errors[0].includes(`${path}: not JSON`));
   t.true(errors[1].startsWith(`${path}.name`));
+});
+
+test('one object more costs the same however many there are', async (t) => {
+  const { repository, store } = t.context;
+  const { id: bridgeId } = await bridge(repository);
+  const chain = await repository.create('chain', { id: randomUUID(), name: 'c' });
+  // In shards that are there, as nearly all are where there are many.
+  const shardOf = (id: string) => parentPath(objectPath('port', id))!.slice(-2);
+  const idInShard = () => {
+    for (;;) {
+      const id = randomUUID();
+      if (shardOf(id) === '00') return id;
+    }
+  };
+  const makeOne = async () => {
+    await repository.create('port', { id: idInShard(), bridgeId, inboundFilterId: chain.id });
+    const position = positionBetween('i0000000', 'i0000001');
+    await repository.create('rule', { id: idInShard(), chainId: chain.id, type: 'drop', position });
+  };
+  const calls: string[] = [];
+  for (const name of ['get', 'exists', 'children', 'create', 'set', 'delete', 'multi', 'ensure'] as const) {
+    const call = store[name].bind(store) as (...values: unknown[]) => never;
+    store[name] = (...values: unknown[]) => {
+      const [operations] = values;
+      calls.push(Array.isArray(operations) ? `multi of ${operations.length}` : name);
+      return call(...values);
+    };
+  }
+  await makeOne();
+  calls.length = 0;
+  await makeOne();
+  const first = [...calls];
+  for (let i = 0; i < 300; i++) await makeOne();
+  calls.length = 0;
+  await makeOne();
+  t.deepEqual(calls, first);
+  t.deepEqual(first, ['multi of 5', 'multi of 3']);
 });
