@@ -184,6 +184,7 @@ export interface Store {
    * Calls the listener with the node now and whenever it differs, undefined while there is none. Changes in quick
    * succession may be seen as one; values never go back in time. It survives disconnects and session loss: then the node
    * is read again and the listener called only if it changed meanwhile. The listener is not called during this call.
+   * A reading that is under way at the same time may be answered just after the listener was shown a newer value.
    */
   watchData(path: string, listener: (node: StoreNode | undefined) => void): Watch;
   /** The same for the sorted names of a node's children. */
