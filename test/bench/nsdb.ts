@@ -93,7 +93,7 @@ class Run {
     private readonly progress: (text: string) => void,
   ) {}
 
-  /** Requests a second and how long each takes, by operation and number of clients. */
+  /** Requests a second, how long each takes, and the server's processor time for each, by operation and number of clients. */
   async requests(): Promise<Figure[]> {
     const { plan, servers, processes } = this;
     const figures: Figure[] = [];
@@ -107,11 +107,13 @@ class Run {
       for (const clients of plan.clients) {
         const rates: Pair = [[], []];
         const latencies: Pair = [[], []];
+        const processor: Pair = [[], []];
         for (let round = 1; round <= plan.rounds; round++) {
           const words: string[] = [];
           for (const [i, server] of servers.entries()) {
             const result = await this.measure(server, operation, clients, plan.milliseconds);
             rates[i].push(result.rate);
+            processor[i].push(result.processor);
             for (const part of result.latencies) for (const latency of part) latencies[i].push(latency);
             words.push(`${server.name} ${Math.round(result.rate)}/s, ${Math.round(result.processor)} µs of CPU each`);
           }
@@ -119,6 +121,7 @@ class Run {
         }
         figures.push(this.figure(`nsdb-${operation}-${clients}`, 'requests/s', rates));
         figures.push(this.figure(`nsdb-${operation}-${clients}-latency`, 'ms', latencies));
+        figures.push(this.figure(`nsdb-${operation}-${clients}-cpu`, 'µs/request', processor));
       }
     }
     for (const { name } of servers) await this.all({ type: 'close', server: name });
