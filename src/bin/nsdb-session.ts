@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { ZookeeperStore } from '../nsdb/zookeeper/client.js';
 import { type Config, loadConfig } from './config.js';
 import { nsdbConnection } from './nsdb-connection.js';
@@ -56,6 +57,8 @@ export async function withNsdb(
   command: (session: NsdbSession) => Promise<number>,
 ): Promise<void> {
   const stop = new AbortController();
+  // Hundreds of calls under way at a time listen to it.
+  setMaxListeners(0, stop.signal);
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.once(signal, () => stop.abort(new Error(`interrupted by ${signal}`)));
   }

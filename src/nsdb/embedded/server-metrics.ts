@@ -18,6 +18,11 @@ export function registerServerMetrics(registry: Registry, server: EmbeddedServer
   registerCounters(registry, [
     ['midonet_nsdb_server_connections_accepted_total', 'Connections made to the server', of('connectionsAccepted')],
     ['midonet_nsdb_server_protocol_errors_total', 'Connections closed for what they sent', of('protocolErrors')],
+    [
+      'midonet_nsdb_server_authentication_failures_total',
+      'Clients sent away without the right user and password',
+      of('authenticationFailures'),
+    ],
     ['midonet_nsdb_server_sessions_expired_total', 'Sessions that ended without a word', of('sessionsExpired')],
     ['midonet_nsdb_server_transactions_total', 'Changes', of('transactions')],
     ['midonet_nsdb_server_watch_events_total', 'Messages about changes to those who watch', of('watchEvents')],
