@@ -4,7 +4,7 @@ import { hostLeasesPath } from './layout.js';
 import { encodeLeaseEntry, leaseSchema, releaseLease, takeOperations } from './leases.js';
 import { joinPath, parentPath } from './path.js';
 import { NodeExistsError, NodeNotFoundError, type Store, type StoreOperation, VersionConflictError } from './store.js';
-import { ObjectNotFoundError } from './topology-repository.js';
+import { ObjectNotFoundError } from './topology-errors.js';
 
 const EMPTY = new Uint8Array();
 
