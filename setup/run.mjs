@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { constants } from 'node:os';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { prepareCassandra } from './cassandra.mjs';
 import { callersFolder } from './job.mjs';
 import { BUILD_PACKAGES, installPackages, RUNTIME_PACKAGES, TEST_PACKAGES, VM_PACKAGES } from './packages.mjs';
 import { SetupError, say } from './progress.mjs';
@@ -39,6 +40,7 @@ async function main(/** @type {string[]} */ words) {
       return runProgram('build/test/bench/bench.js', rest);
     case 'test':
       setUp([...kernelPackages(), ...TEST_PACKAGES]);
+      prepareCassandra();
       return runTests(checkout, rest);
     case 'vm': {
       const { command, options } = vmArguments(rest);

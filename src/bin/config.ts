@@ -2,11 +2,17 @@ import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { z } from 'zod';
 import { InvalidInputError } from '../errors.js';
+import { CONSISTENCIES } from '../nsdb/flow-state/consistency.js';
 import { interfaceNameSchema, nameSchema } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 
 const absolutePath = z.string().regex(/^\/./, 'expected an absolute path');
 const port = z.int('expected a whole number').min(0, 'expected at least 0').max(65535, 'expected at most 65535');
+
+const copies = z.int().min(1, 'expected at least 1').max(100);
+const contactPoint = z
+  .string()
+  .regex(/^(\[[0-9a-fA-F:.]+\]|[^:[\]\s]+)(:\d{1,5})?$/, 'expected host:port, IPv6 addresses in brackets');
 
 const zoneSchema = z.strictObject({
   name: nameSchema,
@@ -85,6 +91,29 @@ export const configSchema = z.strictObject({
       maxFlows: z.int().min(16, 'expected at least 16').max(1_000_000).default(200_000),
     })
     .prefault({}),
+  flowState: z
+    .strictObject({
+      archive: z.enum(['nsdb', 'cassandra'], 'expected nsdb or cassandra').default('nsdb'),
+      /** Only for `archive: cassandra`. */
+      cassandra: z
+        .strictObject({
+          contactPoints: z.array(contactPoint).min(1, 'expected at least one host:port').default(['127.0.0.1:9042']),
+          localDataCenter: z.string().min(1).default('datacenter1'),
+          keyspace: z
+            .string()
+            .regex(/^[a-z][a-z0-9_]{0,47}$/, 'expected 1 to 48 lower-case letters, digits and "_"')
+            .default('midonet_flow_state'),
+          /** Copies, or copies by data center. */
+          replication: z.union([copies, z.record(z.string().min(1), copies)]).default(1),
+          consistency: z.enum(CONSISTENCIES).default('localQuorum'),
+          user: z.string().min(1).optional(),
+          passwordFile: absolutePath.optional(),
+          /** Milliseconds. */
+          operationTimeout: z.int().min(100, 'expected at least 100 ms').max(60_000).default(5000),
+        })
+        .prefault({}),
+    })
+    .prefault({}),
   cni: z.strictObject({ socket: absolutePath.default('/run/midonet/cni.sock') }).prefault({}),
   /** Metrics and health. */
   http: z
@@ -117,6 +146,7 @@ export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
   MIDONET_NSDB_TLS_CERTIFICATE: ['nsdb', 'tls', 'certificate'],
   MIDONET_NSDB_TLS_KEY: ['nsdb', 'tls', 'key'],
   MIDONET_DATAPATH: ['datapath', 'name'],
+  MIDONET_FLOW_STATE_ARCHIVE: ['flowState', 'archive'],
   MIDONET_CNI_SOCKET: ['cni', 'socket'],
   MIDONET_HTTP_HOST: ['http', 'host'],
   MIDONET_HTTP_PORT: ['http', 'port'],

@@ -25,11 +25,18 @@ export function nsdbConnection(
  */
 export function readCredentials(nsdb: Config['nsdb']): Credentials | undefined {
   if (nsdb.authentication === 'off' || nsdb.passwordFile === undefined) return undefined;
-  const field = 'config.nsdb.passwordFile';
+  return { user: nsdb.user, password: readPassword('config.nsdb.passwordFile', nsdb.passwordFile) };
+}
+
+/**
+ * The password in a file.
+ * @throws InvalidInputError naming the field
+ */
+export function readPassword(field: string, path: string): string {
   // Editors and shells end a file with a line feed.
-  const password = readSecret(field, nsdb.passwordFile).replace(/\r?\n$/, '');
-  if (password === '') throw new InvalidInputError(field, nsdb.passwordFile, 'expected a file with a password in it');
-  return { user: nsdb.user, password };
+  const password = readSecret(field, path).replace(/\r?\n$/, '');
+  if (password === '') throw new InvalidInputError(field, path, 'expected a file with a password in it');
+  return password;
 }
 
 /**

@@ -25,6 +25,7 @@ import { KINDS, type Kind } from '../topology/types.js';
  *     /address-pools/ID/blocks/SHARD/BLOCK {hostId}: lease of an address block; 4096 consecutive ones share a shard
  *     /nat-blocks/DEVICE/ADDRESS/PORT    {hostId}: lease of the 64 source ports from PORT on, five digits
  *     /missing-hosts/HOST                {change}: somebody saw that the host's agent does not run
+ *     /flow-state/SHARD/PORT/batch-NUMBER  archived flow state of a port, see NsdbFlowStateArchive
  *     /KINDs/SHARD/ID, /KINDs/ID         objects of the other kinds, see UNSHARDED
  *     /ip-address-groups/SHARD/ID/members/SHARD/ADDRESS, /dhcp-subnets/SHARD/ID/members/SHARD/MAC,
  *     /dhcp-v6-subnets/SHARD/ID/members/SHARD/CLIENT      members that are stored one by one
@@ -58,7 +59,7 @@ const FOLDERS: Readonly<Partial<Record<Kind, readonly string[]>>> = {
   'address-pool': ['blocks'],
 };
 
-export const ROOT_FOLDERS: readonly string[] = [...KINDS.map(kindPath), '/nat-blocks', '/missing-hosts'];
+export const ROOT_FOLDERS: readonly string[] = [...KINDS.map(kindPath), '/nat-blocks', '/missing-hosts', '/flow-state'];
 
 export function isSharded(kind: Kind): boolean {
   return !UNSHARDED.has(kind);
@@ -213,6 +214,11 @@ export function natBlocksPath(deviceId: string, address: string): string {
 /** The name of those leases among a host's. */
 export function natSpaceId(deviceId: string, address: string): string {
   return `${deviceId},${address}`;
+}
+
+/** Archived flow state of a port. */
+export function flowStatePath(portId: string): string {
+  return `/flow-state/${shard(portId)}/${portId}`;
 }
 
 /** The mark that a host's agent was not running when somebody looked. */

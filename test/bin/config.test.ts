@@ -1,8 +1,9 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
 import { loadConfig, parseListen } from '../../src/bin/config.js';
+import { flowStateSettings } from '../../src/bin/flow-state-settings.js';
 import { InvalidInputError } from '../../src/errors.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'config-'));
@@ -45,6 +46,29 @@ test('MIDONET_CONFIG names the file', async (t) => {
   t.is(config.datapath.name, 'other');
 });
 
+test('flow state is archived in the NSDB, or in the Cassandra that is named, with its password from a file', async (t) => {
+  t.deepEqual(flowStateSettings((await loadConfig(file(''), {})).flowState), { archive: 'nsdb' });
+  const password = file('secret\n');
+  chmodSync(password, 0o600);
+  const cassandra = `contactPoints: ["c1:9042", "[fd00::1]:9042"], replication: { dc1: 3 }, user: midonet`;
+  const load = async (more: string) =>
+    (await loadConfig(file(`flowState: { archive: cassandra, cassandra: { ${cassandra}${more} } }`), {})).flowState;
+  t.deepEqual(flowStateSettings(await load(`, passwordFile: ${password}`)), {
+    archive: 'cassandra',
+    cassandra: {
+      contactPoints: ['c1:9042', '[fd00::1]:9042'],
+      localDataCenter: 'datacenter1',
+      keyspace: 'midonet_flow_state',
+      replication: { dc1: 3 },
+      consistency: 'localQuorum',
+      operationTimeout: 5000,
+      credentials: { user: 'midonet', password: 'secret' },
+    },
+  });
+  const alone = await load('');
+  t.throws(() => flowStateSettings(alone), { message: /^config\.flowState\.cassandra\.passwordFile/ });
+});
+
 const wrong: [text: string, field: string, value: string][] = [
   ['host: { id: 7 }', 'config.host.id', '7'],
   ['host: { name: "a b" }', 'config.host.name', 'a b'],
@@ -55,6 +79,11 @@ const wrong: [text: string, field: string, value: string][] = [
   ['nsdb: { listen: 2181 }', 'config.nsdb.listen', '2181'],
   ['nsdb: { dataFolder: here }', 'config.nsdb.dataFolder', 'here'],
   ['nsdb: { sessionTimeout: 1 }', 'config.nsdb.sessionTimeout', '1'],
+  ['flowState: { archive: file }', 'config.flowState.archive', 'file'],
+  ['flowState: { cassandra: { contactPoints: [] } }', 'config.flowState.cassandra.contactPoints', '[]'],
+  ['flowState: { cassandra: { contactPoints: ["a b"] } }', 'config.flowState.cassandra.contactPoints[0]', 'a b'],
+  ['flowState: { cassandra: { keyspace: "x; DROP" } }', 'config.flowState.cassandra.keyspace', 'DROP'],
+  ['flowState: { cassandra: { consistency: some } }', 'config.flowState.cassandra.consistency', 'some'],
   ['datapath: { name: "much-too-long-a-name" }', 'config.datapath.name', 'much-too-long-a-name'],
   ['tunnels: { vxlanPort: 70000 }', 'config.tunnels.vxlanPort', '70000'],
   ['tunnels: { zones: [{ name: "", type: vxlan, address: 10.0.0.1 }] }', 'config.tunnels.zones[0].name', '""'],
