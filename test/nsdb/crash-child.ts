@@ -9,7 +9,7 @@ const starting: Promise<EmbeddedServer>[] = [];
 for (let i = 0; i < pairs.length; i += 2) {
   const [dataDir, address] = pairs.slice(i, i + 2);
   const listen = address.startsWith('/') ? { path: address } : { host: '127.0.0.1', port: Number(address) };
-  starting.push(EmbeddedServer.start({ listen, dataDir, minSessionTimeout: 200, snapshotAfter: 64 * 1024 }));
+  starting.push(EmbeddedServer.start({ listen, dataDir, minSessionTimeout: 200, snapshotAfter: 32 * 1024 }));
 }
 await Promise.all(starting);
 process.stdout.write('ready\n');
