@@ -13,6 +13,7 @@ export const ERROR_CODES = {
   MN_STORE_AUTH: 'the Network State Database refused the credentials or the operation',
   MN_STORE_FULL: 'the disk of the Network State Database is full; nothing was changed, and deleting is still possible',
   MN_ARCHIVE_UNAVAILABLE: 'the flow state archive cannot be reached now; trying again later may succeed',
+  MN_QUOTA_EXCEEDED: 'a quota of the Network State Database does not allow more nodes or more data',
   MN_STORE_CORRUPT: 'data on disk fails its checks',
   MN_STORE_FROZEN: 'the Network State Database takes no changes since it is being moved elsewhere',
   MN_SESSION_EXPIRED: 'the session with the Network State Database has expired',

@@ -290,6 +290,13 @@ export class StoreFullError extends NodeError {
   }
 }
 
+/** A limit that somebody has set does not allow more nodes, or more data, at and below some path above the node. */
+export class QuotaExceededError extends NodeError {
+  constructor(path: string, operationIndex?: number) {
+    super('MN_QUOTA_EXCEEDED', path, `a quota does not allow more for ${path}`, operationIndex);
+  }
+}
+
 /** The store refused the credentials, or the operation to their owner. */
 export class StoreAuthError extends NodeError {
   constructor(path: string, detail: string, operationIndex?: number) {

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import type { ExecutionContext, TestFn } from 'ava';
 import { digestIdentity } from '../../src/nsdb/embedded/access.js';
 import { CREATOR_ACL, Err, OPEN_ACL, Permission } from '../../src/nsdb/protocol/records.js';
-import { StoreAuthError, type Tls } from '../../src/nsdb/store.js';
+import { QuotaExceededError, StoreAuthError, type Tls } from '../../src/nsdb/store.js';
 import { ZookeeperStore, type ZookeeperStoreOptions } from '../../src/nsdb/zookeeper/client.js';
 import { Authority } from '../nsdb/certificates.js';
 import { CutProxy } from '../nsdb/cut-proxy.js';
@@ -176,6 +176,40 @@ export function storeSecurityCompliance(test: TestFn, start: (settings: ServerSe
     const own = store(t, demanding.address, { credentials: ann });
     await own.create('/a', bytes('hers'));
     t.is(text(await own.get('/a')), 'hers');
+  });
+
+  test('a quota bounds the nodes and the bytes of a subtree, and tells how many there are', async (t) => {
+    const at = await root(t);
+    const own = store(t, open.address);
+    const quota = `/zookeeper/quota${at}`;
+    await own.create(`${at}/there`, bytes('12345'));
+    await own.ensure(quota);
+    await own.create(`${quota}/zookeeper_limits`, bytes('count=-1,bytes=-1=;byteHardLimit=10;countHardLimit=4'));
+    await own.create(`${quota}/zookeeper_stats`, bytes('count=0,bytes=0'));
+    const stats = async () => text(await own.get(`${quota}/zookeeper_stats`));
+    t.is(await stats(), 'count=2,bytes=5');
+    await own.create(`${at}/there/a`, bytes('123'));
+    await own.create(`${at}/b`, NONE);
+    t.is(await stats(), 'count=4,bytes=8');
+    const error = await t.throwsAsync(own.create(`${at}/there/c`, NONE), { instanceOf: QuotaExceededError });
+    t.is(error?.path, `${at}/there/c`);
+    t.is(error?.code, 'MN_QUOTA_EXCEEDED');
+    await t.throwsAsync(own.set(`${at}/b`, bytes('123')), { instanceOf: QuotaExceededError });
+    await own.set(`${at}/b`, bytes('12'));
+    const many = own.multi([
+      { type: 'set', path: `${at}/b`, data: NONE },
+      { type: 'create', path: `${at}/d`, data: NONE },
+    ]);
+    t.is((await t.throwsAsync(many, { instanceOf: QuotaExceededError }))?.operationIndex, 1);
+    t.is(await stats(), 'count=4,bytes=10');
+    t.like(await own.exists(`${quota}/zookeeper_stats`), { version: 0 });
+    await own.delete(`${at}/there/a`);
+    t.is(await stats(), 'count=3,bytes=7');
+    await own.create(`${at}/e`, bytes('1'), { ephemeral: true });
+    t.is(await stats(), 'count=4,bytes=8');
+    await own.delete(`${quota}/zookeeper_limits`);
+    await own.create(`${at}/f`, bytes('123456789'));
+    t.is(await stats(), 'count=4,bytes=8', 'without limits nobody counts');
   });
 
   test('both ends show certificates, by address and by name', async (t) => {

@@ -2,6 +2,7 @@ import { nodeName, parentPath } from '../path.js';
 import { type Acl, OPEN_ACL, Permission } from '../protocol/records.js';
 import type { Stat } from '../store.js';
 import { type AccessList, AccessLists, OPEN_LIST } from './access.js';
+import { formatUsage, parseUsage, Quotas, type Usage } from './quotas.js';
 import type { Change, Transaction } from './transaction.js';
 
 /** A node in memory. Leaves have no map of children: most nodes are leaves. */
@@ -40,6 +41,7 @@ export class Database {
   readonly root: TreeNode = emptyNode();
   readonly sessions = new Map<string, SessionRecord>();
   readonly accessLists = new AccessLists();
+  readonly quotas = new Quotas();
   /** Zxid of the last transaction applied. */
   zxid = 0;
   nodeCount = 1;
@@ -113,6 +115,7 @@ export class Database {
     }
     this.dataBytes += node.data.length;
     this.accessLists.retain(node.acl);
+    this.quotas.added(path);
   }
 
   private required(path: string): TreeNode {
@@ -134,7 +137,7 @@ export class Database {
     const pzxid = parent.pzxid;
     const acl = acls === undefined ? OPEN_LIST : this.accessLists.find(acls);
     this.accessLists.retain(acl);
-    parent.children.set(name, {
+    const node: TreeNode = {
       data: data.toString('latin1'),
       czxid: zxid,
       mzxid: zxid,
@@ -147,7 +150,8 @@ export class Database {
       acl,
       aversion: 0,
       children: undefined,
-    });
+    };
+    parent.children.set(name, node);
     parent.pzxid = zxid;
     parent.creates++;
     this.nodeCount++;
@@ -161,8 +165,13 @@ export class Database {
       this.nodeCount--;
       this.dataBytes -= data.length;
       this.accessLists.release(acl);
+      this.quotas.removed(path);
       ephemerals?.delete(path);
     });
+    this.quotas.added(path);
+    const told = this.quotas.usageToldAt(this, path);
+    if (told !== undefined) this.tell(node, told, undo);
+    this.account(path, { count: 1, bytes: data.length }, undo);
   }
 
   private set(path: string, data: Buffer, zxid: number, time: number, undo: (() => void)[] | undefined): void {
@@ -180,6 +189,7 @@ export class Database {
       node.version--;
       this.dataBytes -= data.length - oldData.length;
     });
+    this.account(path, { count: 0, bytes: data.length - oldData.length }, undo);
   }
 
   private delete(path: string, zxid: number, undo: (() => void)[] | undefined): void {
@@ -203,7 +213,30 @@ export class Database {
       this.nodeCount++;
       this.dataBytes += node.data.length;
       this.accessLists.retain(node.acl);
+      this.quotas.added(path);
       ephemerals?.add(path);
+    });
+    this.quotas.removed(path);
+    this.account(path, { count: -1, bytes: -node.data.length }, undo);
+  }
+
+  /** Keeps what a quota tells of its subtree. */
+  private account(path: string, change: Usage, undo: (() => void)[] | undefined): void {
+    const stats = this.quotas.statsFor(this, path);
+    if (stats === undefined) return;
+    const { count, bytes } = parseUsage(stats.data);
+    this.tell(stats, { count: count + change.count, bytes: bytes + change.bytes }, undo);
+  }
+
+  /** Not a change of the node for those who watch it or look at its version, as in Apache ZooKeeper. */
+  private tell(stats: TreeNode, usage: Usage, undo: (() => void)[] | undefined): void {
+    const before = stats.data;
+    const after = formatUsage(usage);
+    stats.data = after;
+    this.dataBytes += after.length - before.length;
+    undo?.push(() => {
+      stats.data = before;
+      this.dataBytes -= after.length - before.length;
     });
   }
 

@@ -13,7 +13,7 @@ export interface CreateRequest {
   readonly op: typeof Op.create | typeof Op.create2;
   readonly path: string;
   readonly data: Buffer;
-  readonly acls: Acl[];
+  readonly acls: readonly Acl[];
   readonly flags: number;
 }
 
@@ -33,7 +33,7 @@ export interface DeleteRequest {
 export interface SetAclRequest {
   readonly op: typeof Op.setAcl;
   readonly path: string;
-  readonly acls: Acl[];
+  readonly acls: readonly Acl[];
   /** Of the access list. */
   readonly version: number;
 }
@@ -76,6 +76,8 @@ export function prepare(database: Database, requester: Requester, request: Write
       const node = database.find(request.path);
       if (node === undefined) return Err.noNode;
       if (forbids(node, Permission.write)) return Err.noAuth;
+      const more = { count: 0, bytes: request.data.length - node.data.length };
+      if (database.quotas.forbids(database, request.path, more)) return Err.quotaExceeded;
       if (request.version !== -1 && request.version !== node.version) return Err.badVersion;
       return { type: 'set', path: request.path, data: request.data };
     }
@@ -131,6 +133,7 @@ function prepareCreate(
   const path = sequential ? request.path + String(parent.creates).padStart(10, '0') : request.path;
   if (database.find(path) !== undefined) return Err.nodeExists;
   if (parent.owner !== undefined) return Err.noChildrenForEphemerals;
+  if (database.quotas.forbids(database, path, { count: 1, bytes: request.data.length })) return Err.quotaExceeded;
   const owner = (request.flags & CreateFlag.ephemeral) !== 0 ? sessionId : undefined;
   const open = database.accessLists.find(acls) === OPEN_LIST;
   return { type: 'create', path, data: request.data, owner, acls: open ? undefined : acls };

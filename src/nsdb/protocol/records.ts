@@ -59,6 +59,7 @@ export const Err = {
   notReadOnly: -119,
   /** Whoever does not authenticate first is sent away (SESSIONCLOSEDREQUIRESASLAUTH, also where SASL plays no part). */
   authRequired: -124,
+  quotaExceeded: -125,
   noWatcher: -121,
   throttled: -127,
 } as const;

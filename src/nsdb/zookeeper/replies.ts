@@ -7,6 +7,7 @@ import {
   NodeExistsError,
   NodeNotEmptyError,
   NodeNotFoundError,
+  QuotaExceededError,
   StoreAuthError,
   StoreFrozenError,
   StoreFullError,
@@ -29,6 +30,8 @@ export function errorOf(code: number, operation: string, path: string, index?: n
       return new NodeNotEmptyError(path, index);
     case Err.noChildrenForEphemerals:
       return new EphemeralParentError(path, index);
+    case Err.quotaExceeded:
+      return new QuotaExceededError(path, index);
     case Err.noAuth:
       return new StoreAuthError(path, `not allowed to ${operation}`, index);
     case Err.invalidAcl:
