@@ -60,6 +60,7 @@ export async function commit(store: Store, planned: readonly PlannedOperation[],
           throw notFound(part, error);
         }
       } else if (error instanceof NodeExistsError) {
+        checkOnce(parts, part);
         await makeRoom(store, part, error, signal);
       } else if (error instanceof VersionConflictError && part.of !== undefined) {
         throw new ObjectConflictError(part.of.kind, part.of.id);
@@ -114,6 +115,14 @@ export async function makeEach(store: Store, folders: readonly string[], signal?
       if (!(error instanceof NodeExistsError)) throw error;
     }
   }
+}
+
+/** Of two objects in one request that claim the same the second is refused. */
+function checkOnce(parts: readonly PlannedOperation[], { operation, entry }: PlannedOperation): void {
+  const same = parts.filter((other) => other.operation.type === 'create' && other.operation.path === operation.path);
+  if (entry === undefined || same.length < 2) return;
+  if (entry.reference === undefined) throw new ObjectExistsError(entry.field, entry.value);
+  throw new ReferenceConflictError(entry.field, entry.below.kind, entry.below.id, same[0].of?.id);
 }
 
 /** Let a node that exists give way to the one that is to be created, or say what is in the way. */

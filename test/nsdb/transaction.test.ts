@@ -170,6 +170,22 @@ test('a deletion in it takes along what goes with the object, as the transaction
   t.is(error?.field, 'bgp-network.routerId');
 });
 
+test('of two objects in it that claim the same the second is refused', async (t) => {
+  const { repository } = t.context;
+  const { id: bridgeId } = await repository.create('bridge', { id: id(), name: 'b' });
+  const { id: loadBalancerId } = await repository.create('load-balancer', { id: id() });
+  const ports = repository.transaction();
+  for (let i = 0; i < 2; i++) await ports.create('port', { id: id(), bridgeId, mac: '02:00:00:00:00:01' });
+  const error = await t.throwsAsync<ObjectExistsError>(ports.commit(AbortSignal.timeout(20_000)), {
+    instanceOf: ObjectExistsError,
+  });
+  t.is(error?.field, 'port.mac');
+  const routers = repository.transaction();
+  for (let i = 0; i < 2; i++) await routers.create('router', { id: id(), name: 'r', loadBalancerId });
+  await t.throwsAsync(routers.commit(AbortSignal.timeout(20_000)), { instanceOf: ReferenceConflictError });
+  t.deepEqual(await repository.list('router'), []);
+});
+
 test('one that is too large is refused, with its size', async (t) => {
   const { repository } = t.context;
   const chain = await repository.create('chain', { id: id(), name: 'c' });
