@@ -5,6 +5,7 @@ import {
   NodeExistsError,
   NodeNotFoundError,
   type Store,
+  StoreFrozenError,
   type StoreNode,
   VersionConflictError,
   type Watch,
@@ -143,6 +144,9 @@ export class KeptEphemeralNode implements EphemeralNode {
       if (error instanceof NodeExistsError || error instanceof VersionConflictError) {
         // The node has changed since it was seen. The watch tells how, unless there is none any more.
         if (this.currentState === 'closed') throw error;
+      } else if (error instanceof StoreFrozenError && this.currentState === 'closed') {
+        // A server that is frozen may never take a change again. It still ends sessions.
+        this.end();
       } else if (!this.ended) {
         this.onError(error as Error);
         throw error;

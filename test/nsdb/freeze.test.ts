@@ -15,6 +15,8 @@ test('a frozen server refuses every change, says where the data went, and serves
   await store.create('/a', DATA);
   const other = nsdb.store();
   await other.create('/e', DATA, { ephemeral: true });
+  const kept = other.ephemeral('/kept', DATA);
+  await kept.ready;
   await freeze(store, 'zk1,zk2:2181/midonet');
   await freeze(store, 'zk1,zk2:2181/midonet');
   for (const [what, change] of Object.entries({
@@ -28,11 +30,12 @@ test('a frozen server refuses every change, says where the data went, and serves
     const error = await t.throwsAsync(change(), { instanceOf: StoreFrozenError, code: 'MN_STORE_FROZEN' }, what);
     t.regex(error.message, /moved to zk1,zk2:2181\/midonet/);
   }
+  await kept.close();
   await t.throwsAsync(freeze(store, 'elsewhere'), { instanceOf: StoreFrozenError });
   t.deepEqual((await store.get('/a'))?.data, DATA);
   await store.sync();
   const third = nsdb.store();
-  t.deepEqual(await third.children('/'), ['a', 'e', 'zookeeper']);
+  t.deepEqual(await third.children('/'), ['a', 'e', 'kept', 'zookeeper']);
   await other.close();
   t.deepEqual(await third.children('/'), ['a', 'zookeeper'], 'a session that ends takes its ephemeral nodes along');
 });
