@@ -2,8 +2,12 @@ import type { Logger } from 'pino';
 import type { Datapath, DatapathPort } from '../datapath/datapath.js';
 import { DatapathError } from '../datapath/errors.js';
 import { hostPortsPath } from '../nsdb/layout.js';
+import {
+  ObjectExistsError,
+  ObjectNotFoundError,
+  type TopologyRepository,
+} from '../nsdb/repository/topology-repository.js';
 import type { Watch } from '../nsdb/store.js';
-import { ObjectExistsError, ObjectNotFoundError, type TopologyRepository } from '../nsdb/topology-repository.js';
 import type { Ingress, TunnelTarget } from '../simulation/fact.js';
 import { type BridgePort, bridgePortSchema, isBridgePort, type Port } from '../topology/types.js';
 import { validate } from '../topology/validate.js';

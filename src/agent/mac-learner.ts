@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
-import { SharedTable } from '../nsdb/shared-table.js';
 import type { Store } from '../nsdb/store.js';
-import { MAC_TABLE, type MacEntry } from '../nsdb/tables.js';
+import { SharedTable } from '../nsdb/tables/shared-table.js';
+import { MAC_TABLE, type MacEntry } from '../nsdb/tables/tables.js';
 import { formatMac } from '../packet/address.js';
 
 /** How long an address stays learned after the last flow from it has gone. MidoNet's value. */

@@ -4,7 +4,7 @@ import { InvalidInputError } from '../errors.js';
 import { defaultBlockSize } from '../ipam/pool-layout.js';
 import { bridgeAddressPoolPath } from '../nsdb/layout.js';
 import { parentPath } from '../nsdb/path.js';
-import { ObjectExistsError, type TopologyRepository } from '../nsdb/topology-repository.js';
+import { ObjectExistsError, type TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import { parseCidr } from '../packet/ip.js';
 import { readStateFolder, writeDurableStateFile } from '../state-file.js';
 import { idFromName } from '../topology/id.js';

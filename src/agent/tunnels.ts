@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import { tunnelZoneMemberPath } from '../nsdb/layout.js';
+import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Watch } from '../nsdb/store.js';
-import type { TopologyRepository } from '../nsdb/topology-repository.js';
 import { parseIpv4 } from '../packet/address.js';
 import type { Fact, TunnelPath } from '../simulation/fact.js';
 import { type Host, type TunnelZone, type TunnelZoneMember, tunnelZoneMemberSchema } from '../topology/types.js';

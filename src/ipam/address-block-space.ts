@@ -1,5 +1,5 @@
 import { addressPoolBlocksPath } from '../nsdb/layout.js';
-import type { LeaseSpace } from '../nsdb/lease-registry.js';
+import type { LeaseSpace } from '../nsdb/leases/lease-registry.js';
 import { joinPath } from '../nsdb/path.js';
 import { type PoolLayout, SHARD_BLOCKS, shardName } from './pool-layout.js';
 

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import { MidonetError } from '../errors.js';
-import type { LeaseStore } from '../nsdb/lease-registry.js';
+import type { LeaseStore } from '../nsdb/leases/lease-registry.js';
 import type { Store } from '../nsdb/store.js';
 import { readStateFolder, writeDurableStateFile } from '../state-file.js';
 import type { AddressPool } from '../topology/types.js';

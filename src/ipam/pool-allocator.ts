@@ -1,5 +1,5 @@
 import { ClosedError, InvalidInputError } from '../errors.js';
-import { LeaseRegistry, type LeaseStore, type OwnedLease } from '../nsdb/lease-registry.js';
+import { LeaseRegistry, type LeaseStore, type OwnedLease } from '../nsdb/leases/lease-registry.js';
 import { cidrContains, formatIp, type Ip, parseIp } from '../packet/ip.js';
 import type { AddressPool } from '../topology/types.js';
 import { addressBlockSpace } from './address-block-space.js';

@@ -1,7 +1,7 @@
 import { copy } from '../../src/nsdb/operations/copy.js';
 import { fsck } from '../../src/nsdb/operations/fsck.js';
 import { compareImages, readTree } from '../../src/nsdb/operations/image.js';
-import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
+import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { parseConnectString } from '../../src/nsdb/zookeeper/connect-string.js';
 import { ApacheEnsemble } from '../nsdb/apache-ensemble.js';

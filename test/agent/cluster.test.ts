@@ -2,7 +2,7 @@ import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { hostAlivePath, tunnelZoneMemberPath } from '../../src/nsdb/layout.js';
-import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
+import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { MAC_BROADCAST } from '../../src/packet/address.js';
 import { buildArpReply, buildArpRequest } from '../../src/packet/arp.js';
 import { buildNeighborAdvertisement, buildNeighborSolicitation } from '../../src/packet/nd.js';

@@ -16,7 +16,7 @@ import type { MemoryDatapath } from '../../src/datapath/memory/datapath.js';
 import { MemoryNetwork } from '../../src/datapath/memory/network.js';
 import type { MemoryInterface, MemoryNode } from '../../src/datapath/memory/node.js';
 import type { MemorySwitch } from '../../src/datapath/memory/switch.js';
-import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
+import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { formatIpv4, formatIpv6, formatMac, type Ipv6 } from '../../src/packet/address.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';

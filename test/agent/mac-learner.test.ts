@@ -4,8 +4,8 @@ import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
 import { MacLearner } from '../../src/agent/mac-learner.js';
 import { macPath } from '../../src/nsdb/layout.js';
+import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../src/nsdb/store.js';
-import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
 import { until } from './until.js';
 

@@ -3,7 +3,7 @@ import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
 import { Cell } from '../../src/agent/cell.js';
 import { TopologyCache } from '../../src/agent/topology-cache.js';
-import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
+import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { parseIpv4 } from '../../src/packet/address.js';
 import type { TunnelPath } from '../../src/simulation/fact.js';
 import type { BridgePort } from '../../src/topology/types.js';

@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
 import { type TunnelDevices, Tunnels, type TunnelType } from '../../src/agent/tunnels.js';
-import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
+import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { parseIpv4 } from '../../src/packet/address.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
 import { until } from './until.js';

@@ -3,8 +3,8 @@
  * program for every server, so what a client costs is the same.
  */
 import { randomUUID } from 'node:crypto';
+import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../src/nsdb/store.js';
-import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { formatIpv4, formatMac } from '../../src/packet/address.js';
 

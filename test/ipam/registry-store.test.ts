@@ -5,7 +5,7 @@ import test from 'ava';
 import { Ipam } from '../../src/ipam/ipam.js';
 import { EmbeddedServer } from '../../src/nsdb/embedded/server.js';
 import { addressPoolBlocksPath, hostLeasesPath } from '../../src/nsdb/layout.js';
-import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
+import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { idFromName } from '../../src/topology/id.js';
 import type { AddressPool } from '../../src/topology/types.js';

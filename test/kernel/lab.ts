@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import type { Flow } from '../../src/datapath/datapath.js';
 import { Namespace } from '../../src/datapath/link/namespace.js';
 import { OvsDatapath } from '../../src/datapath/ovs/ovs-datapath.js';
-import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
+import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { ApacheEnsemble } from '../nsdb/apache-ensemble.js';
 

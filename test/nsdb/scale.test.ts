@@ -8,7 +8,7 @@ import test from 'ava';
 import type { TreeNode } from '../../src/nsdb/embedded/database.js';
 import { nodeDisk } from '../../src/nsdb/embedded/disk.js';
 import { load } from '../../src/nsdb/embedded/storage.js';
-import { TopologyRepository } from '../../src/nsdb/topology-repository.js';
+import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { formatIpv4, formatMac, MAC_BROADCAST } from '../../src/packet/address.js';
 import { buildEthernet } from '../../src/packet/ethernet.js';

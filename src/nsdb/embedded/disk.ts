@@ -1,6 +1,6 @@
 /**
  * The operations on files that the embedded server's data depend on, and no others, so that a test can stand in for the
- * disk and cut its power (test/nsdb/power-loss-disk.ts).
+ * disk and cut its power (test/nsdb/embedded/power-loss-disk.ts).
  *
  * What callers rely on is what POSIX promises: bytes written are safe from a loss of power once {@link WritableFile.sync}
  * or {@link WritableFile.datasync} of that file has ended; that a file was made, renamed or removed once

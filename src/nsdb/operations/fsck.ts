@@ -1,7 +1,7 @@
-import { findFaults } from '../integrity.js';
 import { ROOT_FOLDERS } from '../layout.js';
-import { findLeakedLeases, HOST_GONE_MS, noteMissingHosts } from '../lease-check.js';
+import { findLeakedLeases, HOST_GONE_MS, noteMissingHosts } from '../leases/lease-check.js';
 import { joinPath } from '../path.js';
+import { findFaults } from '../repository/integrity.js';
 import { NodeError, RequestTooLargeError, type Store, type StoreOperation } from '../store.js';
 import type { OperationOptions } from './progress.js';
 import { isServersOwn } from './walk.js';

@@ -8,8 +8,8 @@ import { backup } from '../../../src/nsdb/operations/backup.js';
 import { BackupDamagedError, readBackup } from '../../../src/nsdb/operations/backup-file.js';
 import { compareImages, readTree } from '../../../src/nsdb/operations/image.js';
 import { AgentsAliveError, NsdbNotEmptyError, restore } from '../../../src/nsdb/operations/restore.js';
+import { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
 import type { Store, StoreOperation } from '../../../src/nsdb/store.js';
-import { TopologyRepository } from '../../../src/nsdb/topology-repository.js';
 import { brokenPairs, PairWriters } from './pair-writers.js';
 import { apache, apacheTest, embedded, type TestServer } from './servers.js';
 

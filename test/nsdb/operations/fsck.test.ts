@@ -3,8 +3,8 @@ import test from 'ava';
 import { encodeJson } from '../../../src/nsdb/json.js';
 import { hostLeasesPath, hostPortPath, objectPath } from '../../../src/nsdb/layout.js';
 import { type Fault, fsck } from '../../../src/nsdb/operations/fsck.js';
+import { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../../src/nsdb/store.js';
-import { TopologyRepository } from '../../../src/nsdb/topology-repository.js';
 import { Cluster, type Pod } from '../../agent/cluster.js';
 import { embedded } from './servers.js';
 

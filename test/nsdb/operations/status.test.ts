@@ -5,7 +5,7 @@ import { freeze } from '../../../src/nsdb/freeze.js';
 import { hostAlivePath } from '../../../src/nsdb/layout.js';
 import { status } from '../../../src/nsdb/operations/status.js';
 import { readFacts } from '../../../src/nsdb/operations/words.js';
-import { TopologyRepository } from '../../../src/nsdb/topology-repository.js';
+import { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../../../src/nsdb/zookeeper/client.js';
 import { until } from '../../agent/until.js';
 import { ApacheEnsemble } from '../apache-ensemble.js';

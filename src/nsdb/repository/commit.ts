@@ -1,0 +1,161 @@
+import { decodeJson } from '../json.js';
+import { objectPath } from '../layout.js';
+import { parentPath } from '../path.js';
+import { readAhead } from '../read-ahead.js';
+import {
+  NodeError,
+  NodeExistsError,
+  NodeNotFoundError,
+  type Store,
+  type StoreOperation,
+  VersionConflictError,
+} from '../store.js';
+import {
+  ObjectConflictError,
+  ObjectExistsError,
+  ObjectNotFoundError,
+  ReferenceConflictError,
+} from '../topology-errors.js';
+import { foldersBetween, type PlannedOperation } from './change-set.js';
+import { holderSchema } from './index-entries.js';
+
+const EMPTY = new Uint8Array();
+
+/** What one request may hold: far below what the servers take, and short enough to keep nobody waiting. */
+export const MAX_OPERATIONS = 1000;
+export const MAX_BYTES = 512 * 1024;
+
+/** Bytes of an operation in a request, roughly: its header, path and data. */
+export function sizeOf(operation: StoreOperation): number {
+  return 64 + operation.path.length + ('data' in operation ? operation.data.length : 0);
+}
+
+/**
+ * Carry out the operations in one request, in the order of their phases. Makes folders that are missing, does without the
+ * deletion of what is not there, and puts what the topology says in the place of what was learned.
+ *
+ * @throws ObjectNotFoundError, ObjectExistsError, ReferenceConflictError naming the field
+ * @throws ObjectConflictError when an object is not as it was read, NodeNotEmptyError when one that is to be deleted is
+ * named by another meanwhile
+ */
+export async function commit(store: Store, planned: readonly PlannedOperation[], signal?: AbortSignal): Promise<void> {
+  const parts = planned.map((part) => ({ ...part })).sort((a, b) => a.phase - b.phase);
+  while (parts.length > 0) {
+    signal?.throwIfAborted();
+    try {
+      await store.multi(
+        parts.map(({ operation }) => operation),
+        { signal },
+      );
+      return;
+    } catch (error) {
+      if (!(error instanceof NodeError) || error.operationIndex === undefined) throw error;
+      const part = parts[error.operationIndex];
+      if (error instanceof NodeNotFoundError) {
+        if (part.operation.type === 'delete' && part.operation.version === undefined) {
+          parts.splice(error.operationIndex, 1);
+        } else if (part.operation.type === 'create') {
+          await makeFolders(store, parts, signal);
+        } else {
+          throw notFound(part, error);
+        }
+      } else if (error instanceof NodeExistsError) {
+        checkOnce(parts, part);
+        await makeRoom(store, part, error, signal);
+      } else if (error instanceof VersionConflictError && part.of !== undefined) {
+        throw new ObjectConflictError(part.of.kind, part.of.id);
+      } else {
+        throw error;
+      }
+    }
+  }
+}
+
+function notFound({ of, entry, reference }: PlannedOperation, error: NodeNotFoundError): Error {
+  if (reference !== undefined && entry !== undefined) {
+    return new ObjectNotFoundError(reference.row.names, reference.id, entry.field);
+  }
+  return of === undefined ? error : new ObjectConflictError(of.kind, of.id);
+}
+
+/** Make the folders of every node that is to be created. */
+async function makeFolders(store: Store, parts: readonly PlannedOperation[], signal?: AbortSignal): Promise<void> {
+  const made = new Set<string>();
+  const created = new Set(parts.map(({ operation }) => operation.type === 'create' && operation.path));
+  const creations = parts.filter(({ operation }) => {
+    const folder = parentPath(operation.path)!;
+    if (operation.type !== 'create' || made.has(folder)) return false;
+    made.add(folder);
+    return true;
+  });
+  await readAhead(creations, signal, async ({ operation, entry }, signal) => {
+    const folder = parentPath(operation.path)!;
+    if (entry === undefined) {
+      // Of an object: the folder of its shard. Of a folder: its object.
+      if (!created.has(folder)) await store.ensure(folder, { signal });
+      return;
+    }
+    const below = objectPath(entry.below.kind, entry.below.id);
+    if (created.has(below)) return;
+    try {
+      await makeEach(store, foldersBetween(below, operation.path), signal);
+    } catch (error) {
+      if (!(error instanceof NodeNotFoundError)) throw error;
+      throw new ObjectNotFoundError(entry.below.kind, entry.below.id, entry.field);
+    }
+  });
+}
+
+/** Make folders from the top down, but nothing above the first: that would bring back a part of what was deleted. */
+export async function makeEach(store: Store, folders: readonly string[], signal?: AbortSignal): Promise<void> {
+  for (const path of folders) {
+    try {
+      await store.create(path, EMPTY, { signal });
+    } catch (error) {
+      if (!(error instanceof NodeExistsError)) throw error;
+    }
+  }
+}
+
+/** Of two objects in one request that claim the same the second is refused. */
+function checkOnce(parts: readonly PlannedOperation[], { operation, entry }: PlannedOperation): void {
+  const same = parts.filter((other) => other.operation.type === 'create' && other.operation.path === operation.path);
+  if (entry === undefined || same.length < 2) return;
+  if (entry.reference === undefined) throw new ObjectExistsError(entry.field, entry.value);
+  throw new ReferenceConflictError(entry.field, entry.below.kind, entry.below.id, same[0].of?.id);
+}
+
+/** Let a node that exists give way to the one that is to be created, or say what is in the way. */
+async function makeRoom(
+  store: Store,
+  part: PlannedOperation,
+  error: NodeExistsError,
+  signal?: AbortSignal,
+): Promise<void> {
+  const { of, entry, operation } = part;
+  if (of === undefined || operation.type !== 'create') throw error;
+  if (entry === undefined) throw new ObjectExistsError(`${of.kind}.id`, of.id);
+  const node = await store.get(operation.path, { signal });
+  if (node === undefined) return;
+  if (node.stat.ephemeralOwner !== undefined) {
+    // It was learned.
+    await deleteIfThere(store, operation.path, signal);
+  } else if (entry.reference !== undefined && !entry.reference.row.exclusive) {
+    // Nobody else has an entry of this name: it was left by mishap. Changing it tells those who are about to delete it.
+    part.operation = { type: 'set', path: operation.path, data: operation.data };
+  } else if (entry.reference !== undefined) {
+    const { id } = decodeJson(holderSchema, node.data, operation.path);
+    throw new ReferenceConflictError(entry.field, entry.below.kind, entry.below.id, id);
+  } else {
+    throw new ObjectExistsError(entry.field, entry.value);
+  }
+}
+
+/** Succeeds when there is no such node. */
+export async function deleteIfThere(store: Pick<Store, 'delete'>, path: string, signal?: AbortSignal): Promise<void> {
+  try {
+    await store.delete(path, undefined, { signal });
+  } catch (error) {
+    if (!(error instanceof NodeNotFoundError)) throw error;
+  }
+}

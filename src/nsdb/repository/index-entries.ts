@@ -1,0 +1,86 @@
+import { z } from 'zod';
+import { type Reference, referencesIn } from '../../topology/references.js';
+import type { Host, Kind, Port, TopologyTypes } from '../../topology/types.js';
+import { encodeJson } from '../json.js';
+import { ipPath, macPath, objectPath, referencePath, uniquePath } from '../layout.js';
+import type { IpEntry, MacEntry } from '../tables/tables.js';
+
+const EMPTY = new Uint8Array();
+
+/** Which object an exclusive reference or a unique value belongs to. */
+export const holderSchema = z.object({ id: z.string() });
+
+/** A node that follows from an object and is made, changed and deleted with it, below an object that it names. */
+export interface IndexEntry {
+  readonly path: string;
+  readonly data: Uint8Array;
+  /** The field it follows from, with the kind of object that holds it. */
+  readonly field: string;
+  readonly value: string;
+  /** The reference that it notes; undefined for a value that must be unique. */
+  readonly reference: Reference | undefined;
+  /** The object below which it is. */
+  readonly below: { readonly kind: Kind; readonly id: string };
+}
+
+/** The index entries that follow from an object. No two have the same path. */
+export function indexEntries<K extends Kind>(kind: K, object: TopologyTypes[K]): IndexEntry[] {
+  const entries = new Map<string, IndexEntry>();
+  for (const reference of referencesIn(kind, object)) {
+    const { row, id, field } = reference;
+    const path = referencePath(row, object.id, id);
+    if (path === undefined || entries.has(path)) continue;
+    const data = referenceData(kind, object, reference);
+    entries.set(path, { path, data, field: `${kind}.${field}`, value: id, reference, below: { kind: row.names, id } });
+  }
+  return [...entries.values(), ...uniqueEntries(kind, object)];
+}
+
+function referenceData(kind: Kind, object: TopologyTypes[Kind], { row, id }: Reference): Uint8Array {
+  if (row.exclusive) return encodeJson({ id: object.id });
+  if (kind !== 'host' || row.names !== 'tunnel-zone') return EMPTY;
+  const { address } = (object as Host).tunnelZones.find(({ zoneId }) => zoneId === id)!;
+  return encodeJson({ address });
+}
+
+/** Entries for values of which one bridge can have each only once. */
+function uniqueEntries(kind: Kind, object: TopologyTypes[Kind]): IndexEntry[] {
+  if (kind === 'port') return bridgeTableEntries(object as Port);
+  if (kind === 'dhcp-subnet') return [subnetEntry(kind, object as TopologyTypes['dhcp-subnet'], 'cidr')];
+  if (kind === 'dhcp-v6-subnet') return [subnetEntry(kind, object as TopologyTypes['dhcp-v6-subnet'], 'prefix')];
+  return [];
+}
+
+function subnetEntry<F extends string>(
+  kind: Kind,
+  subnet: { readonly id: string; readonly bridgeId: string } & Readonly<Record<F, string>>,
+  field: F,
+): IndexEntry {
+  const below = { kind: 'bridge', id: subnet.bridgeId } as const;
+  return {
+    path: uniquePath(objectPath('bridge', subnet.bridgeId), kind, field, subnet[field]),
+    data: encodeJson({ id: subnet.id }),
+    field: `${kind}.${field}`,
+    value: subnet[field],
+    reference: undefined,
+    below,
+  };
+}
+
+/** What a port seeds its bridge's tables with. */
+function bridgeTableEntries({ id, bridgeId, mac, addresses }: Port): IndexEntry[] {
+  if (bridgeId === undefined || mac === undefined) return [];
+  const below = { kind: 'bridge', id: bridgeId } as const;
+  const entry = (path: string, value: string, field: string, data: MacEntry | IpEntry): IndexEntry => ({
+    path,
+    data: encodeJson(data),
+    field: `port.${field}`,
+    value,
+    reference: undefined,
+    below,
+  });
+  return [
+    entry(macPath(bridgeId, mac), mac, 'mac', { portId: id }),
+    ...addresses.map((address) => entry(ipPath(bridgeId, address), address, 'addresses', { mac })),
+  ];
+}

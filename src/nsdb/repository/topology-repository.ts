@@ -1,0 +1,370 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { z } from 'zod';
+import { InvalidInputError } from '../../errors.js';
+import { REFERENCES, type ReferenceRow } from '../../topology/references.js';
+import { decodeObject, MIGRATIONS, type Migrations } from '../../topology/stored-form.js';
+import {
+  type Host,
+  type Kind,
+  type Rule,
+  type SCHEMAS,
+  type TopologyTypes,
+  tunnelZoneMemberSchema,
+} from '../../topology/types.js';
+import { validate } from '../../topology/validate.js';
+import { decodeJson, encodeJson } from '../json.js';
+import {
+  bridgeHostPath,
+  hostPortsPath,
+  isReferenceSharded,
+  isSharded,
+  kindPath,
+  objectPath,
+  ROOT_FOLDERS,
+  referenceFolder,
+  referenceName,
+} from '../layout.js';
+import { releaseHostLeases, releaseNatBlocks } from '../leases/leases.js';
+import { joinPath } from '../path.js';
+import { readAhead } from '../read-ahead.js';
+import { NodeError, NodeExistsError, NodeNotFoundError, type Store, type StoreNode, type Watch } from '../store.js';
+import { ObjectConflictError, ObjectNotFoundError } from '../topology-errors.js';
+import { ChangeSet, checkObject, type PlannedOperation, type Versioned } from './change-set.js';
+import { commit, deleteIfThere } from './commit.js';
+import { Deletion, isDeleted } from './deletion.js';
+import { holderSchema } from './index-entries.js';
+import { type GroupKind, Members } from './members.js';
+import { Transaction } from './transaction.js';
+
+export * from '../topology-errors.js';
+export * from './index-entries.js';
+
+/** A host that has exterior ports on a bridge, and the tunnel key under which it takes a flooded packet. */
+export const bridgeHostSchema = z.strictObject({ floodKey: z.int().positive() });
+export type BridgeHost = z.output<typeof bridgeHostSchema>;
+
+/**
+ * Typed topology objects in the NSDB. An object and the index entries that follow from it (a bridge's ports, its MAC and
+ * IP tables, a host's bindings) change in one multi, so no reader ever sees one without the other.
+ */
+export class TopologyRepository {
+  constructor(
+    readonly store: Store,
+    private readonly migrations: Migrations = MIGRATIONS,
+  ) {}
+
+  /** Make the top folders of an empty NSDB. Any number of processes may do so at once. */
+  async initialize(signal?: AbortSignal): Promise<void> {
+    await readAhead(ROOT_FOLDERS, signal, (folder, signal) => this.store.ensure(folder, { signal }));
+  }
+
+  async get<K extends Kind>(
+    kind: K,
+    id: string,
+    signal?: AbortSignal,
+  ): Promise<Versioned<TopologyTypes[K]> | undefined> {
+    const path = objectPath(kind, id);
+    const node = await this.store.get(path, { signal });
+    return node && { object: this.decode(kind, node, path), version: node.stat.version };
+  }
+
+  /** Identifiers of all objects of a kind, in any order. */
+  async list(kind: Kind, signal?: AbortSignal): Promise<string[]> {
+    const names = await this.childrenOf(kindPath(kind), signal);
+    if (!isSharded(kind)) return names;
+    return this.inShards(kindPath(kind), names, signal);
+  }
+
+  /** Identifiers of the ports bound to a host. */
+  async portsOfHost(hostId: string, signal?: AbortSignal): Promise<string[]> {
+    return this.childrenOf(hostPortsPath(hostId), signal);
+  }
+
+  /**
+   * Identifiers of the objects of `kind` that name the object `id` in `field`, in any order.
+   * @param field as in the table of references, without `[]`
+   */
+  async holders(kind: Kind, field: string, id: string, signal?: AbortSignal): Promise<string[]> {
+    const row = rowNamed(kind, field);
+    const folder = referenceFolder(row, id);
+    if (row.exclusive) {
+      const node = await this.store.get(folder, { signal });
+      return node === undefined ? [] : [decodeJson(holderSchema, node.data, folder).id];
+    }
+    const names = await this.childrenOf(folder, signal);
+    return isReferenceSharded(row) ? this.inShards(folder, names, signal) : names;
+  }
+
+  /** The rules of a chain, in order. */
+  async rulesOf(chainId: string, signal?: AbortSignal): Promise<Rule[]> {
+    const ids = await this.holders('rule', 'chainId', chainId, signal);
+    const rules = await readAhead(ids, signal, (id, signal) => this.get('rule', id, signal));
+    return rules.flatMap((rule) => (rule === undefined ? [] : [rule.object])).sort(byPosition);
+  }
+
+  /** What belongs to the object and is stored one by one. */
+  members<K extends GroupKind>(kind: K, id: string): Members<K> {
+    return new Members(this.store, kind, id);
+  }
+
+  /** Several changes that are to happen together. */
+  transaction(): Transaction {
+    return new Transaction(this.store, this.migrations);
+  }
+
+  /**
+   * @throws InvalidInputError, ObjectExistsError, ReferenceConflictError, ObjectNotFoundError naming the field of a
+   * reference that leads nowhere
+   */
+  async create<K extends Kind>(
+    kind: K,
+    input: z.input<(typeof SCHEMAS)[K]>,
+    signal?: AbortSignal,
+  ): Promise<TopologyTypes[K]> {
+    const object = checkObject(kind, input);
+    for (;;) {
+      const changes = new ChangeSet(this.store, this.migrations);
+      changes.create(kind, object);
+      await changes.joinPeers(signal);
+      if (await this.commits(changes.writes(), signal)) return object;
+    }
+  }
+
+  /**
+   * Replace an object that was read at `version`.
+   * @throws ObjectConflictError if it was changed since
+   */
+  async update<K extends Kind>(
+    kind: K,
+    input: z.input<(typeof SCHEMAS)[K]>,
+    version: number,
+    signal?: AbortSignal,
+  ): Promise<TopologyTypes[K]> {
+    const object = checkObject(kind, input);
+    for (;;) {
+      const changes = new ChangeSet(this.store, this.migrations);
+      const staged = await changes.load(kind, object.id, signal);
+      if (staged.before === undefined) throw new ObjectNotFoundError(kind, object.id);
+      if (staged.before.version !== version) throw new ObjectConflictError(kind, object.id);
+      changes.replace(staged, object);
+      await changes.joinPeers(signal);
+      if (await this.commits(changes.writes(), signal)) return object;
+    }
+  }
+
+  /** Whether the operations were carried out: not when an object that they change is not as it was read. */
+  private async commits(planned: readonly PlannedOperation[], signal?: AbortSignal): Promise<boolean> {
+    try {
+      await commit(this.store, planned, signal);
+      return true;
+    } catch (error) {
+      if (error instanceof ObjectConflictError) return false;
+      throw error;
+    }
+  }
+
+  /** Read, change, write; again while others change the object in between. `change` returns undefined to leave it. */
+  async modify<K extends Kind>(
+    kind: K,
+    id: string,
+    change: (object: TopologyTypes[K]) => TopologyTypes[K] | undefined,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    for (;;) {
+      signal?.throwIfAborted();
+      const current = await this.get(kind, id, signal);
+      if (current === undefined) throw new ObjectNotFoundError(kind, id);
+      const next = change(current.object);
+      if (next === undefined) return;
+      try {
+        await this.update(kind, next as z.input<(typeof SCHEMAS)[K]>, current.version, signal);
+        return;
+      } catch (error) {
+        if (!(error instanceof ObjectConflictError)) throw error;
+      }
+    }
+  }
+
+  /**
+   * Delete an object and what goes with it by the table of references, its leases and learned entries too. Succeeds when
+   * there is no such object.
+   *
+   * What fits in one request happens at once. More is deleted in parts, who names an object before it, so that at no time
+   * a reference leads nowhere. After an error in between some of it is left: delete again to finish.
+   *
+   * @throws ObjectReferencedError, and ObjectInUseError for a host whose agent runs; nothing is deleted then
+   */
+  delete(kind: Kind, id: string, signal?: AbortSignal): Promise<void> {
+    return this.deleteIf(kind, id, () => true, signal);
+  }
+
+  /** The same, but only if the object as it is then satisfies the condition. */
+  async deleteIf<K extends Kind>(
+    kind: K,
+    id: string,
+    condition: (object: TopologyTypes[K]) => boolean,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    for (let attempt = 0; ; attempt++) {
+      signal?.throwIfAborted();
+      const changes = new ChangeSet(this.store, this.migrations);
+      const staged = await changes.load(kind, id, signal);
+      if (staged.after === undefined || !condition(staged.after as TopologyTypes[K])) return;
+      changes.remove(staged);
+      if (await this.deletes(changes, signal)) return;
+      await pause(attempt, signal);
+    }
+  }
+
+  /** Whether everything that goes with what is removed was deleted: not when others changed some of it meanwhile. */
+  private async deletes(changes: ChangeSet, signal?: AbortSignal): Promise<boolean> {
+    let isComplete = true;
+    const unlessInterfered = async (work: Promise<unknown>) => {
+      try {
+        await work;
+      } catch (error) {
+        if (!isInterference(error)) throw error;
+        isComplete = false;
+      }
+    };
+    let deletion: Deletion | undefined;
+    await unlessInterfered(
+      Deletion.plan(this.store, changes, signal).then((planned) => {
+        deletion = planned;
+      }),
+    );
+    if (deletion === undefined) return false;
+    for (const staged of changes.objects) {
+      if (!isDeleted(staged)) continue;
+      if (staged.kind === 'host') await releaseHostLeases(this.store, staged.id, signal);
+      if (staged.kind === 'bridge' || staged.kind === 'router') await releaseNatBlocks(this.store, staged.id, signal);
+    }
+    for (const request of deletion.requests()) await unlessInterfered(commit(this.store, request, signal));
+    return isComplete;
+  }
+
+  /**
+   * Calls the listener with the object now and after every change; see Store.watchData. A value that is not valid, or was
+   * written by a newer program, is reported to `onInvalid` and otherwise ignored.
+   */
+  watch<K extends Kind>(
+    kind: K,
+    id: string,
+    listener: (object: TopologyTypes[K] | undefined) => void,
+    onInvalid: (error: Error) => void,
+  ): Watch {
+    const path = objectPath(kind, id);
+    return this.watchDecoded(path, (node) => this.decode(kind, node, path), listener, onInvalid);
+  }
+
+  /** The same for a table entry or other node of which the path and the schema are known. */
+  watchEntry<S extends z.ZodType>(
+    path: string,
+    schema: S,
+    listener: (value: z.output<S> | undefined) => void,
+    onInvalid: (error: Error) => void,
+  ): Watch {
+    return this.watchDecoded(path, (node) => decodeJson(schema, node.data, path), listener, onInvalid);
+  }
+
+  private watchDecoded<T>(
+    path: string,
+    decode: (node: StoreNode) => T,
+    listener: (value: T | undefined) => void,
+    onInvalid: (error: Error) => void,
+  ): Watch {
+    return this.store.watchData(path, (node) => {
+      let value: T | undefined;
+      try {
+        value = node && decode(node);
+      } catch (error) {
+        onInvalid(error as Error);
+        return;
+      }
+      listener(value);
+    });
+  }
+
+  /**
+   * Make the host a member of the zone at `address`, or change its address there.
+   * @throws ObjectNotFoundError for the host or the zone
+   */
+  async joinTunnelZone(zoneId: string, hostId: string, address: string, signal?: AbortSignal): Promise<void> {
+    const member = { zoneId, ...validate(tunnelZoneMemberSchema, { address }, 'tunnelZoneMember') };
+    const join = (host: Host): Host | undefined => {
+      const index = host.tunnelZones.findIndex((zone) => zone.zoneId === zoneId);
+      if (index < 0) return { ...host, tunnelZones: [...host.tunnelZones, member] };
+      return host.tunnelZones[index].address === member.address
+        ? undefined
+        : { ...host, tunnelZones: host.tunnelZones.with(index, member) };
+    };
+    await this.modify('host', hostId, join, signal);
+  }
+
+  /** Succeeds when the host is no member. */
+  async leaveTunnelZone(zoneId: string, hostId: string, signal?: AbortSignal): Promise<void> {
+    const leave = (host: Host): Host | undefined => {
+      const tunnelZones = host.tunnelZones.filter((zone) => zone.zoneId !== zoneId);
+      return tunnelZones.length === host.tunnelZones.length ? undefined : { ...host, tunnelZones };
+    };
+    await this.modify('host', hostId, leave, signal);
+  }
+
+  /** Tell others that a host has exterior ports on a bridge (undefined: no longer). */
+  async setBridgeHost(
+    bridgeId: string,
+    hostId: string,
+    entry: BridgeHost | undefined,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const path = bridgeHostPath(bridgeId, hostId);
+    if (entry === undefined) return deleteIfThere(this.store, path, signal);
+    try {
+      await this.store.create(path, encodeJson(entry), { signal });
+    } catch (error) {
+      if (error instanceof NodeNotFoundError) throw new ObjectNotFoundError('bridge', bridgeId);
+      if (!(error instanceof NodeExistsError)) throw error;
+      await this.store.set(path, encodeJson(entry), undefined, { signal });
+    }
+  }
+
+  private decode<K extends Kind>(kind: K, node: StoreNode, path: string): TopologyTypes[K] {
+    return decodeObject(kind, node.data, path, this.migrations);
+  }
+
+  private async childrenOf(path: string, signal?: AbortSignal): Promise<string[]> {
+    return (await this.store.children(path, { signal })) ?? [];
+  }
+
+  private async inShards(folder: string, shards: readonly string[], signal?: AbortSignal): Promise<string[]> {
+    const names = await readAhead(shards, signal, (name, signal) => this.childrenOf(joinPath(folder, name), signal));
+    return names.flat();
+  }
+}
+
+/** @throws InvalidInputError when the table of references has no such field */
+function rowNamed(kind: Kind, field: string): ReferenceRow {
+  const row = REFERENCES.find((one) => referenceName(one) === `${kind}.${field}`);
+  if (row === undefined) throw new InvalidInputError('field', `${kind}.${field}`, 'expected one that names an object');
+  return row;
+}
+
+function byPosition(a: Rule, b: Rule): number {
+  const [left, right] = a.position === b.position ? [a.id, b.id] : [a.position, b.position];
+  return left < right ? -1 : 1;
+}
+
+/** What a deletion fails with when others change at the same time what it is about. */
+function isInterference(error: unknown): boolean {
+  return error instanceof ObjectConflictError || (error instanceof NodeError && INTERFERED.has(error.code));
+}
+
+const INTERFERED: ReadonlySet<string> = new Set(['MN_NOT_FOUND', 'MN_CONFLICT', 'MN_REFERENCED']);
+
+const FIRST_PAUSE_MS = 5;
+const LAST_PAUSE_MS = 1000;
+
+/** Leave others time to finish what they are doing to the same nodes; longer each time. */
+async function pause(attempt: number, signal: AbortSignal | undefined): Promise<void> {
+  await delay(Math.min(FIRST_PAUSE_MS * 2 ** attempt, LAST_PAUSE_MS), undefined, { signal });
+}

@@ -1,0 +1,106 @@
+import type { z } from 'zod';
+import { ClosedError } from '../../errors.js';
+import { MIGRATIONS, type Migrations } from '../../topology/stored-form.js';
+import type { Kind, SCHEMAS, TopologyTypes } from '../../topology/types.js';
+import { NodeNotEmptyError, type Store } from '../store.js';
+import {
+  ObjectConflictError,
+  ObjectExistsError,
+  ObjectNotFoundError,
+  TransactionTooLargeError,
+} from '../topology-errors.js';
+import { ChangeSet, checkObject } from './change-set.js';
+import { commit, MAX_BYTES, MAX_OPERATIONS, sizeOf } from './commit.js';
+import { Deletion } from './deletion.js';
+
+/**
+ * Changes of several objects that happen together or not at all. Objects read in it are as the transaction left them, and
+ * {@link commit} fails if somebody else has changed one of them meanwhile. Objects may name each other in any order.
+ */
+export class Transaction {
+  private readonly changes: ChangeSet;
+  private isOpen = true;
+
+  constructor(
+    private readonly store: Store,
+    migrations: Migrations = MIGRATIONS,
+  ) {
+    this.changes = new ChangeSet(store, migrations);
+  }
+
+  /** The object, which must not be changed by others before the commit. That there is none is not checked again. */
+  async get<K extends Kind>(kind: K, id: string, signal?: AbortSignal): Promise<TopologyTypes[K] | undefined> {
+    const staged = await this.changes.load(kind, id, signal);
+    staged.isChecked = true;
+    return staged.after as TopologyTypes[K] | undefined;
+  }
+
+  /** @throws InvalidInputError, ObjectExistsError for one that was staged or read before */
+  async create<K extends Kind>(kind: K, input: z.input<(typeof SCHEMAS)[K]>): Promise<TopologyTypes[K]> {
+    const object = checkObject(kind, input);
+    const known = this.changes.peek(kind, object.id);
+    if (known?.after !== undefined) throw new ObjectExistsError(`${kind}.id`, object.id);
+    if (known?.before === undefined) this.changes.create(kind, object);
+    else this.changes.replace(known, object);
+    return object;
+  }
+
+  /** Replace an object. @throws InvalidInputError, ObjectNotFoundError */
+  async update<K extends Kind>(
+    kind: K,
+    input: z.input<(typeof SCHEMAS)[K]>,
+    signal?: AbortSignal,
+  ): Promise<TopologyTypes[K]> {
+    const object = checkObject(kind, input);
+    const staged = await this.changes.load(kind, object.id, signal);
+    if (staged.after === undefined) throw new ObjectNotFoundError(kind, object.id);
+    this.changes.replace(staged, object);
+    return object;
+  }
+
+  /** `change` is given the object as the transaction left it and returns undefined to leave it so. */
+  async modify<K extends Kind>(
+    kind: K,
+    id: string,
+    change: (object: TopologyTypes[K]) => z.input<(typeof SCHEMAS)[K]> | undefined,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const object = await this.get(kind, id, signal);
+    if (object === undefined) throw new ObjectNotFoundError(kind, id);
+    const next = change(object);
+    if (next !== undefined) await this.update(kind, next, signal);
+  }
+
+  /** What goes with it is worked out by {@link commit}. Succeeds when there is no such object. */
+  async delete(kind: Kind, id: string, signal?: AbortSignal): Promise<void> {
+    const staged = await this.changes.load(kind, id, signal);
+    if (staged.after !== undefined) this.changes.remove(staged);
+  }
+
+  /**
+   * @throws ObjectConflictError naming an object that somebody else has changed: start again with a new transaction
+   * @throws ObjectNotFoundError, ObjectExistsError, ReferenceConflictError, ObjectReferencedError naming the field
+   * @throws TransactionTooLargeError
+   */
+  async commit(signal?: AbortSignal): Promise<void> {
+    if (!this.isOpen) throw new ClosedError('transaction');
+    this.isOpen = false;
+    await this.changes.joinPeers(signal);
+    const deletion = await Deletion.plan(this.store, this.changes, signal);
+    const planned = [...this.changes.writes(), ...deletion.operations()];
+    const bytes = planned.reduce((sum, { operation }) => sum + sizeOf(operation), 0);
+    if (planned.length > MAX_OPERATIONS || bytes > MAX_BYTES) {
+      throw new TransactionTooLargeError(
+        planned.length,
+        bytes,
+        `at most ${MAX_OPERATIONS} operations of ${MAX_BYTES} bytes`,
+      );
+    }
+    try {
+      await commit(this.store, planned, signal);
+    } catch (error) {
+      const deleted = error instanceof NodeNotEmptyError ? deletion.objectAt(error.path) : undefined;
+      throw deleted === undefined ? error : new ObjectConflictError(deleted.kind, deleted.id);
+    }
+  }
+}
