@@ -1,0 +1,2 @@
+/** Tells what an operator should see. */
+export type Notice = (level: 'info' | 'warn' | 'error', message: string, fields: object) => void;
