@@ -102,7 +102,13 @@ export function readRecordFile(
     if (!header.equals(fileHeader(kind, salt))) {
       // A new file whose header never reached the disk, or not all of it: nothing has been written behind it.
       if (size <= FILE_HEADER_LENGTH) return { salt: undefined, end: 0, torn: size };
-      throw new StoreCorruptError(path, 0, `not the header of a ${kind} of this server`);
+      // The last character of the magic is the version of the form.
+      const isOurs = header.subarray(0, MAGIC_LENGTH - 1).equals(MAGIC[kind].subarray(0, MAGIC_LENGTH - 1));
+      const isOtherVersion = isOurs && header[MAGIC_LENGTH - 1] !== MAGIC[kind][MAGIC_LENGTH - 1];
+      const what = isOtherVersion
+        ? `a ${kind} of another version of this server, or damaged`
+        : `not a ${kind} of this server`;
+      throw new StoreCorruptError(path, 0, what);
     }
     let at = FILE_HEADER_LENGTH;
     while (at < size) {

@@ -183,6 +183,12 @@ test('damage with sound data behind it is refused, with file and offset, and not
   await server.close();
 });
 
+test('files of another version of the server are refused as such', async (t) => {
+  const dataDir = await folder(t);
+  await writeFile(join(dataDir, 'log-0000000000000001'), `MNNSDBL1${'x'.repeat(100)}`);
+  await t.throwsAsync(start(dataDir), { instanceOf: StoreCorruptError, message: /of another version of this server/ });
+});
+
 test('a snapshot replaces the log, and damage to it is refused', async (t) => {
   const dataDir = await folder(t);
   const server = await start(dataDir, [], 20_000);
@@ -283,12 +289,15 @@ test('sessions outlive a restart, and end when nobody takes them up', async (t) 
   // With the server gone nobody hears it say goodbye.
   await gone.close();
   const second = await EmbeddedServer.start(options);
-  t.is(second.metrics.sessions, 2);
+  // On a busy machine a client may have given up on an answer and opened another session, which ends by itself too.
+  const { sessions } = second.metrics;
+  t.true(sessions >= 2);
   t.is((await lasting.exists('/lasting'))!.ephemeralOwner, session);
   t.is(lasting.sessionId, session);
   await until('the other session is over', () => seen.length === 2);
   t.deepEqual(seen, ['x', undefined]);
-  t.is(second.metrics.sessionsExpired, 1);
+  await until('only one session is left', async () => second.metrics.sessions === 1);
+  t.is(second.metrics.sessionsExpired, sessions - 1);
   await lasting.close();
   await second.close();
 });
