@@ -8,9 +8,11 @@ import {
   NodeNotEmptyError,
   NodeNotFoundError,
   QuotaExceededError,
+  type Stat,
   StoreAuthError,
   StoreFrozenError,
   StoreFullError,
+  type StoreNode,
   type StoreOperation,
   type StoreOperationResult,
   StoreUnavailableError,
@@ -56,6 +58,33 @@ export function errorOf(code: number, operation: string, path: string, index?: n
     default:
       return new WireProtocolError(`${operation} ${path} failed with code ${code}`);
   }
+}
+
+/** What went wrong, unless the answer is what was asked for, or that there is nothing of the kind. */
+export function failureOf(operation: string, path: string, err: number): Error | undefined {
+  if (err === Err.ok) return undefined;
+  const isRead = operation === 'get' || operation === 'exists' || operation === 'children';
+  if (isRead && err === Err.noNode) return undefined;
+  if (operation === 'unwatch' && err === Err.noWatcher) return undefined;
+  return errorOf(err, operation, path);
+}
+
+/** The answer to getData. */
+export function readNode(err: number, r: JuteReader): StoreNode | undefined {
+  if (err === Err.noNode) return undefined;
+  // A copy: what is kept must not keep the whole chunk alive that came from the socket.
+  const data = Buffer.from(r.bytes());
+  return { data, stat: readStat(r) };
+}
+
+/** The answer to exists. */
+export function readExists(err: number, r: JuteReader): Stat | undefined {
+  return err === Err.noNode ? undefined : readStat(r);
+}
+
+/** The answer to getChildren, sorted. */
+export function readNames(err: number, r: JuteReader): string[] | undefined {
+  return err === Err.noNode ? undefined : r.strings().sort();
 }
 
 /** The parts of a multi's answer. `strip` takes the chroot off a path. */

@@ -147,8 +147,9 @@ export class WireConnection {
           reject(reason);
         },
       };
+      if (signal.aborted) onAbort();
       if (this.closed !== undefined) {
-        this.events.onClose(this.closed);
+        this.events?.onClose(this.closed);
         return;
       }
       signal.addEventListener('abort', onAbort, { once: true });
