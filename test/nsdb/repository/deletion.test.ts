@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import anyTest, { type TestFn } from 'ava';
 import { memberPath, objectPath } from '../../../src/nsdb/layout.js';
 import { findFaults } from '../../../src/nsdb/repository/integrity.js';
 import {
@@ -9,23 +8,8 @@ import {
 } from '../../../src/nsdb/repository/topology-repository.js';
 import { NodeExistsError, type Store, StoreUnavailableError } from '../../../src/nsdb/store.js';
 import { positionBetween, positionsAfter } from '../../../src/topology/position.js';
-import { allPaths, EmbeddedNsdb } from '../embedded-nsdb.js';
-
-interface Context {
-  nsdb: EmbeddedNsdb;
-  store: Store;
-  repository: TopologyRepository;
-}
-
-const test = anyTest as TestFn<Context>;
-
-test.beforeEach(async (t) => {
-  const nsdb = await EmbeddedNsdb.start();
-  const store = nsdb.store();
-  t.context = { nsdb, store, repository: new TopologyRepository(store) };
-  await t.context.repository.initialize();
-});
-test.afterEach.always((t) => t.context.nsdb.close());
+import { allPaths } from '../embedded-nsdb.js';
+import { test } from './repository-test.js';
 
 const id = () => randomUUID();
 

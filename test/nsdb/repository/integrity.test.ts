@@ -1,27 +1,11 @@
 import { randomUUID } from 'node:crypto';
-import anyTest, { type TestFn } from 'ava';
 import { encodeJson } from '../../../src/nsdb/json.js';
 import { bridgePortPath, hostPortPath, macPath, objectPath } from '../../../src/nsdb/layout.js';
 import { type Finding, findFaults } from '../../../src/nsdb/repository/integrity.js';
-import { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
+import type { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../../src/nsdb/store.js';
-import { allPaths, EmbeddedNsdb } from '../embedded-nsdb.js';
-
-interface Context {
-  nsdb: EmbeddedNsdb;
-  store: Store;
-  repository: TopologyRepository;
-}
-
-const test = anyTest as TestFn<Context>;
-
-test.beforeEach(async (t) => {
-  const nsdb = await EmbeddedNsdb.start();
-  const store = nsdb.store();
-  t.context = { nsdb, store, repository: new TopologyRepository(store) };
-  await t.context.repository.initialize();
-});
-test.afterEach.always((t) => t.context.nsdb?.close());
+import { allPaths } from '../embedded-nsdb.js';
+import { test } from './repository-test.js';
 
 async function faults(store: Store): Promise<Finding[]> {
   const found: Finding[] = [];

@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import anyTest, { type TestFn } from 'ava';
 import { InvalidInputError, type MidonetError } from '../../../src/errors.js';
 import { encodeJson } from '../../../src/nsdb/json.js';
 import {
@@ -30,24 +29,8 @@ import { requireMac } from '../../../src/packet/address.js';
 import { positionBetween } from '../../../src/topology/position.js';
 import type { Bridge, Host, Kind } from '../../../src/topology/types.js';
 import { until } from '../../compliance/store.js';
-import { allPaths, EmbeddedNsdb } from '../embedded-nsdb.js';
-
-interface Context {
-  nsdb: EmbeddedNsdb;
-  store: Store;
-  repository: TopologyRepository;
-}
-
-const test = anyTest as TestFn<Context>;
-
-test.beforeEach(async (t) => {
-  const nsdb = await EmbeddedNsdb.start();
-  const store = nsdb.store();
-  const repository = new TopologyRepository(store);
-  await repository.initialize();
-  t.context = { nsdb, store, repository };
-});
-test.afterEach.always((t) => t.context.nsdb?.close());
+import { allPaths } from '../embedded-nsdb.js';
+import { test } from './repository-test.js';
 
 const MAC = '02:00:00:00:00:01';
 const OTHER_MAC = '02:00:00:00:00:02';

@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import anyTest, { type TestFn } from 'ava';
 import { ClosedError } from '../../../src/errors.js';
 import { findFaults } from '../../../src/nsdb/repository/integrity.js';
 import {
@@ -8,30 +7,14 @@ import {
   ObjectNotFoundError,
   ObjectReferencedError,
   ReferenceConflictError,
-  TopologyRepository,
   TransactionTooLargeError,
 } from '../../../src/nsdb/repository/topology-repository.js';
-import type { Store } from '../../../src/nsdb/store.js';
 import { positionsAfter } from '../../../src/topology/position.js';
-import { allPaths, EmbeddedNsdb } from '../embedded-nsdb.js';
+import { allPaths } from '../embedded-nsdb.js';
+import { test } from './repository-test.js';
 
-interface Context {
-  nsdb: EmbeddedNsdb;
-  store: Store;
-  repository: TopologyRepository;
-}
-
-const test = anyTest as TestFn<Context>;
-
-test.beforeEach(async (t) => {
-  const nsdb = await EmbeddedNsdb.start();
-  const store = nsdb.store();
-  t.context = { nsdb, store, repository: new TopologyRepository(store) };
-  await t.context.repository.initialize();
-});
-test.afterEach.always(async (t) => {
+test.afterEach(async (t) => {
   for await (const { path, detail } of findFaults(t.context.store)) t.fail(`${path}: ${detail}`);
-  await t.context.nsdb.close();
 });
 
 const id = () => randomUUID();
