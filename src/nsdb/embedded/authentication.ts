@@ -45,18 +45,22 @@ export class Authentication {
       identities.push(identity);
       if (credentials !== undefined) identities.push({ scheme: 'super', id: '' });
     }
+    connection.isUnproven = false;
     this.outbox.reply(connection, xid, Err.ok);
   }
 
-  /** Answers for the last time. A session that was opened by somebody whom the server does not take ends. */
+  /** Answers for the last time. */
   sendAway(connection: ClientConnection, xid: number, err: number): void {
     this.counters.authenticationFailures++;
     this.notice('warn', 'sent a client away that did not authenticate', { client: connection.name });
-    const { session, isNewcomer } = connection;
-    if (this.isStranger(connection) && isNewcomer && session !== undefined && this.sessions.lives(session)) {
-      this.sessions.end(session);
-    }
+    this.endUnproven(connection);
     this.outbox.replyForTheLastTime(connection, xid, 0, err);
+  }
+
+  /** Ends the session that a stranger opened: whoever does not authenticate has no more of them than connections. */
+  endUnproven(connection: ClientConnection): void {
+    if (!connection.isUnproven || !this.isStranger(connection) || !this.sessions.has(connection)) return;
+    this.sessions.end(connection.session!);
   }
 }
 

@@ -16,15 +16,28 @@ export class Changes {
     readonly storage: Storage,
     private readonly watches: WatchTable<ClientConnection>,
     private readonly outbox: Outbox,
+    private readonly onDefect: (error: Error) => void,
   ) {
     this.database = storage.database;
   }
 
   /** Makes changes that are known to fit, as one transaction. */
   commit(changes: readonly Change[]): void {
-    const transaction = new OpenTransaction(this.database);
-    for (const change of changes) transaction.make(change);
-    this.record(transaction);
+    this.guard(() => {
+      const transaction = new OpenTransaction(this.database);
+      for (const change of changes) transaction.make(change);
+      this.record(transaction);
+    });
+  }
+
+  /** Does what makes changes. An error must end the server: memory would differ from the log. */
+  guard(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.onDefect(error as Error);
+      throw error;
+    }
   }
 
   /** Logs the changes that a transaction made, and fires the watches. */

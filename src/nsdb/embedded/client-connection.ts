@@ -1,11 +1,13 @@
 import type { Socket } from 'node:net';
-import { FrameSplitter } from '../protocol/jute.js';
+import { FrameSplitter, WireProtocolError } from '../protocol/jute.js';
 import { addressIdentity, type Identity } from './access.js';
 import type { SessionRecord } from './database.js';
 
-/** Replies a connection may have waiting for the disk, and bytes for the network, before no more of it is read. */
+/** Replies a connection may have waiting for the disk, and bytes for disk and network, before no more of it is read. */
 const MAX_WAITING_REPLIES = 1000;
 const MAX_UNSENT_BYTES = 4 * 1024 * 1024;
+/** Unsent bytes from which on a watch event, which nobody asks for, ends the connection. */
+const MAX_BACKLOG_BYTES = 64 * 1024 * 1024;
 /** Milliseconds that a client has to end a connection after its last reply. */
 const LINGER = 1000;
 
@@ -15,12 +17,13 @@ export class ClientConnection {
   session: SessionRecord | undefined;
   /** Whom the client has shown to be; the address is known from the beginning. */
   readonly identities: Identity[];
-  /** Whether it opened a session of its own, rather than take one up. */
-  isNewcomer = false;
+  /** Whether its session was opened by somebody who has not authenticated. */
+  isUnproven = false;
   readonly connectedAt = Date.now();
   received = 0;
   sent = 0;
   private waiting = 0;
+  private waitingBytes = 0;
   private outgoing: Buffer[] = [];
   private outgoingBytes = 0;
   private paused = false;
@@ -33,7 +36,7 @@ export class ClientConnection {
     readonly name: string,
     maxFrame: number,
     private readonly onFrame: (connection: ClientConnection, frame: Buffer) => void,
-    private readonly onProtocolError: (connection: ClientConnection, error: Error) => void,
+    private readonly onConnectionError: (connection: ClientConnection, error: Error) => void,
   ) {
     const address = addressIdentity(socket.remoteAddress);
     this.identities = address === undefined ? [] : [address];
@@ -49,13 +52,15 @@ export class ClientConnection {
   }
 
   /** A reply is being held back until the disk has caught up. */
-  hold(): void {
+  hold(frame: Buffer): void {
     this.waiting++;
+    this.waitingBytes += frame.length;
   }
 
   /** A reply that was held back goes out. */
   release(frame: Buffer): void {
     this.waiting--;
+    this.waitingBytes -= frame.length;
     this.write(frame);
     if (this.paused) this.resume();
   }
@@ -96,9 +101,18 @@ export class ClientConnection {
     this.socket.write(frames.length === 1 ? frames[0] : Buffer.concat(frames));
   };
 
+  /** Ends the connection of a client that has left very much unread; its watches then need no memory either. */
+  endIfFarBehind(): void {
+    if (this.unsent < MAX_BACKLOG_BYTES || this.socket.destroyed) return;
+    this.onConnectionError(this, new WireProtocolError(`${this.unsent} bytes are left unread`));
+  }
+
+  private get unsent(): number {
+    return this.waitingBytes + this.outgoingBytes + this.socket.writableLength;
+  }
+
   private get full(): boolean {
-    const unsent = this.outgoingBytes + this.socket.writableLength;
-    return this.waiting >= MAX_WAITING_REPLIES || unsent >= MAX_UNSENT_BYTES;
+    return this.waiting >= MAX_WAITING_REPLIES || this.unsent >= MAX_UNSENT_BYTES;
   }
 
   private process(): void {
@@ -115,7 +129,7 @@ export class ClientConnection {
         this.onFrame(this, frame);
       }
     } catch (error) {
-      this.onProtocolError(this, error as Error);
+      this.onConnectionError(this, error as Error);
     }
   }
 

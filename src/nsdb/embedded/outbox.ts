@@ -62,6 +62,7 @@ export class Outbox {
   }
 
   sendEvent(connection: ClientConnection, event: number, path: string): void {
+    connection.endIfFarBehind();
     const w = new JuteWriter();
     writeReplyHeader(w, Xid.notification, -1, Err.ok);
     w.int(event).int(SYNC_CONNECTED).string(path);
@@ -80,7 +81,7 @@ export class Outbox {
       if (last) connection.finish();
       return;
     }
-    connection.hold();
+    connection.hold(frame);
     if (last) connection.ignoreFurther();
     this.held.push({ zxid: this.storage.database.zxid, connection, frame, last, kind, arrived: this.arrived });
   }

@@ -18,6 +18,9 @@ import { countBelow, ephemeralsFrom, userOf } from './inspection.js';
 import type { Outbox } from './outbox.js';
 import type { WatchTable } from './watch-table.js';
 
+/** Bytes of one answer to several readings: a small request could ask for a large node any number of times. */
+const MAX_ANSWER = 16 * 1024 * 1024;
+
 export class Reads {
   constructor(
     private readonly database: Database,
@@ -87,6 +90,7 @@ export class Reads {
     for (;;) {
       const { type, done } = readMultiHeader(r);
       if (done) break;
+      if (w.length > MAX_ANSWER) return this.outbox.reply(connection, xid, Err.marshalling);
       if (type !== Op.getData && type !== Op.getChildren) return this.outbox.reply(connection, xid, Err.badArguments);
       const path = r.string();
       const watch = r.bool();

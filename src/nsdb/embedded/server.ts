@@ -53,7 +53,7 @@ export interface EmbeddedServerOptions {
   readonly disk?: Disk;
   readonly snapshotMaker?: SnapshotMaker;
   readonly onNotice?: Notice;
-  /** The disk failed: the server has stopped serving, and what it acknowledged is on disk. */
+  /** The disk or a change failed: the server has stopped serving, and what it acknowledged is on disk. */
   readonly onFailure?: (error: Error) => void;
   /** Closes the server. */
   readonly signal?: AbortSignal;
@@ -116,7 +116,9 @@ export class EmbeddedServer {
     const notice: Notice = (level, message, fields) => this.notice(level, message, fields);
     this.database = database;
     this.outbox = new Outbox(storage);
-    this.changes = new Changes(storage, this.watches, this.outbox);
+    this.changes = new Changes(storage, this.watches, this.outbox, (error) =>
+      this.fail('a change was made only in part', error),
+    );
     this.sessions = new Sessions(this.changes, this.outbox, timeouts, notice);
     this.authentication = new Authentication(options.credentials, this.sessions, this.outbox, notice);
     this.writes = new Writes(storage, this.changes, this.sessions, this.outbox);
@@ -154,7 +156,7 @@ export class EmbeddedServer {
       },
       {
         onDurable: (zxid) => server?.outbox.releaseUpTo(zxid),
-        onFailure: (error) => server?.fail(error),
+        onFailure: (error) => server?.fail('the disk failed', error),
         onNotice: (level, message, fields) => options.onNotice?.(level, message, fields),
       },
     );
@@ -240,10 +242,11 @@ export class EmbeddedServer {
     this.options.onNotice?.(level, message, fields);
   }
 
-  private fail(error: Error): void {
+  /** Stops, since memory differs from what is on disk. */
+  private fail(reason: string, error: Error): void {
     this.failed = true;
     this.outbox.drop();
-    this.notice('error', 'the disk failed, the server stops', { error: error.message });
+    this.notice('error', `${reason}, the server stops`, { error: error.message });
     this.close()
       .catch((left: Error) => this.notice('warn', 'could not close after that', { error: left.message }))
       .finally(() => this.options.onFailure?.(error));
@@ -275,18 +278,18 @@ export class EmbeddedServer {
       nameOf(socket),
       this.options.maxRequest ?? DEFAULT_MAX_REQUEST,
       (c, frame) => this.requests.carryOut(c, frame),
-      (c, error) => this.onProtocolError(c, error),
+      (c, error) => this.onConnectionError(c, error),
     );
     this.connections.add(connection);
     const handshake = setTimeout(() => {
-      this.onProtocolError(connection, new WireProtocolError(`no connect request within ${HANDSHAKE_TIMEOUT} ms`));
+      this.onConnectionError(connection, new WireProtocolError(`no connect request within ${HANDSHAKE_TIMEOUT} ms`));
     }, HANDSHAKE_TIMEOUT);
     let first = true;
     socket.on('data', (chunk) => {
       if (first) {
         first = false;
         if (this.options.tls === undefined && chunk[0] === TLS_HANDSHAKE && chunk[1] === TLS_MAJOR_VERSION) {
-          this.onProtocolError(
+          this.onConnectionError(
             connection,
             new WireProtocolError('the client speaks TLS, this server is set up without'),
           );
@@ -313,16 +316,19 @@ export class EmbeddedServer {
   private forget(connection: ClientConnection): void {
     this.connections.delete(connection);
     this.watches.removeWatcher(connection);
+    // While the server stops nothing is to be written any more.
+    if (this.closed === undefined) this.authentication.endUnproven(connection);
     this.sessions.forget(connection);
   }
 
-  private onProtocolError(connection: ClientConnection, error: Error): void {
-    this.counters.protocolErrors++;
-    this.notice('warn', 'closed a connection that does not follow the protocol', {
-      client: connection.name,
-      session: connection.session?.id,
-      error: error.message,
-    });
+  private onConnectionError(connection: ClientConnection, error: Error): void {
+    const fields = { client: connection.name, session: connection.session?.id };
+    if (error instanceof WireProtocolError) {
+      this.counters.protocolErrors++;
+      this.notice('warn', 'closed a connection that does not follow the protocol', { ...fields, error: error.message });
+    } else {
+      this.notice('error', 'closed a connection whose request failed', { ...fields, error: error.stack });
+    }
     connection.socket.destroy();
   }
 

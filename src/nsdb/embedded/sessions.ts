@@ -54,8 +54,9 @@ export class Sessions {
       return;
     }
     // The client may have come back before this server saw that its old connection is gone.
-    this.byId.get(session.id)?.socket.destroy();
-    connection.isNewcomer = isNewcomer;
+    const former = this.byId.get(session.id);
+    former?.socket.destroy();
+    connection.isUnproven = isNewcomer || (former?.isUnproven ?? false);
     connection.session = session;
     this.byId.set(session.id, connection);
     this.clock.touch(session);
@@ -140,10 +141,15 @@ export class Sessions {
     connection?.socket.destroy();
   }
 
+  /** Whether the connection's session lives, and has not been taken up by another one. */
+  has(connection: ClientConnection): boolean {
+    const { session } = connection;
+    return session !== undefined && this.byId.get(session.id) === connection;
+  }
+
   /** A connection is gone; its session may be taken up by another. */
   forget(connection: ClientConnection): void {
-    const { session } = connection;
-    if (session !== undefined && this.byId.get(session.id) === connection) this.byId.delete(session.id);
+    if (this.has(connection)) this.byId.delete(connection.session!.id);
   }
 
   /** Lets no session expire any more. */

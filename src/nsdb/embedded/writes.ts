@@ -59,6 +59,15 @@ export class Writes {
     }
     if (this.areFrozen) return this.outbox.reply(connection, xid, Err.notReadOnly);
     if (!this.sessions.lives(session)) return this.outbox.reply(connection, xid, Err.sessionExpired);
+    this.changes.guard(() => this.carryOutAll(connection, session, xid, requests));
+  }
+
+  private carryOutAll(
+    connection: ClientConnection,
+    session: SessionRecord,
+    xid: number,
+    requests: readonly WriteRequest[],
+  ): void {
     const transaction = new OpenTransaction(this.database, []);
     const w = new JuteWriter();
     writeReplyHeader(w, xid, transaction.zxid, Err.ok);
