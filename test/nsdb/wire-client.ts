@@ -5,6 +5,7 @@ import { FrameSplitter, JuteReader, JuteWriter, NO_SESSION } from '../../src/nsd
 import {
   type Acl,
   Op,
+  PASSWORD_LENGTH,
   readAcls,
   readConnectResponse,
   readStat,
@@ -26,6 +27,7 @@ export class WireClient {
   private waiting: { resolve(frame: Buffer): void; reject(error: Error): void } | undefined;
   private xid = 0;
   sessionId = NO_SESSION;
+  private password: Uint8Array = new Uint8Array(PASSWORD_LENGTH);
   /** Types and paths of the watch events so far. */
   readonly events: [number, string][] = [];
 
@@ -38,12 +40,12 @@ export class WireClient {
     socket.on('close', () => this.waiting?.reject(new Error('the connection is closed')));
   }
 
-  /** With a session of its own. `address` as host:port. A server that has just started may turn clients away at first. */
-  static async open(address: string): Promise<WireClient> {
+  /** With a session of its own, or that of another client. `address` as host:port. A server that has just started may turn clients away at first. */
+  static async open(address: string, former?: WireClient): Promise<WireClient> {
     const deadline = performance.now() + 20_000;
     for (;;) {
       try {
-        return await WireClient.tryToOpen(address);
+        return await WireClient.tryToOpen(address, former);
       } catch (error) {
         if (performance.now() > deadline) throw error;
         await delay(50);
@@ -51,15 +53,17 @@ export class WireClient {
     }
   }
 
-  private static async tryToOpen(address: string): Promise<WireClient> {
+  private static async tryToOpen(address: string, former?: WireClient): Promise<WireClient> {
     const colon = address.lastIndexOf(':');
     const socket = connect(Number(address.slice(colon + 1)), address.slice(0, colon));
     await once(socket, 'connect');
     const client = new WireClient(socket);
     const w = new JuteWriter();
-    const password = new Uint8Array(16);
-    writeConnectRequest(w, { lastZxidSeen: 0, timeout: 20_000, sessionId: NO_SESSION, password, readOnly: false });
-    client.sessionId = readConnectResponse(new JuteReader(await client.exchange(w.frame()))).sessionId;
+    const { sessionId, password } = former ?? client;
+    writeConnectRequest(w, { lastZxidSeen: 0, timeout: 20_000, sessionId, password, readOnly: false });
+    const response = readConnectResponse(new JuteReader(await client.exchange(w.frame())));
+    client.sessionId = response.sessionId;
+    client.password = response.password;
     return client;
   }
 

@@ -46,6 +46,7 @@ export class Authentication {
       if (credentials !== undefined) identities.push({ scheme: 'super', id: '' });
     }
     connection.isUnproven = false;
+    connection.allowLargeRequests();
     this.outbox.reply(connection, xid, Err.ok);
   }
 

@@ -3,6 +3,8 @@ import { FrameSplitter, WireProtocolError } from '../protocol/jute.js';
 import { addressIdentity, type Identity } from './access.js';
 import type { SessionRecord } from './database.js';
 
+/** Bytes of a request from whoever may only connect and authenticate: what is not whole yet takes memory. */
+const MAX_FIRST_REQUESTS = 4096;
 /** Replies a connection may have waiting for the disk, and bytes for disk and network, before no more of it is read. */
 const MAX_WAITING_REPLIES = 1000;
 const MAX_UNSENT_BYTES = 4 * 1024 * 1024;
@@ -34,15 +36,20 @@ export class ClientConnection {
   constructor(
     readonly socket: Socket,
     readonly name: string,
-    maxFrame: number,
+    private readonly maxRequest: number,
     private readonly onFrame: (connection: ClientConnection, frame: Buffer) => void,
     private readonly onConnectionError: (connection: ClientConnection, error: Error) => void,
   ) {
     const address = addressIdentity(socket.remoteAddress);
     this.identities = address === undefined ? [] : [address];
-    this.splitter = new FrameSplitter(maxFrame);
+    this.splitter = new FrameSplitter(Math.min(MAX_FIRST_REQUESTS, maxRequest));
     socket.setNoDelay(true);
     socket.on('drain', () => this.resume());
+  }
+
+  /** The client is known: its requests may be as large as those of any. */
+  allowLargeRequests(): void {
+    this.splitter.maxFrame = this.maxRequest;
   }
 
   push(chunk: Buffer): void {

@@ -122,21 +122,26 @@ function prepareCreate(
   if ((request.flags & ~(CreateFlag.ephemeral | CreateFlag.sequential)) !== 0) return Err.unimplemented;
   const sequential = (request.flags & CreateFlag.sequential) !== 0;
   // The number becomes part of the name, so a sequential path may end in "/".
-  if (pathFault(sequential ? `${request.path}0` : request.path) !== undefined) return Err.badArguments;
+  const sample = sequential ? request.path + sequenceNumber(0) : request.path;
+  if (pathFault(sample) !== undefined) return Err.badArguments;
   const acls = resolveAcls(request.acls, identities);
   if (acls === undefined) return Err.invalidAcl;
-  const parentName = parentPath(sequential ? `${request.path}0` : request.path);
+  const parentName = parentPath(sample);
   if (parentName === undefined) return Err.nodeExists;
   const parent = database.find(parentName);
   if (parent === undefined) return Err.noNode;
   if (!allows(parent.acl, Permission.create, identities)) return Err.noAuth;
-  const path = sequential ? request.path + String(parent.creates).padStart(10, '0') : request.path;
+  const path = sequential ? request.path + sequenceNumber(parent.creates) : request.path;
   if (database.find(path) !== undefined) return Err.nodeExists;
   if (parent.owner !== undefined) return Err.noChildrenForEphemerals;
   if (database.quotas.forbids(database, path, { count: 1, bytes: request.data.length })) return Err.quotaExceeded;
   const owner = (request.flags & CreateFlag.ephemeral) !== 0 ? sessionId : undefined;
   const open = database.accessLists.find(acls) === OPEN_LIST;
   return { type: 'create', path, data: request.data, owner, acls: open ? undefined : acls };
+}
+
+function sequenceNumber(value: number): string {
+  return String(value).padStart(10, '0');
 }
 
 function isSystemNode(path: string): boolean {

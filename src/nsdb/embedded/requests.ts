@@ -30,6 +30,7 @@ export class Requests {
     if (session === undefined) {
       this.outbox.beginConnect();
       this.sessions.connect(connection, readConnectRequest(r));
+      if (!this.authentication.isStranger(connection)) connection.allowLargeRequests();
       return;
     }
     this.sessions.touch(session);

@@ -167,6 +167,9 @@ export class EmbeddedServer {
       const running = server;
       listener.on('connection', (socket) => running.follow(socket));
       listener.on(options.tls === undefined ? 'connection' : 'secureConnection', (socket) => running.accept(socket));
+      listener.on('drop', (dropped) =>
+        running.notice('warn', 'refused a client: there are too many connections', { client: dropped?.remoteAddress }),
+      );
       listener.on('tlsClientError', (error, socket) => running.onTlsError(error, socket));
       server.makeSystemNodes();
       await listenOn(listener, options.listen, (error) =>

@@ -196,7 +196,7 @@ export class FrameSplitter {
   private chunks: Buffer[] = [];
   private size = 0;
 
-  constructor(private readonly maxFrame: number) {}
+  constructor(public maxFrame: number) {}
 
   /** Bytes that wait for the rest of their frame. */
   get pending(): number {

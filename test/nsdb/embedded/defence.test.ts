@@ -6,9 +6,11 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { Database } from '../../../src/nsdb/embedded/database.js';
 import { EmbeddedServer, type EmbeddedServerOptions } from '../../../src/nsdb/embedded/server.js';
+import { MAX_PATH_LENGTH } from '../../../src/nsdb/path.js';
 import { JuteWriter, NO_SESSION } from '../../../src/nsdb/protocol/jute.js';
 import {
   AddWatchMode,
+  CreateFlag,
   Err,
   OPEN_ACL,
   Op,
@@ -37,6 +39,10 @@ async function serve(
   return server;
 }
 
+function portOf(server: EmbeddedServer): number {
+  return Number(server.address.slice(server.address.lastIndexOf(':') + 1));
+}
+
 test('whoever does not authenticate has no more sessions than connections', async (t) => {
   const credentials = { user: 'midonet', password: 'secret' };
   const server = await serve(t, await folder(t), { credentials });
@@ -50,6 +56,54 @@ test('whoever does not authenticate has no more sessions than connections', asyn
   known.close();
   await until('the connection is gone', () => server.metrics.connections === 0);
   t.is(server.metrics.sessions, 1, 'the session of one who authenticated waits for its client');
+});
+
+test('a stranger who takes up a stranger’s session does not make it last', async (t) => {
+  const server = await serve(t, await folder(t), { credentials: { user: 'midonet', password: 'secret' } });
+  const first = await WireClient.open(server.address);
+  const second = await WireClient.open(server.address, first);
+  await first.closed;
+  t.is(second.sessionId, first.sessionId);
+  t.is(server.metrics.sessions, 1);
+  second.close();
+  await until('the session has ended', () => server.metrics.sessions === 0);
+});
+
+test('whoever may only authenticate may not make the server wait for large requests', async (t) => {
+  const server = await serve(t, await folder(t), { credentials: { user: 'midonet', password: 'secret' } });
+  const stranger = await WireClient.open(server.address);
+  await t.throwsAsync(stranger.authenticate('digest', 'x'.repeat(5000)), { message: 'the connection is closed' });
+  t.is(server.metrics.protocolErrors, 1);
+  const known = await WireClient.open(server.address);
+  t.teardown(() => known.close());
+  await known.authenticate('digest', 'midonet:secret');
+  t.is(await known.create('/a', [OPEN_ACL], new Uint8Array(100_000)), Err.ok);
+});
+
+test('clients beyond the number of connections are refused, which is told', async (t) => {
+  const notices: string[] = [];
+  const server = await serve(t, await folder(t), {
+    maxConnections: 1,
+    onNotice: (_, message) => notices.push(message),
+  });
+  const client = await WireClient.open(server.address);
+  t.teardown(() => client.close());
+  const socket = connect(portOf(server), '127.0.0.1');
+  socket.on('error', () => {});
+  await once(socket, 'close');
+  t.true(notices.includes('refused a client: there are too many connections'));
+  t.is(server.metrics.connections, 1);
+});
+
+test('a sequential node never gets a path that cannot be asked for', async (t) => {
+  const server = await serve(t, await folder(t));
+  const client = await WireClient.open(server.address);
+  t.teardown(() => client.close());
+  const longest = `/${'x'.repeat(MAX_PATH_LENGTH - 11)}`;
+  t.is(await client.create(`${longest}x`, [OPEN_ACL], bytes(''), CreateFlag.sequential), Err.badArguments);
+  t.is(await client.create(longest, [OPEN_ACL], bytes(''), CreateFlag.sequential), Err.ok);
+  const path = `${longest}0000000000`;
+  t.is((await client.request(Op.getData, (w) => w.string(path).bool(false))).err, Err.ok);
 });
 
 test('several readings in one request are refused when their answer would be very large', async (t) => {
@@ -73,8 +127,7 @@ test('several readings in one request are refused when their answer would be ver
 
 test('a client that never reads its watch events is let go, and its watches with it', async (t) => {
   const server = await serve(t, await folder(t));
-  const port = Number(server.address.slice(server.address.lastIndexOf(':') + 1));
-  const socket = connect(port, '127.0.0.1');
+  const socket = connect(portOf(server), '127.0.0.1');
   t.teardown(() => socket.destroy());
   socket.on('error', () => {});
   await once(socket, 'connect');
