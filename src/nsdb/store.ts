@@ -148,6 +148,7 @@ export interface EphemeralNode {
  * Every call that reaches for the store ends in bounded time (the client's `operationTimeout`, 5 s unless set): with a
  * result, with an error that names the node, or with {@link StoreUnavailableError}. Calls made one after the other are
  * carried out in that order. Reads never go back in time, not even over a reconnect; {@link sync} makes them current.
+ * Answers and what watches show come in one order, the store's: whoever was shown a value is not given an older one after it.
  */
 export interface Store {
   readonly state: StoreState;
@@ -184,7 +185,6 @@ export interface Store {
    * Calls the listener with the node now and whenever it differs, undefined while there is none. Changes in quick
    * succession may be seen as one; values never go back in time. It survives disconnects and session loss: then the node
    * is read again and the listener called only if it changed meanwhile. The listener is not called during this call.
-   * A reading that is under way at the same time may be answered just after the listener was shown a newer value.
    */
   watchData(path: string, listener: (node: StoreNode | undefined) => void): Watch;
   /** The same for the sorted names of a node's children. */

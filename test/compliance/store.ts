@@ -365,6 +365,48 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     }
   });
 
+  check('what is read and what is watched is told in one order', async (t, bench) => {
+    const [store, writer] = [bench.store(), bench.store()];
+    await writer.create('/t', bytes('0'));
+    await writer.create('/t/n', bytes('0'));
+    await store.sync();
+    const told: string[] = [];
+    let latest = 0;
+    const tell = (how: string, node: StoreNode | undefined) => {
+      if (node === undefined) return;
+      if (node.stat.mzxid < latest) told.push(`${how} ${text(node)} after zxid ${latest - node.stat.mzxid} later`);
+      latest = Math.max(latest, node.stat.mzxid);
+    };
+    let gone = 0;
+    const watches = [
+      store.watchData('/t/n', (node) => tell('watched', node)),
+      store.watchTree('/t', (path, node) => {
+        if (path === '/t/n' && node === undefined) gone = latest;
+        if (path === '/t/n') tell('tree', node);
+      }),
+    ];
+    await Promise.all(watches.map(({ ready }) => ready));
+    let done = false;
+    const read = async () => {
+      while (!done) {
+        const node = await store.get('/t/n');
+        tell('read', node);
+        // A tree tells of a deletion without a reading of its own.
+        if (node !== undefined && node.stat.mzxid <= gone) told.push(`read ${text(node)} after it was told as deleted`);
+      }
+    };
+    const readers = Array.from({ length: 4 }, read);
+    for (let round = 1; round <= 100; round++) {
+      await writer.set('/t/n', bytes(`${round}`));
+      await writer.delete('/t/n');
+      await writer.create('/t/n', bytes(`${round}`));
+    }
+    await delay(20);
+    done = true;
+    await Promise.all(readers);
+    t.deepEqual(told, []);
+  });
+
   check('a thousand watches all fire', async (t, bench) => {
     const [store, other] = [bench.store(), bench.store()];
     const values = new Map<number, string | undefined>();

@@ -1,11 +1,12 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 
-/** A TCP proxy whose connections can be cut, or stalled as if the network had gone without a word. */
+/** A TCP proxy whose connections can be cut, stalled as if the network had gone without a word, or their answers kept back. */
 export class CutProxy {
   private readonly pairs = new Set<readonly [Socket, Socket]>();
   private mode: 'pass' | 'stall' | 'refuse' = 'pass';
   accepted = 0;
+  private held: Buffer[] | undefined;
 
   private constructor(
     private readonly server: Server,
@@ -55,6 +56,28 @@ export class CutProxy {
     this.mode = 'pass';
   }
 
+  /** Keeps back what the server says from now on; for a single connection. */
+  hold(): void {
+    this.held = [];
+  }
+
+  /** Messages kept back. */
+  get heldFrames(): number {
+    const bytes = Buffer.concat(this.held ?? []);
+    let count = 0;
+    for (let at = 0; at + 4 <= bytes.length && at + 4 + bytes.readInt32BE(at) <= bytes.length; count++) {
+      at += 4 + bytes.readInt32BE(at);
+    }
+    return count;
+  }
+
+  /** Lets what was kept back through in one piece. */
+  release(): void {
+    const bytes = Buffer.concat(this.held ?? []);
+    this.held = undefined;
+    for (const [near] of this.pairs) near.write(bytes);
+  }
+
   async close(): Promise<void> {
     this.cut();
     this.server.close();
@@ -72,7 +95,10 @@ export class CutProxy {
     this.pairs.add(pair);
     for (const [from, to] of [pair, [far, near] as const]) {
       from.setNoDelay(true);
-      from.on('data', (chunk) => to.write(chunk));
+      from.on('data', (chunk) => {
+        if (from === far && this.held !== undefined) this.held.push(chunk);
+        else to.write(chunk);
+      });
       from.on('end', () => to.end());
       from.on('error', () => to.destroy());
       from.on('close', () => {

@@ -36,9 +36,8 @@ class Worker {
   readonly store: ZookeeperStore;
   /** Where it is, or was last. */
   server = '';
-  /** Every value of the counter that it read, and that its watch showed, each in that order. */
-  readonly read: number[] = [];
-  readonly watched: number[] = [];
+  /** Every value of the counter it read or was shown by its watch, in that order. */
+  readonly seen: number[] = [];
   /** By path, what was said of each node it tried to make. */
   readonly writes = new Map<string, Outcome>();
   increments: Record<Outcome, number> = { done: 0, 'not done': 0, unknown: 0 };
@@ -77,7 +76,7 @@ class Worker {
     const { store } = this;
     await store.sync();
     const watches = [
-      store.watchData('/counter', (node) => this.watched.push(Number(text(node)))),
+      store.watchData('/counter', (node) => this.seen.push(Number(text(node)))),
       ...['/changed', '/created', '/deleted'].map((path) =>
         store.watchData(path, (node) => this.marks.set(path, text(node))),
       ),
@@ -108,7 +107,7 @@ class Worker {
     for (;;) {
       const node = (await this.store.get('/counter'))!;
       const value = Number(text(node));
-      this.read.push(value);
+      this.seen.push(value);
       try {
         await this.store.set('/counter', bytes(`${value + 1}`), node.stat.version);
         return;
@@ -231,12 +230,10 @@ async function verify(t: ExecutionContext, store: Store, workers: readonly Worke
   const sums = { done: 0, 'not done': 0, unknown: 0 };
   let writes = 0;
   for (const worker of workers) {
-    const { name } = worker;
+    const { name, seen } = worker;
     t.deepEqual(worker.faults, [], `client ${name}`);
-    for (const values of [worker.read, worker.watched]) {
-      const back = values.findIndex((value, i) => i > 0 && value < values[i - 1]);
-      t.is(back, -1, `client ${name} saw ${values[back - 1]}, then ${values[back]}`);
-    }
+    const back = seen.findIndex((value, i) => i > 0 && value < seen[i - 1]);
+    t.is(back, -1, `client ${name} saw ${seen[back - 1]}, then ${seen[back]}`);
     for (const [path, outcome] of worker.writes) {
       writes++;
       if (outcome === 'unknown') continue;

@@ -143,6 +143,7 @@ export class ZookeeperStore implements Store {
         onSetBack: () => this.watches.distrust(),
         onRefused: (refusal) => this.requests.refuse(refusal),
         onWatchEvent: (type, path) => this.watches.onEvent(type, path),
+        nextIsAwaited: () => this.requests.nextIsAwaited(),
         onAnswer: (xid, err, r) => this.requests.onAnswer(xid, err, r),
       },
     );

@@ -186,6 +186,11 @@ export class Requests {
     this.connection?.send(frame);
   }
 
+  /** Whether the next answer is a caller's. */
+  nextIsAwaited(): boolean {
+    return this.unanswered.peek()?.internal === false;
+  }
+
   /** The answer to the request that is the first of those without one. */
   onAnswer(xid: number, err: number, r: JuteReader): void {
     const request = this.unanswered.shift();

@@ -28,6 +28,8 @@ export interface SessionEvents {
   /** No server that was reached takes this client; undefined: that is over. */
   onRefused(refusal: Error | undefined): void;
   onWatchEvent(type: number, path: string): void;
+  /** Whether the next answer is for somebody who awaits it, rather than for this client itself. */
+  nextIsAwaited(): boolean;
   onAnswer(xid: number, err: number, r: JuteReader): void;
 }
 
@@ -63,6 +65,8 @@ export class Session {
   private current: { id: string; password: Uint8Array; timeout: number } | undefined;
   private zxid = 0;
   private refused = false;
+  /** Somebody was given an answer, and may not have seen it yet: promises tell later. */
+  private answered = false;
   private readonly closing = new AbortController();
   private readonly running: Promise<void>;
 
@@ -310,19 +314,31 @@ export class Session {
     this.events.onSessionLost(id);
   }
 
-  private onFrame(frame: Buffer): void {
+  /**
+   * What a watch shows is told while its frame is looked at, answers are told by promises. For both to be told in the order
+   * in which they came, a frame that may be of a watch has to wait for those who were answered before it.
+   */
+  private onFrame(frame: Buffer): boolean {
     const r = new JuteReader(frame);
     const xid = r.int();
     const zxid = r.long();
     const err = r.int();
+    if (xid === Xid.ping || xid === Xid.setWatches) return true;
+    const isAwaited = xid !== Xid.notification && this.events.nextIsAwaited();
+    if (this.answered && !isAwaited) {
+      this.answered = false;
+      return false;
+    }
+    this.answered = isAwaited;
     if (xid === Xid.notification) {
       const type = r.int();
       r.int();
       this.events.onWatchEvent(type, r.string());
-    } else if (xid !== Xid.ping && xid !== Xid.setWatches) {
+    } else {
       if (zxid > this.zxid) this.zxid = zxid;
       this.events.onAnswer(xid, err, r);
     }
+    return true;
   }
 
   /** Milliseconds, granted or asked for. */

@@ -7,7 +7,7 @@ export type TrackedValue = StoreNode | readonly string[] | undefined;
 export type Arming = 'unarmed' | 'present' | 'absent';
 
 /** How the value of a path is read so that the server also leaves a watch. `value` undefined: there is no such node. */
-export type ArmedRead = () => Promise<TrackedValue>;
+export type ArmedRead = (done: (value: TrackedValue) => void, fail: (error: Error) => void) => void;
 
 interface Subscriber {
   readonly listener: (value: TrackedValue) => void;
@@ -41,7 +41,7 @@ export class Tracker {
     readonly kind: WatchKind,
     private readonly read: ArmedRead,
     /** Whether an error means that the connection is gone: the reading is repeated at the next {@link refresh}. */
-    private readonly isConnectionLoss: (error: unknown) => boolean,
+    private readonly isConnectionLoss: (error: Error) => boolean,
     private readonly onError: (error: Error) => void,
     /** Nobody listens: told at once, and again if a reading that was under way then has left a watch. */
     private readonly onUnused: () => void,
@@ -54,7 +54,8 @@ export class Tracker {
     });
     const subscriber: Subscriber = { listener, revision: 0, closed: false, onFirst };
     this.subscribers.add(subscriber);
-    if (this.revision > 0) queueMicrotask(() => this.deliver(subscriber));
+    // A value that is known to be old is not told to one who may have read the next; that is about to be read.
+    if (this.revision > 0 && this.arming !== 'unarmed') queueMicrotask(() => this.deliver(subscriber));
     return {
       ready,
       close: () => {
@@ -81,9 +82,9 @@ export class Tracker {
     this.retry = undefined;
     this.reading = true;
     this.dirty = false;
-    this.read().then(
+    this.read(
       (value) => this.onValue(value),
-      (error: unknown) => this.onReadError(error),
+      (error) => this.onReadError(error),
     );
   }
 
@@ -115,20 +116,21 @@ export class Tracker {
     } else {
       this.arming = value === undefined ? 'absent' : 'present';
     }
-    if (this.revision > 0 && sameValue(this.value, value)) return;
-    this.value = value;
-    this.revision++;
+    if (this.revision === 0 || !sameValue(this.value, value)) {
+      this.value = value;
+      this.revision++;
+    }
     for (const subscriber of [...this.subscribers]) this.deliver(subscriber);
   }
 
-  private onReadError(error: unknown): void {
+  private onReadError(error: Error): void {
     this.reading = false;
     if (this.subscribers.size === 0) return;
     if (this.isConnectionLoss(error)) {
       if (this.dirty) this.refresh();
       return;
     }
-    this.onError(error as Error);
+    this.onError(error);
     this.retry = setTimeout(() => this.refresh(), this.retryDelay);
     this.retryDelay = Math.min(this.retryDelay * 2, RETRY_MAX);
   }

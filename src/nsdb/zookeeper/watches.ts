@@ -1,6 +1,6 @@
 import { ClosedError } from '../../errors.js';
 import { parentPath } from '../path.js';
-import { type JuteReader, JuteWriter } from '../protocol/jute.js';
+import { JuteWriter } from '../protocol/jute.js';
 import { AddWatchMode, EventType, Op, WatcherType, Xid } from '../protocol/records.js';
 import type { TreeListener, TreeOptions, Watch } from '../store.js';
 import { frameOf, readFrame } from './frames.js';
@@ -39,7 +39,7 @@ export class Watches {
     const tracker: Tracker = new Tracker(
       path,
       kind,
-      () => this.readArmed(kind, path),
+      (done, fail) => this.readArmed(kind, path, done, fail),
       isConnectionLoss,
       (error) => this.onError('could not read a watched node', path, error),
       () => {
@@ -152,32 +152,38 @@ export class Watches {
   };
 
   /** Reads so that a watch is left whether the node is there or not. */
-  private async readArmed(kind: WatchKind, path: string): Promise<TrackedValue> {
-    for (;;) {
-      const value =
-        kind === 'data'
-          ? await this.read('get', path, Op.getData, readNode)
-          : await this.read('children', path, Op.getChildren, readNames);
-      if (value !== undefined) return value;
+  private readArmed(
+    kind: WatchKind,
+    path: string,
+    done: (value: TrackedValue) => void,
+    fail: (error: Error) => void,
+  ): void {
+    // Where a tree begins, its watch tells of the node's data.
+    const watched = !this.trees.has(path);
+    const onValue = (value: TrackedValue) => {
+      if (value !== undefined) {
+        done(value);
+        return;
+      }
       // Reading a node that is not there leaves no watch; asking whether it exists does.
-      const stat = await this.read('exists', path, Op.exists, readExists);
-      if (stat === undefined) return undefined;
+      this.requests.ask(
+        'exists',
+        path,
+        readFrame(Op.exists, path, watched),
+        (err, r) => {
+          if (readExists(err, r) === undefined) done(undefined);
+          else this.readArmed(kind, path, done, fail);
+        },
+        fail,
+      );
+    };
+    if (kind === 'data') {
+      const frame = readFrame(Op.getData, path, watched);
+      this.requests.ask('get', path, frame, (err, r) => onValue(readNode(err, r)), fail);
+    } else {
+      const frame = readFrame(Op.getChildren, path, true);
+      this.requests.ask('children', path, frame, (err, r) => onValue(readNames(err, r)), fail);
     }
-  }
-
-  private read<T>(operation: string, path: string, op: number, decode: (err: number, r: JuteReader) => T): Promise<T> {
-    return new Promise<T>((resolve, reject) => {
-      // Where a tree begins, its watch tells of the node's data.
-      const watch = op === Op.getChildren || !this.trees.has(path);
-      const done = (err: number, r: JuteReader) => {
-        try {
-          resolve(decode(err, r));
-        } catch (error) {
-          reject(error);
-        }
-      };
-      this.requests.ask(operation, path, readFrame(op, path, watch), done, reject);
-    });
   }
 
   private forgetTree(tree: TreeTracker): void {
@@ -229,6 +235,6 @@ export class Watches {
 }
 
 /** The reading is repeated on the next connection. */
-function isConnectionLoss(error: unknown): boolean {
+function isConnectionLoss(error: Error): boolean {
   return error instanceof ConnectionLost || error instanceof ClosedError;
 }

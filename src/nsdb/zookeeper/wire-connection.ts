@@ -22,7 +22,8 @@ const PING_AFTER = 1 / 4;
 const DEAD_AFTER = 2 / 3;
 
 export interface WireEvents {
-  onFrame(frame: Buffer): void;
+  /** False: not yet. The frame is handed over again once all that the frames before it have led to is done. */
+  onFrame(frame: Buffer): boolean;
   /** The connection is gone; told once. */
   onClose(reason: Error): void;
 }
@@ -59,6 +60,8 @@ export class WireConnection {
   private events: WireEvents | undefined;
   private closed: Error | undefined;
   private corked = false;
+  /** Was refused by {@link WireEvents.onFrame}. */
+  private heldFrame: Buffer | undefined;
 
   private constructor(
     private readonly socket: Socket,
@@ -141,6 +144,7 @@ export class WireConnection {
         onFrame: (answer) => {
           settle();
           resolve(new JuteReader(answer));
+          return true;
         },
         onClose: (reason) => {
           settle();
@@ -207,15 +211,19 @@ export class WireConnection {
     try {
       while (this.closed === undefined) {
         if (this.handshake === undefined && this.events === undefined) return;
-        const frame = this.splitter.next();
+        const frame = this.heldFrame ?? this.splitter.next();
         if (frame === undefined) return;
+        this.heldFrame = undefined;
         if (this.handshake !== undefined) {
           const done = this.handshake;
           const response = readConnectResponse(new JuteReader(frame));
           this.handshake = undefined;
           done(response);
-        } else {
-          this.events!.onFrame(frame);
+        } else if (!this.events!.onFrame(frame)) {
+          this.heldFrame = frame;
+          // Node.js comes to the next tick when no promise has anything left to do, but only if asked by one.
+          queueMicrotask(() => process.nextTick(() => this.drain()));
+          return;
         }
       }
     } catch (error) {

@@ -99,6 +99,53 @@ test('a connection that is lost again and again is not made again and again with
   t.is(store.sessionId, session);
 });
 
+test('answers and what watches show are told in the order in which the server sent them, also in one piece', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'midonet-nsdb-'));
+  const server = await EmbeddedServer.start({ listen: { port: 0 }, dataDir: folder, fsync: false });
+  const proxy = await CutProxy.to(server.address);
+  const store = new ZookeeperStore({ connect: proxy.address });
+  const writer = new ZookeeperStore({ connect: server.address });
+  t.teardown(async () => {
+    await store.close();
+    await writer.close();
+    await proxy.close();
+    await server.close();
+    await rm(folder, { recursive: true });
+  });
+  for (const path of ['/tree', '/tree/gone', '/data', '/parent']) await writer.create(path, bytes('old'));
+  const told: string[] = [];
+  await store.watchTree('/tree', (path, node) => told.push(`tree ${path} ${text(node)}`)).ready;
+  told.length = 0;
+  /** Callers go on a while after the answer. */
+  const read = async (path: string, depth = 10): Promise<string | undefined> =>
+    depth === 0 ? text(await store.get(path)) : read(path, depth - 1);
+  const tell = async (path: string) => void told.push(`read ${path} ${await read(path)}`);
+  const answered = (frames: number) => until('the answers are kept back', () => proxy.heldFrames === frames);
+  proxy.hold();
+  const reading = [tell('/tree/gone'), tell('/data')];
+  store.watchData('/data', (node) => told.push(`data ${text(node)}`));
+  await answered(3);
+  await writer.delete('/tree/gone');
+  await writer.set('/data', bytes('new'));
+  await answered(5);
+  store.watchChildren('/parent', (names) => told.push(`children ${names}`));
+  reading.push(tell('/data'), tell('/tree/gone'));
+  await answered(8);
+  proxy.release();
+  await Promise.all(reading);
+  await until('the change is told', () => told.length === 8);
+  t.deepEqual(told, [
+    'read /tree/gone old',
+    'read /data old',
+    'data old',
+    'tree /tree/gone undefined',
+    'children ',
+    'read /data new',
+    'read /tree/gone undefined',
+    'data new',
+  ]);
+});
+
 test('a client whose server was put back to a backup comes as a new one and reads everything again', async (t) => {
   const nsdb = await EmbeddedNsdb.start();
   t.teardown(() => nsdb.close());
