@@ -2,6 +2,7 @@ import { hostSchema } from '../../topology/types.js';
 import { decodeJson } from '../json.js';
 import { hostAlivePath, objectPath } from '../layout.js';
 import { parentPath } from '../path.js';
+import { readAhead } from '../read-ahead.js';
 import type { Store } from '../store.js';
 
 export interface KnownHost {
@@ -15,13 +16,12 @@ export interface KnownHost {
 /** Every host in the topology. */
 export async function knownHosts(store: Store, signal?: AbortSignal): Promise<KnownHost[]> {
   const ids = (await store.children(parentPath(objectPath('host', 'x'))!, { signal })) ?? [];
-  return Promise.all(
-    ids.map(async (id) => {
-      const path = objectPath('host', id);
-      const [node, alive] = await Promise.all([store.get(path), store.exists(hostAlivePath(id))]);
-      return { id, name: nameOf(node?.data, path) ?? id, alive: alive !== undefined };
-    }),
-  );
+  return readAhead(ids, signal, async (id, signal) => {
+    const path = objectPath('host', id);
+    const node = await store.get(path, { signal });
+    const alive = await store.exists(hostAlivePath(id), { signal });
+    return { id, name: nameOf(node?.data, path) ?? id, alive: alive !== undefined };
+  });
 }
 
 function nameOf(data: Uint8Array | undefined, path: string): string | undefined {

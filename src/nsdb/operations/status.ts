@@ -1,5 +1,6 @@
 import { frozenFor } from '../freeze.js';
 import { ROOT_FOLDERS } from '../layout.js';
+import { readAhead } from '../read-ahead.js';
 import type { Store } from '../store.js';
 import { nameOf, parseConnectString, type Target } from '../zookeeper/connect-string.js';
 import { type KnownHost, knownHosts } from './alive-hosts.js';
@@ -150,7 +151,7 @@ function serverProblems(servers: readonly ServerStatus[]): Problem[] {
 }
 
 async function contentProblems(store: Store, signal: AbortSignal | undefined): Promise<Problem[]> {
-  const there = await Promise.all(ROOT_FOLDERS.map((path) => store.exists(path, { signal })));
+  const there = await readAhead(ROOT_FOLDERS, signal, (path, signal) => store.exists(path, { signal }));
   const missing = ROOT_FOLDERS.filter((_, i) => there[i] === undefined);
   if (missing.length === 0) return [];
   if (missing.length === ROOT_FOLDERS.length) {

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 import test from 'ava';
@@ -43,6 +44,29 @@ test('the embedded server tells what it is and holds, and hosts without an agent
   const frozen = await ask(server.connect, store);
   t.is(frozen.frozenFor, 'zk1,zk2');
   t.regex(frozen.problems[0].problem, /takes no changes: its data are moved to zk1,zk2/);
+});
+
+test('one signal for all that is asked is no leak to Node.js, and ends it', async (t) => {
+  const server = await embedded(t);
+  const store = server.store();
+  const repository = new TopologyRepository(store);
+  await repository.initialize();
+  for (let i = 0; i < 20; i++) await repository.create('host', { id: randomUUID(), name: `node-${i}` });
+  const warnings: Error[] = [];
+  const warn = (warning: Error) => warnings.push(warning);
+  process.on('warning', warn);
+  t.teardown(() => process.off('warning', warn));
+  const stop = new AbortController();
+  const asked = { connect: server.connect, store, server: store, askServers: true, signal: stop.signal };
+  t.is((await status(asked)).hosts!.known, 20);
+  // Warnings are told in a turn of their own.
+  await new Promise((resolve) => setImmediate(resolve));
+  t.deepEqual(
+    warnings.filter(({ name }) => name === 'MaxListenersExceededWarning'),
+    [],
+  );
+  stop.abort(new Error('enough'));
+  await t.throwsAsync(status(asked), { message: 'enough' });
 });
 
 apacheTest('Apache ZooKeeper on its own is understood', async (t) => {
