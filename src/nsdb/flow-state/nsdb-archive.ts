@@ -1,7 +1,8 @@
 import { readU32, readU48, writeU32, writeU48 } from '../../packet/big-endian.js';
+import { deleteIfEmpty, deleteIfThere } from '../delete-if.js';
 import { flowStatePath } from '../layout.js';
 import { joinPath } from '../path.js';
-import { NodeNotEmptyError, NodeNotFoundError, type Store, StoreUnavailableError } from '../store.js';
+import { NodeNotFoundError, type Store, StoreUnavailableError } from '../store.js';
 import {
   type ArchivedRecord,
   ArchiveUnavailableError,
@@ -12,6 +13,7 @@ import {
   type LookupOptions,
   type StoreRecordsOptions,
 } from './archive.js';
+import { deletePortFolder } from './port-folder.js';
 
 /** Records of a batch, unless one alone is longer. */
 const BATCH_BYTES = 64 * 1024;
@@ -76,7 +78,7 @@ export class NsdbFlowStateArchive implements FlowStateArchive {
       try {
         const path = await store.create(joinPath(folder, PREFIX), data, { sequential: true, signal });
         const number = Number(path.slice(-10));
-        if (number >= MAX_BATCHES) await this.#deleteIfThere(batchPath(folder, number - MAX_BATCHES), signal);
+        if (number >= MAX_BATCHES) await deleteIfThere(store, batchPath(folder, number - MAX_BATCHES), signal);
         return;
       } catch (error) {
         if (!(error instanceof NodeNotFoundError)) throw error;
@@ -113,7 +115,7 @@ export class NsdbFlowStateArchive implements FlowStateArchive {
       if (node === undefined) continue;
       const tooOld = Number(name.slice(-10)) + MAX_BATCHES <= last;
       if (tooOld || node.data.length < 6 || readU48(node.data, 0) <= this.#now()) {
-        await this.#deleteIfThere(path, signal);
+        await deleteIfThere(store, path, signal);
       } else {
         left += 1;
         use(node.data);
@@ -123,14 +125,8 @@ export class NsdbFlowStateArchive implements FlowStateArchive {
   }
 
   async remove(portId: string, signal?: AbortSignal): Promise<void> {
-    const folder = flowStatePath(checkPortId(portId));
-    const { store } = this.#options;
-    await this.#reach('remove', portId, async () => {
-      for (const name of (await store.children(folder, { signal })) ?? []) {
-        await this.#deleteIfThere(joinPath(folder, name), signal);
-      }
-      await this.#deleteIfEmpty(folder, signal);
-    });
+    checkPortId(portId);
+    await this.#reach('remove', portId, () => deletePortFolder(this.#options.store, portId, signal));
     this.#stored.delete(portId);
   }
 
@@ -144,7 +140,7 @@ export class NsdbFlowStateArchive implements FlowStateArchive {
       const folder = flowStatePath(portId);
       try {
         const read = await this.#readBatches(folder, signal, () => {});
-        if (read.left === 0) await this.#deleteIfEmpty(folder, signal);
+        if (read.left === 0) await deleteIfEmpty(this.#options.store, folder, signal);
         if (this.#stored.get(portId) === expiry) this.#stored.delete(portId);
       } catch (error) {
         if (signal.aborted) return;
@@ -170,23 +166,6 @@ export class NsdbFlowStateArchive implements FlowStateArchive {
     } catch (error) {
       if (!(error instanceof StoreUnavailableError)) throw error;
       throw new ArchiveUnavailableError(operation, portId, error.message, { cause: error });
-    }
-  }
-
-  async #deleteIfThere(path: string, signal: AbortSignal | undefined): Promise<void> {
-    try {
-      await this.#options.store.delete(path, undefined, { signal });
-    } catch (error) {
-      if (!(error instanceof NodeNotFoundError)) throw error;
-    }
-  }
-
-  async #deleteIfEmpty(path: string, signal: AbortSignal | undefined): Promise<void> {
-    try {
-      await this.#deleteIfThere(path, signal);
-    } catch (error) {
-      // Somebody has just stored more.
-      if (!(error instanceof NodeNotEmptyError)) throw error;
     }
   }
 }

@@ -1,15 +1,9 @@
 import { z } from 'zod';
+import { deleteIfEmpty, deleteIfThere } from '../delete-if.js';
 import { decodeJson, encodeJson } from '../json.js';
 import { deviceNatBlocksPath, hostLeasesPath, natBlocksPath, natSpaceId } from '../layout.js';
 import { joinPath, nodeName } from '../path.js';
-import {
-  NodeNotEmptyError,
-  NodeNotFoundError,
-  type Store,
-  type StoreNode,
-  type StoreOperation,
-  VersionConflictError,
-} from '../store.js';
+import { NodeNotFoundError, type Store, type StoreNode, type StoreOperation, VersionConflictError } from '../store.js';
 
 /**
  * What a lease is in the NSDB: a persistent node under the leased thing, which says whose it is, and an entry under its host,
@@ -90,6 +84,7 @@ export async function releaseHostLeases(
         await deleteIfThere(store, entryPath, signal);
       }
     }
+    // Somebody may have just taken another: whoever deletes the folder's parent will be told.
     await deleteIfEmpty(store, folder, signal);
   }
 }
@@ -113,24 +108,8 @@ export async function releaseNatBlocks(
       const entryPath = leaseEntryPath(hostId, natSpaceId(deviceId, address), path);
       await releaseLease(store, path, entryPath, node.stat.version, signal);
     }
+    // Somebody may have just taken another: whoever deletes the folder's parent will be told.
     await deleteIfEmpty(store, folder, signal);
   }
   await deleteIfEmpty(store, device, signal);
-}
-
-async function deleteIfThere(store: Pick<Store, 'delete'>, path: string, signal?: AbortSignal): Promise<void> {
-  try {
-    await store.delete(path, undefined, { signal });
-  } catch (error) {
-    if (!(error instanceof NodeNotFoundError)) throw error;
-  }
-}
-
-async function deleteIfEmpty(store: Pick<Store, 'delete'>, path: string, signal?: AbortSignal): Promise<void> {
-  try {
-    await deleteIfThere(store, path, signal);
-  } catch (error) {
-    // Somebody has just taken another; whoever deletes the folder's parent will be told.
-    if (!(error instanceof NodeNotEmptyError)) throw error;
-  }
 }

@@ -1,3 +1,4 @@
+import { findOrphanedFlowState } from '../flow-state/port-folder.js';
 import { ROOT_FOLDERS } from '../layout.js';
 import { findLeakedLeases, HOST_GONE_MS, noteMissingHosts } from '../leases/lease-check.js';
 import { joinPath } from '../path.js';
@@ -8,7 +9,7 @@ import { isServersOwn } from './walk.js';
 
 /** Something wrong in the NSDB. */
 export interface Fault {
-  /** `missing-folder`, `unknown-node`, `leaked-lease`, or a kind of integrity.ts. */
+  /** `missing-folder`, `unknown-node`, `leaked-lease`, `orphaned-flow-state`, or a kind of integrity.ts. */
   readonly kind: string;
   readonly path: string;
   readonly problem: string;
@@ -37,8 +38,8 @@ const MAX_ROUNDS = 10;
 
 /**
  * Looks for what is wrong in the NSDB, while others go on to work: dangling references, entries that are missing or left over
- * (integrity.ts), leaked leases (lease-check.ts), folders that are missing and nodes that nobody knows. With `repair` it
- * mends what can be mended and looks again. Without it nothing is changed. Ephemeral nodes and empty shards are no faults.
+ * (integrity.ts), leaked leases (lease-check.ts), flow state of ports that are gone, folders that are missing and nodes that
+ * nobody knows. With `repair` it mends what can be mended and looks again. Without it nothing is changed. Ephemeral nodes and empty shards are no faults.
  */
 export async function fsck(options: FsckOptions): Promise<FsckReport> {
   const { store, repair, onFault, signal } = options;
@@ -52,7 +53,7 @@ export async function fsck(options: FsckOptions): Promise<FsckReport> {
       const name = `${fault.kind} ${fault.path} ${fault.problem}`;
       if (!told.has(name)) onFault?.(fault);
       told.add(name);
-      if (repair && (await mend(store, fault))) {
+      if (repair && (await mend(store, fault, signal))) {
         mended += 1;
         changed = true;
       } else {
@@ -64,7 +65,7 @@ export async function fsck(options: FsckOptions): Promise<FsckReport> {
 }
 
 async function* findAll({ store, goneAfter, signal, onProgress }: FsckOptions): AsyncGenerator<Fault> {
-  yield* strayNodes(store);
+  yield* strayNodes(store, signal);
   const onObjects = (objects: number) => onProgress?.('checking objects', objects);
   for await (const { kind, path, detail, repair } of findFaults(store, { signal, onProgress: onObjects })) {
     yield { kind, path, problem: detail, repair };
@@ -77,12 +78,15 @@ async function* findAll({ store, goneAfter, signal, onProgress }: FsckOptions): 
     onProgress?.('checking leases', ++leases);
     yield { kind: 'leaked-lease', path, problem, repair };
   }
+  for await (const { path, repair } of findOrphanedFlowState(store, signal)) {
+    yield { kind: 'orphaned-flow-state', path, problem: 'there is no such port', repair };
+  }
 }
 
 /** Faults in the list of top folders. */
-async function* strayNodes(store: Store): AsyncGenerator<Fault> {
-  await store.sync('/');
-  const names = new Set(((await store.children('/')) ?? []).map((name) => joinPath('/', name)));
+async function* strayNodes(store: Store, signal: AbortSignal | undefined): AsyncGenerator<Fault> {
+  await store.sync('/', { signal });
+  const names = new Set(((await store.children('/', { signal })) ?? []).map((name) => joinPath('/', name)));
   for (const path of ROOT_FOLDERS) {
     if (names.delete(path)) continue;
     const repair: StoreOperation[] = [{ type: 'create', path, data: new Uint8Array() }];
@@ -95,10 +99,10 @@ async function* strayNodes(store: Store): AsyncGenerator<Fault> {
 }
 
 /** Whether the fault is mended; otherwise a later look says how things are. */
-async function mend(store: Store, { repair }: Fault): Promise<boolean> {
+async function mend(store: Store, { repair }: Fault, signal: AbortSignal | undefined): Promise<boolean> {
   if (repair.length === 0) return false;
   try {
-    await store.multi(repair);
+    await store.multi(repair, { signal });
     return true;
   } catch (error) {
     // Changed by somebody meanwhile, or more than one step can do.

@@ -1,3 +1,4 @@
+import { deleteIfThere } from '../delete-if.js';
 import { decodeJson } from '../json.js';
 import { objectPath } from '../layout.js';
 import { parentPath } from '../path.js';
@@ -148,14 +149,5 @@ async function makeRoom(
     throw new ReferenceConflictError(entry.field, entry.below.kind, entry.below.id, id);
   } else {
     throw new ObjectExistsError(entry.field, entry.value);
-  }
-}
-
-/** Succeeds when there is no such node. */
-export async function deleteIfThere(store: Pick<Store, 'delete'>, path: string, signal?: AbortSignal): Promise<void> {
-  try {
-    await store.delete(path, undefined, { signal });
-  } catch (error) {
-    if (!(error instanceof NodeNotFoundError)) throw error;
   }
 }

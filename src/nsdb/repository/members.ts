@@ -5,6 +5,7 @@ import { formatIp, parseIp } from '../../packet/ip.js';
 import { dhcpHostSchema, dhcpV6HostSchema } from '../../topology/dhcp.js';
 import { ipAddressGroupMemberSchema } from '../../topology/groups.js';
 import { validate } from '../../topology/validate.js';
+import { deleteIfThere } from '../delete-if.js';
 import { decodeJson, encodeJson } from '../json.js';
 import { memberPath, membersPath, objectPath } from '../layout.js';
 import { joinPath } from '../path.js';
@@ -12,7 +13,7 @@ import { readAhead } from '../read-ahead.js';
 import { NodeExistsError, NodeNotFoundError, type Store } from '../store.js';
 import { ObjectNotFoundError } from '../topology-errors.js';
 import { foldersBetween } from './change-set.js';
-import { deleteIfThere, makeEach } from './commit.js';
+import { makeEach } from './commit.js';
 
 /** Kinds of objects that have members, what a member is called and what is known of it. */
 export const MEMBERS = {

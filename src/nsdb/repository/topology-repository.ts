@@ -12,6 +12,8 @@ import {
   tunnelZoneMemberSchema,
 } from '../../topology/types.js';
 import { validate } from '../../topology/validate.js';
+import { deleteIfThere } from '../delete-if.js';
+import { deletePortFolder } from '../flow-state/port-folder.js';
 import { decodeJson, encodeJson } from '../json.js';
 import {
   bridgeHostPath,
@@ -30,7 +32,7 @@ import { readAhead } from '../read-ahead.js';
 import { NodeError, NodeExistsError, NodeNotFoundError, type Store, type StoreNode, type Watch } from '../store.js';
 import { ObjectConflictError, ObjectNotFoundError } from '../topology-errors.js';
 import { ChangeSet, checkObject, type PlannedOperation, type Versioned } from './change-set.js';
-import { commit, deleteIfThere } from './commit.js';
+import { commit } from './commit.js';
 import { Deletion, isDeleted } from './deletion.js';
 import { holderSchema } from './index-entries.js';
 import { type GroupKind, Members } from './members.js';
@@ -186,7 +188,7 @@ export class TopologyRepository {
   }
 
   /**
-   * Delete an object and what goes with it by the table of references, its leases and learned entries too. Succeeds when
+   * Delete an object and what goes with it by the table of references, its leases, learned entries and archived flow state too. Succeeds when
    * there is no such object.
    *
    * What fits in one request happens at once. More is deleted in parts, who names an object before it, so that at no time
@@ -234,8 +236,10 @@ export class TopologyRepository {
       }),
     );
     if (deletion === undefined) return false;
-    for (const staged of changes.objects) {
-      if (!isDeleted(staged)) continue;
+    const deleted = [...changes.objects].filter(isDeleted);
+    const ports = deleted.filter(({ kind }) => kind === 'port');
+    await readAhead(ports, signal, ({ id }, signal) => deletePortFolder(this.store, id, signal));
+    for (const staged of deleted) {
       if (staged.kind === 'host') await releaseHostLeases(this.store, staged.id, signal);
       if (staged.kind === 'bridge' || staged.kind === 'router') await releaseNatBlocks(this.store, staged.id, signal);
     }

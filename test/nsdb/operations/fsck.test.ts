@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import test from 'ava';
 import { encodeJson } from '../../../src/nsdb/json.js';
-import { hostLeasesPath, hostPortPath, objectPath } from '../../../src/nsdb/layout.js';
+import { flowStatePath, hostLeasesPath, hostPortPath, objectPath } from '../../../src/nsdb/layout.js';
 import { type Fault, fsck } from '../../../src/nsdb/operations/fsck.js';
 import { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../../src/nsdb/store.js';
@@ -77,6 +77,17 @@ const DAMAGES: [name: string, damage: (store: Store, objects: Objects) => Promis
     'an object is gone, what was noted below it stayed',
     (store) => store.ensure(`/bridges/${randomUUID()}/macs/00`),
     ['leftover-folder'],
+  ],
+  [
+    'flow state of a port that is gone, beside that of one that is there',
+    async (store, { port }) => {
+      for (const id of [randomUUID(), port.id]) {
+        const folder = flowStatePath(id);
+        await store.ensure(folder);
+        await store.create(`${folder}/batch-`, Buffer.alloc(6), { sequential: true });
+      }
+    },
+    ['orphaned-flow-state'],
   ],
 ];
 

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { memberPath, objectPath } from '../../../src/nsdb/layout.js';
+import { flowStatePath, memberPath, objectPath } from '../../../src/nsdb/layout.js';
 import { findFaults } from '../../../src/nsdb/repository/integrity.js';
 import {
   ObjectNotFoundError,
@@ -169,4 +169,25 @@ test('members are kept apart from their object, one by one, and go with it', asy
   await t.throwsAsync(store.create(path, new Uint8Array()), { instanceOf: NodeExistsError });
   await repository.delete('bridge', bridge.id);
   t.is(await store.exists(objectPath('dhcp-subnet', subnet.id)), undefined);
+});
+
+test('what is archived of the flow state of ports goes with them, also with those of a bridge', async (t) => {
+  const { store, repository } = t.context;
+  const bridge = await repository.create('bridge', { id: id(), name: 'b' });
+  const [first, second, other] = [id(), id(), id()];
+  for (const port of [first, second]) await repository.create('port', { id: port, bridgeId: bridge.id });
+  const left = await repository.create('bridge', { id: id(), name: 'left' });
+  await repository.create('port', { id: other, bridgeId: left.id });
+  for (const port of [first, second, other]) {
+    await store.ensure(flowStatePath(port));
+    for (let i = 0; i < 3; i++) {
+      await store.create(`${flowStatePath(port)}/batch-`, Buffer.alloc(6), { sequential: true });
+    }
+  }
+  await repository.delete('port', first);
+  t.is(await store.get(flowStatePath(first)), undefined);
+  t.is((await store.children(flowStatePath(second)))?.length, 3);
+  await repository.delete('bridge', bridge.id);
+  t.is(await store.get(flowStatePath(second)), undefined);
+  t.is((await store.children(flowStatePath(other)))?.length, 3);
 });
