@@ -1,14 +1,17 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
+import { loadConfig } from '../../src/bin/config.js';
+import { nsdbConnection } from '../../src/bin/nsdb-connection.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { until } from '../agent/until.js';
 import { freePort } from '../nsdb/apache-zookeeper.js';
+import { Authority } from '../nsdb/certificates.js';
 
 const PROGRAM = fileURLToPath(new URL('../../src/bin/midonet.js', import.meta.url));
 
@@ -36,11 +39,14 @@ class Served {
     private readonly process: ChildProcess,
   ) {}
 
-  static async start(t: ExecutionContext): Promise<Served> {
+  static async start(
+    t: ExecutionContext,
+    settings: { listen?: string } & Record<string, unknown> = {},
+  ): Promise<Served> {
     const folder = await mkdtemp(join(tmpdir(), 'nsdb-commands-'));
     const config = join(folder, 'midonet.json');
-    const connect = `unix:${folder}/socket`;
-    const nsdb = { listen: connect, connect, dataFolder: join(folder, 'data'), http: { port: 0 } };
+    const connect = settings.listen ?? `unix:${folder}/socket`;
+    const nsdb = { listen: connect, connect, dataFolder: join(folder, 'data'), http: { port: 0 }, ...settings };
     await writeFile(config, JSON.stringify({ nsdb }));
     const child = spawn(process.execPath, [PROGRAM, 'nsdb', 'serve', '--config', config], { stdio: 'ignore' });
     t.teardown(async () => {
@@ -122,6 +128,51 @@ test('an NSDB is filled, looked at, saved, restored elsewhere and moved, by comm
   t.true(frozen.stdout.includes(`its data are moved to ${second.connect}`));
   t.is((await midonet('copy', '--from', first.connect, '--undo')).status, 0);
   await repository.delete('bridge', BRIDGE);
+});
+
+test('over TLS and with a password it is looked at, saved, checked and moved, and without them nothing of it is told', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'nsdb-commands-'));
+  t.teardown(() => rm(folder, { recursive: true }));
+  const authority = await Authority.make(folder, 'authority');
+  const secured = async (name: string): Promise<Served> => {
+    await authority.issue(name, 'IP:127.0.0.1');
+    const files = { key: join(folder, `${name}.key`), passwordFile: join(folder, `${name}.password`) };
+    await chmod(files.key, 0o600);
+    await writeFile(files.passwordFile, `secret of ${name}\n`, { mode: 0o600 });
+    return Served.start(t, {
+      listen: `127.0.0.1:${await freePort()}`,
+      passwordFile: files.passwordFile,
+      tls: { ca: authority.certificateFile, certificate: join(folder, `${name}.pem`), key: files.key },
+    });
+  };
+  const [first, second] = await Promise.all([secured('first'), secured('second')]);
+  const { nsdb } = await loadConfig(first.config, {});
+  const store = new ZookeeperStore({ ...nsdbConnection(nsdb), operationTimeout: 60_000 });
+  t.teardown(() => store.close());
+  await store.sync();
+  const repository = new TopologyRepository(store);
+  await repository.initialize();
+  await repository.create('bridge', { id: BRIDGE, name: 'blue' });
+
+  const status = await midonet('status', '--config', first.config, '--json');
+  t.is(status.status, 0, status.stderr);
+  t.like(JSON.parse(status.stdout), { healthy: true, servers: [{ state: 'silent' }] });
+  const file = join(folder, 'backup.gz');
+  t.is((await midonet('backup', file, '--config', first.config)).status, 0);
+  t.is((await stat(file)).mode & 0o777, 0o600);
+  const both = ['--from', first.connect, '--config', first.config, '--to', second.connect];
+  const stranger = await midonet('copy', ...both);
+  t.is(stranger.status, 1);
+  t.regex(stranger.stderr, /MN_/);
+  const moved = await midonet('copy', ...both, '--to-config', second.config, '--freeze');
+  t.is(moved.status, 0, moved.stderr);
+  const there = await midonet('tree', '/bridges', '--config', second.config, '--data');
+  t.regex(there.stdout, /"blue"/, there.stderr);
+  const well = await midonet('fsck', '--config', second.config);
+  t.deepEqual([well.status, well.stdout], [0, 'nothing is wrong\n']);
+  const open = await midonet('tree', '--connect', second.connect);
+  t.deepEqual([open.status, open.stdout], [1, '']);
+  for (const { stdout, stderr } of [status, stranger, moved, there, open]) t.notRegex(stdout + stderr, /secret of/);
 });
 
 test('without a server commands end with a clear error, and status says what is wrong', async (t) => {
