@@ -195,6 +195,8 @@ export interface Store {
    * reading of the node that changed. Nodes need not exist. After a reconnect all are read again, and what differs from
    * what was told is told, deletions included. Values in quick succession may be seen as one; those of a node never go back
    * in time. The listener is not called during this call; {@link Watch.ready} settles when all that is there was told.
+   * A node that this client may not read is tried again and again: to take it for one that is not there could have its user
+   * undo what it stands for. Until it can be read, or is gone, the tree is not current.
    */
   watchTree(path: string, listener: TreeListener, options?: TreeOptions): Watch;
 

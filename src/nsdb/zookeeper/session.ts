@@ -1,5 +1,5 @@
 import type { SecureContext } from 'node:tls';
-import { ClosedError, MidonetError } from '../../errors.js';
+import { ClosedError, MidonetError, TimeoutError } from '../../errors.js';
 import { JuteReader, JuteWriter, NO_SESSION, WireProtocolError } from '../protocol/jute.js';
 import { Err, Op, PASSWORD_LENGTH, Xid } from '../protocol/records.js';
 import type { Credentials, StoreState } from '../store.js';
@@ -67,6 +67,9 @@ export class Session {
   private refused = false;
   /** Somebody was given an answer, and may not have seen it yet: promises tell later. */
   private answered = false;
+  /** What was said of servers that cannot be reached since there was a connection, and how many attempts have failed. */
+  private readonly complaints = new Set<string>();
+  private failedAttempts = 0;
   private readonly closing = new AbortController();
   private readonly running: Promise<void>;
 
@@ -109,7 +112,7 @@ export class Session {
     const { signal } = this.closing;
     const addressBook = new AddressBook({
       targets: this.options.targets,
-      onError: (error) => this.notice('warn', 'cannot resolve a server', { error: error.message }),
+      onError: (error) => this.complain('cannot resolve a server', { error: error.message }, error.message),
     });
     let last: Target | undefined;
     let failedRounds = 0;
@@ -140,8 +143,14 @@ export class Session {
           if (signal.aborted) return;
           if (!(error instanceof HandshakeRefusedError)) refused = false;
           this.counters.failedConnects++;
+          this.failedAttempts++;
           if (error instanceof CredentialsRefusedError) refusal = error;
-          else this.notice('warn', 'cannot connect', { server: name, error: (error as Error).message });
+          else
+            this.complain(
+              'cannot connect',
+              { server: name, error: (error as Error).message },
+              `${name} ${error instanceof TimeoutError ? error.code : (error as Error).message}`,
+            );
         }
       }
       if (established) {
@@ -283,7 +292,9 @@ export class Session {
       this.connection = connection;
       this.currentState = 'connected';
       this.refused = false;
-      this.notice('info', 'connected', { server, session: id, timeout });
+      this.notice('info', 'connected', { server, session: id, timeout, failedAttempts: this.failedAttempts });
+      this.failedAttempts = 0;
+      this.complaints.clear();
       this.events.onConnected(connection);
       connection.attach(
         {
@@ -344,6 +355,13 @@ export class Session {
   /** Milliseconds, granted or asked for. */
   private get timeout(): number {
     return this.current?.timeout ?? this.options.sessionTimeout;
+  }
+
+  /** Says what fails again and again once, until there is a connection. */
+  private complain(message: string, fields: object, about: string): void {
+    if (this.complaints.has(about)) return;
+    this.complaints.add(about);
+    this.notice('warn', message, fields);
   }
 
   private notice(level: 'info' | 'warn', message: string, fields: object): void {

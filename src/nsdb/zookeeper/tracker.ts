@@ -42,6 +42,7 @@ export class Tracker {
     private readonly read: ArmedRead,
     /** Whether an error means that the connection is gone: the reading is repeated at the next {@link refresh}. */
     private readonly isConnectionLoss: (error: Error) => boolean,
+    /** Told of the first of several failures in a row. */
     private readonly onError: (error: Error) => void,
     /** Nobody listens: told at once, and again if a reading that was under way then has left a watch. */
     private readonly onUnused: () => void,
@@ -130,7 +131,7 @@ export class Tracker {
       if (this.dirty) this.refresh();
       return;
     }
-    this.onError(error);
+    if (this.retryDelay === RETRY_MIN) this.onError(error);
     this.retry = setTimeout(() => this.refresh(), this.retryDelay);
     this.retryDelay = Math.min(this.retryDelay * 2, RETRY_MAX);
   }

@@ -59,6 +59,8 @@ export class TreeTracker implements Watch {
   private readonly failed: (() => void)[] = [];
   private retry: NodeJS.Timeout | undefined;
   private retryDelay = RETRY_MIN;
+  /** A failure was told, and not everything was read since. */
+  private complained = false;
 
   constructor(
     readonly path: string,
@@ -180,7 +182,8 @@ export class TreeTracker implements Watch {
   }
 
   private failLater(error: Error, again: () => void): void {
-    this.onError(error);
+    if (!this.complained) this.onError(error);
+    this.complained = true;
     this.failed.push(again);
     this.retry ??= setTimeout(() => {
       this.retry = undefined;
@@ -196,7 +199,9 @@ export class TreeTracker implements Watch {
       if (next === undefined) break;
       next();
     }
-    if (!this.loading || !this.connected || this.underWay > 0 || this.failed.length > 0) return;
+    if (!this.connected || this.underWay > 0 || this.failed.length > 0) return;
+    this.complained = false;
+    if (!this.loading) return;
     this.loading = false;
     this.call(() => this.options.onCurrent?.());
     this.markReady();

@@ -30,8 +30,8 @@ export interface WireEvents {
 
 /** The server took the connection and closed it instead of answering the request for a session. */
 export class HandshakeRefusedError extends MidonetError {
-  constructor(server: string, encrypted: boolean) {
-    const hint = encrypted ? '' : '; it may demand TLS';
+  constructor(server: string, mayDemandTls: boolean) {
+    const hint = mayDemandTls ? '; it may have no quorum, or demand TLS' : '; it may have no quorum';
     super('MN_STORE_UNAVAILABLE', `${server} closed the connection during the handshake${hint}`);
   }
 }
@@ -107,7 +107,7 @@ export class WireConnection {
         signal.removeEventListener('abort', onAbort);
         const refused = ready && connection.handshake !== undefined;
         const reason = refused
-          ? new HandshakeRefusedError(name, tls !== undefined)
+          ? new HandshakeRefusedError(name, tls === undefined && request.lastZxidSeen === 0)
           : new Error(`${name} closed the connection`);
         connection.end(reason);
         reject(connection.closed);

@@ -146,6 +146,46 @@ test('answers and what watches show are told in the order in which the server se
   ]);
 });
 
+test('a server that cannot be reached is told of once, and how often it was tried when it is back', async (t) => {
+  const nsdb = await EmbeddedNsdb.start();
+  t.teardown(() => nsdb.close());
+  await nsdb.stop();
+  const notices: { message: string; fields: object }[] = [];
+  const store = nsdb.store({ onNotice: (_level, message, fields) => notices.push({ message, fields }) });
+  await until('it was tried a few times', () => store.metrics.failedConnects >= 4);
+  t.deepEqual(
+    notices.map(({ message }) => message),
+    ['cannot connect'],
+  );
+  await nsdb.resume();
+  await store.sync();
+  t.is(notices[1].message, 'connected');
+  t.is((notices[1].fields as { failedAttempts: number }).failedAttempts, store.metrics.failedConnects);
+});
+
+test('a tree is not current while a node of it may not be read, which is told once', async (t) => {
+  const nsdb = await EmbeddedNsdb.start();
+  t.teardown(() => nsdb.close());
+  const owner = nsdb.store({ credentials: { user: 'owner', password: 'secret' } });
+  await owner.create('/secret', bytes('x'));
+  const notices: string[] = [];
+  const store = nsdb.store({ onNotice: (level, message) => level === 'warn' && notices.push(message) });
+  let current = false;
+  const told: string[] = [];
+  const onCurrent = () => {
+    current = true;
+  };
+  const watch = store.watchTree('/secret', (path, node) => told.push(`${path} ${text(node)}`), { onCurrent });
+  await until('it was tried twice', () => store.metrics.watchReads >= 2);
+  await delay(50);
+  t.false(current);
+  t.deepEqual(told, []);
+  t.deepEqual(notices, ['could not read a watched tree']);
+  await owner.delete('/secret');
+  await watch.ready;
+  t.true(current);
+});
+
 test('a client whose server was put back to a backup comes as a new one and reads everything again', async (t) => {
   const nsdb = await EmbeddedNsdb.start();
   t.teardown(() => nsdb.close());
