@@ -30,6 +30,7 @@ export class KeptEphemeralNode implements EphemeralNode {
   private ended = false;
   private queued = false;
   private again = false;
+  private complained = false;
 
   constructor(
     private readonly store: Store,
@@ -37,6 +38,7 @@ export class KeptEphemeralNode implements EphemeralNode {
     readonly path: string,
     private data: Uint8Array,
     private readonly options: EphemeralOptions,
+    /** Told of the first of several failures in a row. */
     private readonly onError: (error: Error) => void,
     private readonly onEnded: () => void,
   ) {
@@ -140,6 +142,7 @@ export class KeptEphemeralNode implements EphemeralNode {
       if (this.ended) return;
       if (this.currentState === 'closed') await this.leave();
       else if (this.known) await this.keep();
+      this.complained = false;
     } catch (error) {
       if (error instanceof NodeExistsError || error instanceof VersionConflictError) {
         // The node has changed since it was seen. The watch tells how, unless there is none any more.
@@ -148,7 +151,8 @@ export class KeptEphemeralNode implements EphemeralNode {
         // A server that is frozen may never take a change again. It still ends sessions.
         this.end();
       } else if (!this.ended) {
-        this.onError(error as Error);
+        if (!this.complained) this.onError(error as Error);
+        this.complained = true;
         throw error;
       }
     }

@@ -3,6 +3,7 @@ import { UnsupportedError } from '../../src/errors.js';
 import { FROZEN_PATH, freeze, frozenFor, unfreeze } from '../../src/nsdb/freeze.js';
 import { StoreFrozenError } from '../../src/nsdb/store.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
+import { until } from '../compliance/store.js';
 import { ApacheZookeeper } from './apache-zookeeper.js';
 import { EmbeddedNsdb } from './embedded-nsdb.js';
 
@@ -31,6 +32,13 @@ test('a frozen server refuses every change, says where the data went, and serves
     t.regex(error.message, /moved to zk1,zk2:2181\/midonet/);
   }
   await kept.close();
+  const notices: string[] = [];
+  const late = nsdb.store({ onNotice: (level, message) => level === 'warn' && notices.push(message) });
+  const refused = late.ephemeral('/late', DATA);
+  const before = late.metrics.requests;
+  await until('its making was refused a few times', () => late.metrics.requests >= before + 4);
+  t.deepEqual(notices, ['could not keep an ephemeral node'], 'which is told once');
+  await refused.close();
   await t.throwsAsync(freeze(store, 'elsewhere'), { instanceOf: StoreFrozenError });
   t.deepEqual((await store.get('/a'))?.data, DATA);
   await store.sync();
