@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { InvalidInputError } from '../../errors.js';
 import { formatMac, parseMac } from '../../packet/address.js';
 import { formatCidr, formatIp, parseCidr, parseIp } from '../../packet/ip.js';
+import { mac } from '../../topology/fields.js';
 import {
   bridgeIpsPath,
   bridgeMacsPath,
@@ -17,7 +18,7 @@ export const macEntrySchema = z.strictObject({ portId: z.uuid() });
 export type MacEntry = z.output<typeof macEntrySchema>;
 
 /** The MAC address of an IP address. */
-export const ipEntrySchema = z.strictObject({ mac: z.string() });
+export const ipEntrySchema = z.strictObject({ mac });
 export type IpEntry = z.output<typeof ipEntrySchema>;
 
 /** Where an address is that moves between hosts. */

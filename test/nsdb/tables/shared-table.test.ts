@@ -317,6 +317,11 @@ test.serial('what is not valid is reported, and does not hide the rest', async (
   watcher.watch.close();
 });
 
+test('an address leads to a MAC address and nothing else', (t) => {
+  t.deepEqual(IP_TABLE.value.parse({ mac: '02:00:00:00:00:0A' }), { mac: '02:00:00:00:00:0a' });
+  t.false(IP_TABLE.value.safeParse({ mac: 'nonsense' }).success);
+});
+
 test('keys are canonical text and back', (t) => {
   const word = fc.nat({ max: 0xffff_ffff });
   fc.assert(
