@@ -108,6 +108,9 @@ function serviceCommand(parent: Command, name: string, description: string, run:
 
 function fail(error: unknown): void {
   if (error instanceof MidonetError) process.stderr.write(`midonet: ${error.message} (${error.code})\n`);
+  // An error of the system, or a signal: the message says all.
+  else if (error instanceof Error && ('syscall' in error || error.name === 'AbortError'))
+    process.stderr.write(`midonet: ${error.message}\n`);
   else process.stderr.write(`midonet: ${error instanceof Error ? error.stack : String(error)}\n`);
   process.exit(1);
 }

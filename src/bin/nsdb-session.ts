@@ -60,7 +60,7 @@ export async function withNsdb(
   // Hundreds of calls under way at a time listen to it.
   setMaxListeners(0, stop.signal);
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.once(signal, () => stop.abort(new Error(`interrupted by ${signal}`)));
+    process.once(signal, () => stop.abort(new DOMException(`interrupted by ${signal}`, 'AbortError')));
   }
   const { nsdb } = await loadConfig(options.config, process.env);
   const session = new NsdbSession({ ...nsdb, connect: options.connect ?? nsdb.connect }, stop.signal);
