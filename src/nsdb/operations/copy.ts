@@ -9,6 +9,7 @@
  *
  * When a step fails, or is interrupted, the source is thawed: the agents still work with it.
  */
+import { randomUUID } from 'node:crypto';
 import { MidonetError } from '../../errors.js';
 import { freeze, frozenFor, unfreeze } from '../freeze.js';
 import type { Store } from '../store.js';
@@ -48,7 +49,7 @@ const FEW_CHANGES = 100;
 
 /**
  * Makes the destination what the source is.
- * @throws NsdbNotEmptyError, AgentsAliveError about the destination
+ * @throws NsdbNotEmptyError, AgentsAliveError, SameNsdbError about the destination
  * @throws UnsupportedError for a source that cannot be frozen, TimeoutError when it changes too often to be read
  */
 export async function copy(options: CopyOptions): Promise<CopyReport> {
@@ -58,6 +59,7 @@ export async function copy(options: CopyOptions): Promise<CopyReport> {
   try {
     const start = await live.atOnce(timeout);
     const present = await readDestination(destination, start.image, options, options);
+    await requireOther(source, destination, signal);
     const filling = changes(present, start.image);
     await apply(destination, filling, 'filling the destination', options);
     const report = { ephemerals: start.ephemerals.size, zxid: start.zxid, filled: filling.length };
@@ -72,6 +74,19 @@ export async function copy(options: CopyOptions): Promise<CopyReport> {
   } finally {
     live.close();
   }
+}
+
+/**
+ * What is written to the destination must not show in the source: one server may have several names.
+ * @throws SameNsdbError
+ */
+async function requireOther(source: Store, destination: Store, signal: AbortSignal | undefined): Promise<void> {
+  const mark = `/copy-${randomUUID()}`;
+  await destination.create(mark, new Uint8Array(), { ephemeral: true, signal });
+  await source.sync('/', { signal });
+  const isSame = (await source.exists(mark, { signal })) !== undefined;
+  await destination.delete(mark, undefined, { signal });
+  if (isSame) throw new SameNsdbError();
 }
 
 /** Carries over what changes until that is little; returns how many operations it took. */
@@ -145,6 +160,13 @@ async function verify(destination: Store, { image }: TreeContent, options: CopyO
   const differences = compareImages(there.image, image);
   const { created, changed, deleted } = differences;
   if (created + changed + deleted > 0) throw new CopyDiffersError(created, changed, deleted);
+}
+
+/** There is nothing to copy, and freezing the source would freeze the destination. */
+export class SameNsdbError extends MidonetError {
+  constructor() {
+    super('MN_INVALID_INPUT', 'the destination is the source: expected another NSDB, or another root of this one');
+  }
 }
 
 /** Somebody else has changed the destination. */

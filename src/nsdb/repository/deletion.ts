@@ -6,6 +6,7 @@ import {
   withoutReference,
 } from '../../topology/references.js';
 import type { Host, Kind, TopologyTypes } from '../../topology/types.js';
+import { deletePortFolder } from '../flow-state/port-folder.js';
 import { decodeJson } from '../json.js';
 import {
   bridgeHostPath,
@@ -15,6 +16,7 @@ import {
   kindPath,
   referenceFolder,
 } from '../layout.js';
+import { releaseNatBlocks } from '../leases/leases.js';
 import { joinPath } from '../path.js';
 import { readAhead } from '../read-ahead.js';
 import type { Store } from '../store.js';
@@ -274,6 +276,15 @@ export class Deletion {
       if (low.get(staged) === own) this.order.push(stack.splice(stack.indexOf(staged)));
     };
     for (const staged of deleted) if (!index.has(staged)) visit(staged);
+  }
+}
+
+/** What belongs to deleted objects and is in folders of its own: NAT blocks of devices, archived flow state of ports. */
+export async function removeRemains(store: Store, deleted: readonly Staged[], signal?: AbortSignal): Promise<void> {
+  const ports = deleted.filter(({ kind }) => kind === 'port');
+  await readAhead(ports, signal, ({ id }, signal) => deletePortFolder(store, id, signal));
+  for (const { kind, id } of deleted) {
+    if (kind === 'bridge' || kind === 'router') await releaseNatBlocks(store, id, signal);
   }
 }
 

@@ -13,7 +13,6 @@ import {
 } from '../../topology/types.js';
 import { validate } from '../../topology/validate.js';
 import { deleteIfThere } from '../delete-if.js';
-import { deletePortFolder } from '../flow-state/port-folder.js';
 import { decodeJson, encodeJson } from '../json.js';
 import {
   bridgeHostPath,
@@ -26,14 +25,14 @@ import {
   referenceFolder,
   referenceName,
 } from '../layout.js';
-import { releaseHostLeases, releaseNatBlocks } from '../leases/leases.js';
+import { releaseHostLeases } from '../leases/leases.js';
 import { joinPath } from '../path.js';
 import { readAhead } from '../read-ahead.js';
 import { NodeError, NodeExistsError, NodeNotFoundError, type Store, type StoreNode, type Watch } from '../store.js';
 import { ObjectConflictError, ObjectNotFoundError } from '../topology-errors.js';
 import { ChangeSet, checkObject, type PlannedOperation, type Versioned } from './change-set.js';
 import { commit } from './commit.js';
-import { Deletion, isDeleted } from './deletion.js';
+import { Deletion, isDeleted, removeRemains } from './deletion.js';
 import { holderSchema } from './index-entries.js';
 import { type GroupKind, Members } from './members.js';
 import { Transaction } from './transaction.js';
@@ -188,8 +187,8 @@ export class TopologyRepository {
   }
 
   /**
-   * Delete an object and what goes with it by the table of references, its leases, learned entries and archived flow state too. Succeeds when
-   * there is no such object.
+   * Delete an object and what goes with it by the table of references, its leases, learned entries and archived flow state
+   * too. Succeeds when there is no such object.
    *
    * What fits in one request happens at once. More is deleted in parts, who names an object before it, so that at no time
    * a reference leads nowhere. After an error in between some of it is left: delete again to finish.
@@ -237,12 +236,8 @@ export class TopologyRepository {
     );
     if (deletion === undefined) return false;
     const deleted = [...changes.objects].filter(isDeleted);
-    const ports = deleted.filter(({ kind }) => kind === 'port');
-    await readAhead(ports, signal, ({ id }, signal) => deletePortFolder(this.store, id, signal));
-    for (const staged of deleted) {
-      if (staged.kind === 'host') await releaseHostLeases(this.store, staged.id, signal);
-      if (staged.kind === 'bridge' || staged.kind === 'router') await releaseNatBlocks(this.store, staged.id, signal);
-    }
+    await removeRemains(this.store, deleted, signal);
+    for (const { kind, id } of deleted) if (kind === 'host') await releaseHostLeases(this.store, id, signal);
     for (const request of deletion.requests()) await unlessInterfered(commit(this.store, request, signal));
     return isComplete;
   }

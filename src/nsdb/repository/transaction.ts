@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import { ClosedError } from '../../errors.js';
+import { ClosedError, UnsupportedError } from '../../errors.js';
 import { MIGRATIONS, type Migrations } from '../../topology/stored-form.js';
 import type { Kind, SCHEMAS, TopologyTypes } from '../../topology/types.js';
 import { NodeNotEmptyError, type Store } from '../store.js';
@@ -11,7 +11,7 @@ import {
 } from '../topology-errors.js';
 import { ChangeSet, checkObject } from './change-set.js';
 import { commit, MAX_BYTES, MAX_OPERATIONS, sizeOf } from './commit.js';
-import { Deletion } from './deletion.js';
+import { Deletion, isDeleted, removeRemains } from './deletion.js';
 
 /**
  * Changes of several objects that happen together or not at all. Objects read in it are as the transaction left them, and
@@ -71,8 +71,12 @@ export class Transaction {
     if (next !== undefined) await this.update(kind, next, signal);
   }
 
-  /** What goes with it is worked out by {@link commit}. Succeeds when there is no such object. */
+  /**
+   * What goes with it is worked out by {@link commit}. Succeeds when there is no such object.
+   * @throws UnsupportedError for a host: its leases are released one by one, see TopologyRepository.delete
+   */
   async delete(kind: Kind, id: string, signal?: AbortSignal): Promise<void> {
+    if (kind === 'host') throw new UnsupportedError('deleting a host in a transaction');
     const staged = await this.changes.load(kind, id, signal);
     if (staged.after !== undefined) this.changes.remove(staged);
   }
@@ -81,6 +85,8 @@ export class Transaction {
    * @throws ObjectConflictError naming an object that somebody else has changed: start again with a new transaction
    * @throws ObjectNotFoundError, ObjectExistsError, ReferenceConflictError, ObjectReferencedError naming the field
    * @throws TransactionTooLargeError
+   * @throws StoreUnavailableError after the changes were made, too, when what nobody names any more could not be removed;
+   * the integrity check finds that
    */
   async commit(signal?: AbortSignal): Promise<void> {
     if (!this.isOpen) throw new ClosedError('transaction');
@@ -102,5 +108,6 @@ export class Transaction {
       const deleted = error instanceof NodeNotEmptyError ? deletion.objectAt(error.path) : undefined;
       throw deleted === undefined ? error : new ObjectConflictError(deleted.kind, deleted.id);
     }
+    await removeRemains(this.store, [...this.changes.objects].filter(isDeleted), signal);
   }
 }

@@ -2,7 +2,7 @@ import test, { type ExecutionContext } from 'ava';
 import { UnsupportedError } from '../../../src/errors.js';
 import { freeze, frozenFor } from '../../../src/nsdb/freeze.js';
 import { hostAlivePath } from '../../../src/nsdb/layout.js';
-import { copy, undoMove } from '../../../src/nsdb/operations/copy.js';
+import { copy, SameNsdbError, undoMove } from '../../../src/nsdb/operations/copy.js';
 import { compareImages, readTree } from '../../../src/nsdb/operations/image.js';
 import { AgentsAliveError, NsdbNotEmptyError } from '../../../src/nsdb/operations/restore.js';
 import { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
@@ -54,6 +54,18 @@ apacheTest(
     await movesUnderLoad(t, await embedded(t), await apache(t));
   },
 );
+
+test('a server is not copied to itself, by whatever name, and is not frozen for it', async (t) => {
+  const server = await embedded(t);
+  const [source, destination] = [server.store(), server.store()];
+  await source.create('/a', Buffer.from('x'));
+  const before = await source.children('/');
+  const move = { server: source, movedTo: 'another-name:2181' };
+  const options = { source, destination, move, replace: true, force: true, timeout };
+  await t.throwsAsync(copy(options), { instanceOf: SameNsdbError });
+  t.is(await frozenFor(source), undefined);
+  t.deepEqual(await source.children('/'), before);
+});
 
 test('a copy is of one point in time and leaves the source alone', async (t) => {
   const [from, to] = [await embedded(t), await embedded(t)];

@@ -1,5 +1,7 @@
 import { randomUUID } from 'node:crypto';
-import { ClosedError } from '../../../src/errors.js';
+import { ClosedError, UnsupportedError } from '../../../src/errors.js';
+import { encodeJson } from '../../../src/nsdb/json.js';
+import { flowStatePath, natBlocksPath } from '../../../src/nsdb/layout.js';
 import { findFaults } from '../../../src/nsdb/repository/integrity.js';
 import {
   ObjectConflictError,
@@ -181,4 +183,22 @@ test('one that is too large is refused, with its size', async (t) => {
   });
   t.true(error!.message.includes(`at most 1000 operations of 524288 bytes, got ${error?.operations} operations of`));
   t.deepEqual(await repository.list('rule'), []);
+});
+
+test('what belongs to a deleted object outside of it goes, too; hosts are deleted by themselves', async (t) => {
+  const { repository, store } = t.context;
+  const bridge = await repository.create('bridge', { id: id(), name: 'b' });
+  const port = await repository.create('port', { id: id(), bridgeId: bridge.id });
+  const host = await repository.create('host', { id: id(), name: 'h' });
+  const archived = flowStatePath(port.id);
+  const block = `${natBlocksPath(bridge.id, '192.0.2.1')}/01024`;
+  for (const path of [`${archived}/0000000001`, block]) await store.ensure(path);
+  await store.set(block, encodeJson({ hostId: host.id }));
+  const transaction = repository.transaction();
+  await transaction.delete('bridge', bridge.id);
+  await t.throwsAsync(transaction.delete('host', host.id), { instanceOf: UnsupportedError });
+  await transaction.commit();
+  t.is(await repository.get('port', port.id), undefined);
+  t.is(await store.exists(archived), undefined);
+  t.is(await store.exists(block), undefined);
 });
