@@ -76,6 +76,6 @@ function* reportLines(to: string, report: CopyReport): Generator<string> {
   }
   yield `moved ${size}: ${formatCount(filled, 'operation')} to fill, ${formatCount(followed, 'operation')} to follow`;
   yield `left out ${formatCount(ephemerals, 'node')} of sessions, which agents make again`;
-  yield `compared node by node: source and destination are the same. The source has been refusing changes for ${(frozen / 1000).toFixed(1)} s.`;
+  yield `compared node by node: source and destination are the same. The source refuses changes; the rest took ${(frozen / 1000).toFixed(1)} s.`;
   yield `Next: set nsdb.connect to ${to} on every host and restart its agent. To go back instead: --undo.`;
 }

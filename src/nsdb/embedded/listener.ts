@@ -22,7 +22,8 @@ export function createListener(tls: Tls | undefined): Server {
 function tlsListener(tls: Tls): Server {
   const { ca, certificate, key } = tls;
   if (certificate === undefined || key === undefined) {
-    throw new InvalidInputError('tls', Object.keys(tls), 'expected a certificate and its key');
+    const missing = certificate === undefined ? 'certificate' : 'key';
+    throw new InvalidInputError(`tls.${missing}`, undefined, 'expected that of the server, as it is to speak TLS');
   }
   secureContextOf(tls);
   const isMutual = ca !== undefined;
