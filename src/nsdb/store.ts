@@ -206,7 +206,10 @@ export interface Store {
   /** Calls the listener at every change; returns how to stop that. */
   onState(listener: (event: StoreEvent) => void): () => void;
 
-  /** Ends the session, which deletes its ephemeral nodes, and every watch. Calls still waiting fail with ClosedError. */
+  /**
+   * Ends every watch, and the session, which deletes its ephemeral nodes; without a connection the session is left to its
+   * timeout. Calls still waiting fail with ClosedError, writes that were sent with StoreUnavailableError.
+   */
   close(): Promise<void>;
 }
 
