@@ -76,8 +76,10 @@ async function run(repository: TopologyRepository, slots: Slots, lists: readonly
   let done = 0;
   for (const steps of lists) {
     try {
-      if (steps.length === 1) await take(steps[0], slots, repository);
-      else {
+      // Hosts are not deleted in transactions.
+      if (steps.length === 1 || steps.some((one) => one.type === 'delete' && one.kind === 'host')) {
+        for (const one of steps) await take(one, slots, repository);
+      } else {
         const transaction = repository.transaction();
         for (const one of steps) await take(one, slots, transaction);
         await transaction.commit();
