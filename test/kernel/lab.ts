@@ -23,7 +23,8 @@ export const SUBNET_V4 = '10.88.0.0/16';
 export const SUBNET_V6 = 'fd00:88::/64';
 
 export const DATAPATH = 'midonet';
-const READY_MS = 60_000;
+/** On a machine that emulates the VM and does other things, too. */
+const READY_MS = 120_000;
 
 export interface LabOptions {
   /** Number of nodes; 2 if absent. */

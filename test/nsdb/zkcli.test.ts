@@ -100,6 +100,9 @@ printwatches
 /** Watches that the script makes fire while they are printed. */
 const EVENTS = 8;
 
+/** Milliseconds for all commands: a JVM on a machine that others use, too. */
+const PATIENCE = 90_000;
+
 const SILENCE = '(it had ended before)';
 const VERSION = /^ZooKeeper CLI version: .*$/m;
 /** Lines at the end of the script that keep events from being printed. */
@@ -126,12 +129,16 @@ async function zkCli(address: string, commands: readonly string[]): Promise<Tran
     output += chunk;
   });
   // Another thread prints the events.
-  await until('the events are printed', () => eventsIn(output).length >= EVENTS || child.exitCode !== null);
+  const printed = () => eventsIn(output).length >= EVENTS || child.exitCode !== null;
+  await until('the events are printed', printed, PATIENCE).catch((error: unknown) => {
+    child.kill('SIGKILL');
+    throw error;
+  });
   child.stdin.end(`${lines.slice(-SILENT).join('\n')}\n`);
   await once(child.stdout, 'end');
-  const printed = mask(output.replaceAll(WATCHER, '')).split(VERSION).slice(1, -1);
+  const parts = mask(output.replaceAll(WATCHER, '')).split(VERSION).slice(1, -1);
   return {
-    commands: commands.map((command, i) => `${command}\n${(printed[i] ?? SILENCE).trim()}`),
+    commands: commands.map((command, i) => `${command}\n${(parts[i] ?? SILENCE).trim()}`),
     events: eventsIn(output).sort(),
   };
 }
