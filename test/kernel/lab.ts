@@ -339,7 +339,9 @@ export class LabNode {
 
   /** A metric of the agent, summed up over its labels. */
   async metric(name: string): Promise<number> {
-    const { stdout } = await this.run('curl', '-s', `http://127.0.0.1:${this.httpSocketPort}/metrics`);
+    // An agent that has just started serves containers before it serves metrics.
+    const patience = ['--retry', '30', '--retry-delay', '1', '--retry-connrefused'];
+    const { stdout } = await this.run('curl', '-s', ...patience, `http://127.0.0.1:${this.httpSocketPort}/metrics`);
     if (!stdout.includes(`# TYPE ${name} `)) throw new Error(`no metric ${name} in: ${stdout.slice(0, 500)}`);
     let sum = 0;
     for (const [, value] of stdout.matchAll(new RegExp(`^${name}(?:\\{.*\\})? ([0-9.e+]+)$`, 'gm')))
