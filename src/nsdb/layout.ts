@@ -1,5 +1,6 @@
 import type { ReferenceRow } from '../topology/references.js';
 import { KINDS, type Kind } from '../topology/types.js';
+import { fnv1a } from './fnv.js';
 
 /**
  * Where things are in the NSDB. Folders that grow with the number of ports are split in 256 shards by a hash of the name,
@@ -232,8 +233,7 @@ export function tunnelZoneMemberPath(zoneId: string, hostId: string): string {
 
 /** Two hexadecimal digits that follow from `name`: FNV-1a, folded to 8 bits. */
 export function shard(name: string): string {
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193);
+  let hash = fnv1a(name);
   hash ^= hash >>> 16;
   hash ^= hash >>> 8;
   return (hash & 0xff).toString(16).padStart(2, '0');

@@ -5,6 +5,7 @@ import { Links } from '../../src/datapath/link/links.js';
 import { Namespace } from '../../src/datapath/link/namespace.js';
 import { formatIp } from '../../src/packet/ip.js';
 import { idFromName } from '../../src/topology/id.js';
+import { Dice } from '../dice.js';
 import { type Inventory, takeInventory } from './inventory.js';
 import { type CniCall, Lab, must, NETWORK, type Outcome, Pod, SUBNET_V4, SUBNET_V6, until } from './lab.js';
 
@@ -38,17 +39,6 @@ test.afterEach(async (t) => {
 });
 
 test.after.always(() => lab?.close());
-
-/** Pseudorandom numbers from 0 up to `below` (xorshift, 32 bits). */
-function randomFrom(seed: number): (below: number) => number {
-  let state = seed | 1;
-  return (below) => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) % below;
-  };
-}
 
 /** Several pods have one namespace, one after the other: its name does not identify them. */
 function callOf(pod: Pod): CniCall {
@@ -260,7 +250,8 @@ test.serial('nothing is left of pods that came and went while agents were killed
   t.timeout(LIMIT_MS + 240_000);
   const seed = Number(process.env.MIDONET_CHURN_SEED ?? randomInt(2 ** 31));
   t.log(`MIDONET_CHURN_SEED=${seed}`);
-  const churn = new Churn(randomFrom(seed));
+  const dice = new Dice(seed | 1);
+  const churn = new Churn((below) => dice.below(below));
   const began = Date.now();
   await churn.run(AbortSignal.timeout(LIMIT_MS));
   const { adds, dels, failedAdds, failedDels, kills, pings, lookedAt } = churn.counts;

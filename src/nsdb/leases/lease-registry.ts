@@ -1,4 +1,5 @@
 import type { Kind } from '../../topology/types.js';
+import { fnv1a } from '../fnv.js';
 import { decodeJson, encodeJson } from '../json.js';
 import { hostLeasesPath } from '../layout.js';
 import { joinPath, parentPath } from '../path.js';
@@ -210,10 +211,8 @@ export class LeaseRegistry {
   }
 }
 
-/** FNV-1a, 32 bits. */
+/** A number from 0 on that follows from the text. */
 function hash(text: string): number {
-  let value = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) value = Math.imul(value ^ text.charCodeAt(i), 0x01000193);
-  value ^= value >>> 15;
-  return value >>> 0;
+  const value = fnv1a(text);
+  return (value ^ (value >>> 15)) >>> 0;
 }
