@@ -4,6 +4,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
+import { cleanUp } from './clean-up.js';
 import { takeInventory } from './inventory.js';
 import { Lab, type Pod, until } from './lab.js';
 
@@ -92,11 +93,13 @@ test.afterEach(async (t) => {
   if (!t.passed && lab !== undefined) process.stderr.write((await lab.logs()).slice(-20_000));
 });
 
-test.after.always(async () => {
-  for (const running of [pinging, talking, echo]) await running?.end('SIGKILL');
-  for (const pod of pods) await pod.remove();
-  await lab?.close();
-});
+test.after.always(() =>
+  cleanUp(
+    ...[pinging, talking, echo].map((running) => () => running?.end('SIGKILL')),
+    ...pods.map((pod) => () => pod.remove()),
+    () => lab?.close(),
+  ),
+);
 
 async function addPod(node: number, name: string): Promise<Pod> {
   const pod = await lab.nodes[node].addPod(name);

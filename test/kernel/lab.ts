@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { appendFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, mkdtemp, readdir, readFile, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,6 +12,7 @@ import { OvsDatapath } from '../../src/datapath/ovs/ovs-datapath.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { ApacheEnsemble } from '../nsdb/apache-ensemble.js';
+import { cleanUp, removeFolder } from './clean-up.js';
 
 /** The program with the commands agent, nsdb and standalone. */
 export const PROGRAM = fileURLToPath(new URL('../../bundle/midonet.js', import.meta.url));
@@ -150,13 +151,15 @@ export class Lab {
   }
 
   async close(): Promise<void> {
-    for (const node of this.nodes) await node.close();
-    await this.store?.close();
-    await this.stopNsdb('SIGKILL');
-    await this.zookeeper?.close();
-    for (const name of this.zookeeperNamespaces) await run('ip', 'netns', 'delete', name);
-    await run('ip', 'link', 'delete', this.underlayBridge);
-    await rm(this.folder, { recursive: true, force: true });
+    await cleanUp(
+      ...this.nodes.map((node) => () => node.close()),
+      () => this.store?.close(),
+      () => this.stopNsdb('SIGKILL'),
+      () => this.zookeeper?.close(),
+      ...this.zookeeperNamespaces.map((name) => () => run('ip', 'netns', 'delete', name)),
+      () => run('ip', 'link', 'delete', this.underlayBridge),
+      () => removeFolder(this.folder),
+    );
   }
 
   private get underlayBridge(): string {

@@ -1,6 +1,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { cleanUp } from './clean-up.js';
 import { BUSYBOX_IMAGE, busyboxImage } from './image.js';
 import { Lab, type LabNode, NETWORK, type Pod, received, run, until } from './lab.js';
 import { CniPodman, Containerd, type CtrContainer, prepareRuntimeHost } from './runtimes.js';
@@ -52,22 +53,18 @@ test.afterEach(async (t) => {
   if (!t.passed) t.log(await lab.logs(), ...daemons.map((daemon) => daemon.log));
 });
 
-test.after.always(async () => {
-  for (const daemon of daemons) {
-    for (const name of (await daemon.ctr(['task', 'list', '-q'])).split('\n').filter((line) => line !== '')) {
-      await daemon.ctr(['task', 'kill', '-s', 'SIGKILL', name]);
-    }
-  }
-  await first?.removed;
-  await second?.removed;
-  for (const daemon of daemons) await daemon.stop();
-  if (engine !== undefined) {
-    await engine.run('rm', '-f', '-a', '-t', '0');
-    await engine.close();
-  }
-  await pod?.remove();
-  await lab?.close();
-});
+test.after.always(() =>
+  cleanUp(
+    ...daemons.map((daemon) => () => daemon.killTasks()),
+    () => first?.removed,
+    () => second?.removed,
+    ...daemons.map((daemon) => () => daemon.stop()),
+    () => engine?.run('rm', '-f', '-a', '-t', '0'),
+    () => engine?.close(),
+    () => pod?.remove(),
+    () => lab?.close(),
+  ),
+);
 
 interface Addresses {
   readonly ipv4: string;

@@ -1,13 +1,17 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { removeFolder } from './clean-up.js';
 import { CNI_PROGRAM } from './lab.js';
 
 const run = promisify(execFile);
+
+/** How long a daemon may take to stop before it is killed. */
+const STOP_MS = 20_000;
 
 /**
  * Runs podman and gives its stdout. cgroupfs because the VM has no systemd; a network of its own only where `args` ask for one.
@@ -86,7 +90,7 @@ export class CniPodman {
       return ((error as { stderr?: string }).stderr ?? String(error)).trim();
     } finally {
       await podman.close();
-      await rm(folder, { recursive: true, force: true });
+      await removeFolder(folder);
     }
   }
 
@@ -115,7 +119,7 @@ export class CniPodman {
 
   /** Removes its state. Containers must be gone. */
   async close(): Promise<void> {
-    await rm(this.#folder, { recursive: true, force: true });
+    await removeFolder(this.#folder);
   }
 
   get #config(): string {
@@ -211,12 +215,27 @@ export class Containerd {
   }
 
   /** Ends the daemon and removes its state. Containers must be gone. */
+  /** Kills what runs in the containers. Each ctr that waits for one then removes it. */
+  async killTasks(): Promise<void> {
+    for (const name of (await this.ctr(['task', 'list', '-q'])).split('\n').filter((line) => line !== '')) {
+      try {
+        await this.ctr(['task', 'kill', '-s', 'SIGKILL', name]);
+      } catch (error) {
+        // It ended by itself meanwhile.
+        if (!String((error as { stderr?: string }).stderr).includes('not found')) throw error;
+      }
+    }
+  }
+
   async stop(): Promise<void> {
     if (this.daemon.pid !== undefined && this.daemon.exitCode === null && this.daemon.signalCode === null) {
+      const exited = once(this.daemon, 'exit');
       this.daemon.kill('SIGTERM');
-      await once(this.daemon, 'exit');
+      const impatience = setTimeout(() => this.daemon.kill('SIGKILL'), STOP_MS);
+      await exited;
+      clearTimeout(impatience);
     }
-    await rm(this.folder, { recursive: true, force: true });
+    await removeFolder(this.folder);
   }
 
   private async answers(signal?: AbortSignal): Promise<boolean> {

@@ -4,6 +4,7 @@ import test from 'ava';
 import type { Flow } from '../../src/datapath/datapath.js';
 import { describeMatch } from '../../src/datapath/ovs/describe.js';
 import { idFromName } from '../../src/topology/id.js';
+import { cleanUp } from './clean-up.js';
 import { Lab, type LabNode, NETWORK, type Pod, received, until } from './lab.js';
 
 /** The issue of this file: what two nodes show together. One lab serves all tests, one after the other. */
@@ -24,10 +25,7 @@ test.afterEach(async (t) => {
   if (!t.passed) t.log(await lab.logs());
 });
 
-test.after.always(async () => {
-  for (const pod of [red, green, blue]) await pod?.remove();
-  await lab?.close();
-});
+test.after.always(() => cleanUp(...[red, green, blue].map((pod) => () => pod?.remove()), () => lab?.close()));
 
 function dump(flows: readonly Flow[]): string[] {
   return flows
