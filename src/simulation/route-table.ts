@@ -1,0 +1,195 @@
+import { type FlowKey, Word } from '../flow/key.js';
+import type { FlowMask } from '../flow/mask.js';
+import { EtherType } from '../packet/ethernet.js';
+
+/** Leading bits of an address. Bits behind `length` are not looked at. */
+export interface RoutePrefix {
+  /** One unsigned 32-bit word (IPv4) or four (IPv6), most significant first. */
+  readonly words: readonly number[];
+  /** 0 to 32 (IPv4) or 128 (IPv6). */
+  readonly length: number;
+}
+
+/** A route of a router, as the simulation sees it. */
+export interface RouteFact {
+  readonly id: string;
+  readonly type: 'normal' | 'blackhole' | 'reject' | 'local';
+  readonly family: 4 | 6;
+  readonly destination: RoutePrefix;
+  /** Length 0: from anywhere. */
+  readonly source: RoutePrefix;
+  /** Of routes to one destination the least counts. */
+  readonly weight: number;
+  /** The port of the router to leave through. */
+  readonly portId?: string;
+  /** Address of the next router, in words; absent: the destination is next to the port. */
+  readonly gateway?: readonly number[];
+}
+
+/**
+ * A node of a binary trie without chains: it stands for the first `length` bits of `words`, and has routes to just that
+ * destination or two children. The root alone may have less. `children[bit]` has `bit` behind the node's bits.
+ */
+interface Node {
+  readonly words: readonly number[];
+  readonly length: number;
+  parent: Node | undefined;
+  readonly children: [Node | undefined, Node | undefined];
+  /** By weight, then id. */
+  readonly routes: RouteFact[];
+}
+
+const NO_ROUTES: readonly RouteFact[] = [];
+
+/**
+ * The routes of one router, of both families. A change or a look-up takes as many steps as prefixes enclose the
+ * destination, however many routes there are; the routes to one destination are compared one after the other.
+ */
+export class RouteTable {
+  private readonly ipv4 = newNode([0], 0, undefined);
+  private readonly ipv6 = newNode([0, 0, 0, 0], 0, undefined);
+  private readonly places = new Map<string, { route: RouteFact; node: Node }>();
+
+  get size(): number {
+    return this.places.size;
+  }
+
+  /** Takes the place of any route with the same id. */
+  insert(route: RouteFact): void {
+    this.remove(route);
+    const node = this.nodeOf(route);
+    let at = 0;
+    while (at < node.routes.length && isBefore(node.routes[at], route)) at++;
+    node.routes.splice(at, 0, route);
+    this.places.set(route.id, { route, node });
+  }
+
+  /** Removes the route with this id, whatever its other fields; false if there is none. */
+  remove(route: RouteFact): boolean {
+    const place = this.places.get(route.id);
+    if (place === undefined) return false;
+    this.places.delete(route.id);
+    place.node.routes.splice(place.node.routes.indexOf(place.route), 1);
+    prune(place.node);
+    return true;
+  }
+
+  /**
+   * The routes that are best for the packet: of those whose source and destination match, the longest destination, then
+   * the least weight; by id. Empty if there is none, or the packet is not IP.
+   */
+  lookup(packet: FlowKey, seen: FlowMask): readonly RouteFact[] {
+    seen.seeEthType();
+    if (packet.ethType === EtherType.IPV4) return find(this.ipv4, packet, seen);
+    if (packet.ethType === EtherType.IPV6) return find(this.ipv6, packet, seen);
+    return NO_ROUTES;
+  }
+
+  /** The node of the route's destination; made if need be. */
+  private nodeOf(route: RouteFact): Node {
+    const { words, length } = route.destination;
+    let node = route.family === 4 ? this.ipv4 : this.ipv6;
+    while (node.length < length) {
+      const bit = bitAt(words, 0, node.length);
+      const child = node.children[bit];
+      if (child === undefined) {
+        const leaf = newNode(words, length, node);
+        node.children[bit] = leaf;
+        return leaf;
+      }
+      const common = commonBits(words, 0, child.words, node.length, Math.min(length, child.length));
+      if (common === child.length) {
+        node = child;
+      } else {
+        const fork = newNode(words, common, node);
+        node.children[bit] = fork;
+        fork.children[bitAt(child.words, 0, common)] = child;
+        child.parent = fork;
+        node = fork;
+      }
+    }
+    return node;
+  }
+}
+
+function newNode(words: readonly number[], length: number, parent: Node | undefined): Node {
+  return { words, length, parent, children: [undefined, undefined], routes: [] };
+}
+
+/** Takes out the node, and then those above it, as far as they have neither routes nor two children. */
+function prune(start: Node): void {
+  let node = start;
+  while (node.parent !== undefined && node.routes.length === 0) {
+    const [zero, one] = node.children;
+    if (zero !== undefined && one !== undefined) return;
+    const { parent } = node;
+    const heir = zero ?? one;
+    parent.children[bitAt(node.words, 0, parent.length)] = heir;
+    if (heir !== undefined) heir.parent = parent;
+    node = parent;
+  }
+}
+
+function find(root: Node, packet: FlowKey, seen: FlowMask): readonly RouteFact[] {
+  let deepest = root;
+  let bits = 0;
+  while (deepest.children[0] !== undefined || deepest.children[1] !== undefined) {
+    bits = deepest.length + 1;
+    const child = deepest.children[bitAt(packet.words, Word.NW_DST, deepest.length)];
+    if (child === undefined) break;
+    const common = commonBits(packet.words, Word.NW_DST, child.words, deepest.length, child.length);
+    if (common < child.length) {
+      bits = common + 1;
+      break;
+    }
+    bits = child.length;
+    deepest = child;
+  }
+  if (packet.ethType === EtherType.IPV4) seen.seeIpv4Dst(bits);
+  else seen.seeIpv6Dst(bits);
+
+  for (let node: Node | undefined = deepest; node !== undefined; node = node.parent) {
+    const best = bestOf(node.routes, packet, seen);
+    if (best.length > 0) return best;
+  }
+  return NO_ROUTES;
+}
+
+/** Of routes sorted by weight, those of the least weight that has one for the packet's source. */
+function bestOf(routes: readonly RouteFact[], packet: FlowKey, seen: FlowMask): readonly RouteFact[] {
+  let best: RouteFact[] | undefined;
+  for (const route of routes) {
+    if (best !== undefined && route.weight > best[0].weight) break;
+    if (!matchesSource(route.source, packet, seen)) continue;
+    if (best === undefined) best = [route];
+    else best.push(route);
+  }
+  return best ?? NO_ROUTES;
+}
+
+function matchesSource(source: RoutePrefix, packet: FlowKey, seen: FlowMask): boolean {
+  if (source.length === 0) return true;
+  const common = commonBits(packet.words, Word.NW_SRC, source.words, 0, source.length);
+  const bits = Math.min(common + 1, source.length);
+  if (packet.ethType === EtherType.IPV4) seen.seeIpv4Src(bits);
+  else seen.seeIpv6Src(bits);
+  return common === source.length;
+}
+
+function isBefore(a: RouteFact, b: RouteFact): boolean {
+  return a.weight === b.weight ? a.id < b.id : a.weight < b.weight;
+}
+
+/** The bit at `index`, where 0 is the most significant of `words[offset]`. */
+function bitAt(words: ArrayLike<number>, offset: number, index: number): 0 | 1 {
+  return (words[offset + (index >>> 5)] >>> (31 - (index & 31))) & 1 ? 1 : 0;
+}
+
+/** How many leading bits, at most `limit`, agree in `a` from word `offset` and `b`, of which the first `known` do. */
+function commonBits(a: ArrayLike<number>, offset: number, b: readonly number[], known: number, limit: number): number {
+  for (let i = known >>> 5; 32 * i < limit; i++) {
+    const differing = a[offset + i] ^ b[i];
+    if (differing !== 0) return Math.min(32 * i + Math.clz32(differing), limit);
+  }
+  return limit;
+}
