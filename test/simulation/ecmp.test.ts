@@ -2,6 +2,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import { FlowKey, Word } from '../../src/flow/key.js';
 import { FlowMask } from '../../src/flow/mask.js';
+import { fnv1a } from '../../src/nsdb/fnv.js';
 import { EtherType } from '../../src/packet/ethernet.js';
 import { chooseRoute } from '../../src/simulation/ecmp.js';
 import type { RouteFact } from '../../src/simulation/route-table.js';
@@ -72,20 +73,32 @@ test('sees both addresses, and nothing of a packet with one way to go', (t) => {
   );
 });
 
-test('gives each of four routes about a quarter of the pairs, and shares those of a lost one', (t) => {
-  const routes = routesOf(['1', '2', '3', '4'].map((n) => `00000000-0000-4000-8000-00000000000${n}`));
-  const dice = new Dice(4);
-  const before = new Map<string, number>();
-  const moved = new Map<string, number>();
-  const count = (counts: Map<string, number>, { id }: RouteFact) => counts.set(id, (counts.get(id) ?? 0) + 1);
-  for (let i = 0; i < 8000; i++) {
-    // Neighbours in two networks, as real addresses are.
-    const packet = packetOf([0x0a00_0000 + dice.below(4096)], [0xc0a8_0000 + (i % 256)]);
-    const chosen = chooseRoute(routes, packet, new FlowMask());
-    count(before, chosen);
-    if (chosen === routes[0]) count(moved, chooseRoute(routes.slice(1), packet, new FlowMask()));
-  }
-  for (const { id } of routes) t.true(Math.abs(before.get(id)! - 2000) < 200, `${id}: ${before.get(id)}`);
-  const share = before.get(routes[0].id)! / 3;
-  for (const { id } of routes.slice(1)) t.true(Math.abs(moved.get(id)! - share) < 150, `${id}: ${moved.get(id)}`);
+test('chooses alike from any order of routes whose ids have the same hash', (t) => {
+  const routes = routesOf(['costarring', 'liquid']);
+  t.is(fnv1a(routes[0].id), fnv1a(routes[1].id));
+  const packet = packetOf([1], [2]);
+  t.is(chooseRoute(routes, packet, new FlowMask()), chooseRoute(routes.toReversed(), packet, new FlowMask()));
 });
+
+for (const [family, network] of [
+  ['IPv4', []],
+  ['IPv6', [0xfd00_0000, 0, 0]],
+] as const) {
+  test(`gives each of four routes about a quarter of the ${family} pairs, and shares those of a lost one`, (t) => {
+    const routes = routesOf(['1', '2', '3', '4'].map((n) => `00000000-0000-4000-8000-00000000000${n}`));
+    const dice = new Dice(4);
+    const before = new Map<string, number>();
+    const moved = new Map<string, number>();
+    const count = (counts: Map<string, number>, { id }: RouteFact) => counts.set(id, (counts.get(id) ?? 0) + 1);
+    for (let i = 0; i < 8000; i++) {
+      // Neighbours in two networks, as real addresses are.
+      const packet = packetOf([...network, 0x0a00_0000 + dice.below(4096)], [...network, 0xc0a8_0000 + (i % 256)]);
+      const chosen = chooseRoute(routes, packet, new FlowMask());
+      count(before, chosen);
+      if (chosen === routes[0]) count(moved, chooseRoute(routes.slice(1), packet, new FlowMask()));
+    }
+    for (const { id } of routes) t.true(Math.abs(before.get(id)! - 2000) < 200, `${id}: ${before.get(id)}`);
+    const share = before.get(routes[0].id)! / 3;
+    for (const { id } of routes.slice(1)) t.true(Math.abs(moved.get(id)! - share) < 150, `${id}: ${moved.get(id)}`);
+  });
+}
