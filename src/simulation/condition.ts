@@ -280,7 +280,7 @@ function isIp(packet: FlowKey, seen: FlowMask): boolean {
 }
 
 /** The family of the addresses that the packet has, those of ARP included; 0 when it has none. */
-function addressFamily(packet: FlowKey, seen: FlowMask): 4 | 6 | 0 {
+export function addressFamily(packet: FlowKey, seen: FlowMask): 4 | 6 | 0 {
   seen.seeEthType();
   const { ethType } = packet;
   if (ethType === EtherType.IPV4 || ethType === EtherType.ARP) return 4;
@@ -302,7 +302,8 @@ function hasTransport(packet: FlowKey, seen: FlowMask): boolean {
   return packet.nwFrag !== Frag.LATER;
 }
 
-function seeAddress(seen: FlowMask, family: 4 | 6, side: Side, prefix: number): void {
+/** Record `prefix` leading bits of an address of the packet, of the family that it is known to have. */
+export function seeAddress(seen: FlowMask, family: 4 | 6, side: Side, prefix: number): void {
   if (family === 4) {
     if (side === 'source') seen.seeIpv4Src(prefix);
     else seen.seeIpv4Dst(prefix);
@@ -341,7 +342,8 @@ function macWords(text: string): [high: number, low: number] {
   return [Math.floor(mac / TWO_32), mac % TWO_32];
 }
 
-function requireCidr(text: string): Cidr {
+/** @throws InvalidInputError if the text is no address range */
+export function requireCidr(text: string): Cidr {
   const cidr = parseCidr(text);
   if (cidr === undefined) throw new InvalidInputError('condition', text, 'expected an address range like 10.0.0.0/16');
   return cidr;
