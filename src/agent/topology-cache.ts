@@ -126,7 +126,7 @@ export class TopologyCache {
       if (isIdle(port) && !this.watched.has(port as Cell<unknown>) && !ports.has(port)) port.stop();
     }
     const bridges = new Set<Fact<BridgeFact>>();
-    for (const { value } of this.ports.values()) if (value) bridges.add(value.bridge);
+    for (const { value } of this.ports.values()) if (value?.type === 'bridge') bridges.add(value.bridge);
     for (const [id, bridge] of this.bridges) if (bridge.isIdle && !bridges.has(bridge.cell)) this.bridges.delete(id);
   }
 
@@ -205,6 +205,7 @@ export class TopologyCache {
 
   private portFact(port: BridgePort): PortFact {
     return {
+      type: 'bridge',
       id: port.id,
       adminStateUp: port.adminStateUp,
       mac: port.mac === undefined ? undefined : parseMac(port.mac),
@@ -366,6 +367,8 @@ function isIdle<T>(cell: Cell<T>): boolean {
 
 function samePort(a: PortFact, b: PortFact): boolean {
   return (
+    a.type === 'bridge' &&
+    b.type === 'bridge' &&
     a.adminStateUp === b.adminStateUp &&
     a.mac === b.mac &&
     a.bridge === b.bridge &&

@@ -8,18 +8,18 @@ import type { BridgeFact } from './fact.js';
  * @returns whether the packet needs no forwarding: it was answered, or the facts for that are not in hand
  */
 export function answerArp(context: SimulationContext, bridge: BridgeFact): boolean {
-  const { key, mask } = context;
+  const { packet, mask } = context;
   mask.seeNwProto();
   // A tagged request would need a tagged answer from a table of that VLAN.
-  if (key.nwProto !== ArpOp.REQUEST || key.vlanTci !== 0) return false;
+  if (packet.nwProto !== ArpOp.REQUEST || packet.vlanTci !== 0) return false;
   mask.seeIpv4Src();
   mask.seeIpv4Dst();
-  if (key.ipv4Src === key.ipv4Dst) return false;
-  const neighbor = context.read(bridge.ipv4(key.ipv4Dst));
+  if (packet.ipv4Src === packet.ipv4Dst) return false;
+  const neighbor = context.read(bridge.ipv4(packet.ipv4Dst));
   if (neighbor === undefined) return true;
   if (neighbor === null) return false;
   mask.seeArpSha();
-  if (neighbor.mac === key.arpSha) return false;
-  context.answer(buildArpReply(neighbor.mac, key.ipv4Dst, key.arpSha, key.ipv4Src));
+  if (neighbor.mac === packet.arpSha) return false;
+  context.answer(buildArpReply(neighbor.mac, packet.ipv4Dst, packet.arpSha, packet.ipv4Src));
   return true;
 }

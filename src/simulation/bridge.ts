@@ -2,7 +2,7 @@ import { isMulticastMac, MAC_BROADCAST } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
 import { answerArp } from './arp.js';
 import type { SimulationContext } from './context.js';
-import type { BridgeFact, PortFact } from './fact.js';
+import type { BridgeFact, BridgePortFact } from './fact.js';
 import { answerNeighborSolicitation } from './nd.js';
 import { egressPort, flood } from './port.js';
 
@@ -15,32 +15,32 @@ const SOLICITED_NODE_FIRST = 0x3333_ff00_0000;
 const SOLICITED_NODE_LAST = 0x3333_ffff_ffff;
 
 /** A packet arrives at a bridge from one of its ports. */
-export function bridgeInput(context: SimulationContext, port: PortFact): void {
+export function bridgeInput(context: SimulationContext, port: BridgePortFact): void {
   const bridge = context.read(port.bridge);
   if (bridge === undefined) return;
   if (bridge === null) return context.drop('no-bridge');
   if (!bridge.adminStateUp) return context.drop('bridge-down');
 
-  const { key, mask } = context;
+  const { packet, mask } = context;
   mask.seeEthSrc();
   mask.seeEthDst();
-  if (isMulticastMac(key.ethSrc)) return context.drop('multicast-source');
-  if (port.mac === undefined) context.learn({ type: 'learn', bridge, mac: key.ethSrc, port });
+  if (isMulticastMac(packet.ethSrc)) return context.drop('multicast-source');
+  if (port.mac === undefined) context.learn({ type: 'learn', bridge, mac: packet.ethSrc, port });
 
-  if (!isMulticastMac(key.ethDst)) return forward(context, bridge);
-  if (key.ethDst >= LINK_LOCAL_FIRST && key.ethDst <= LINK_LOCAL_LAST) return context.drop('link-local');
-  if (key.ethDst === MAC_BROADCAST) {
+  if (!isMulticastMac(packet.ethDst)) return forward(context, bridge);
+  if (packet.ethDst >= LINK_LOCAL_FIRST && packet.ethDst <= LINK_LOCAL_LAST) return context.drop('link-local');
+  if (packet.ethDst === MAC_BROADCAST) {
     mask.seeEthType();
-    if (key.ethType === EtherType.ARP && answerArp(context, bridge)) return;
-  } else if (key.ethDst >= SOLICITED_NODE_FIRST && key.ethDst <= SOLICITED_NODE_LAST) {
+    if (packet.ethType === EtherType.ARP && answerArp(context, bridge)) return;
+  } else if (packet.ethDst >= SOLICITED_NODE_FIRST && packet.ethDst <= SOLICITED_NODE_LAST) {
     mask.seeEthType();
-    if (key.ethType === EtherType.IPV6 && answerNeighborSolicitation(context, bridge)) return;
+    if (packet.ethType === EtherType.IPV6 && answerNeighborSolicitation(context, bridge)) return;
   }
   floodBridge(context, bridge);
 }
 
 function forward(context: SimulationContext, bridge: BridgeFact): void {
-  const entry = context.read(bridge.mac(context.key.ethDst));
+  const entry = context.read(bridge.mac(context.packet.ethDst));
   if (entry === null) floodBridge(context, bridge);
   else if (entry !== undefined) egressPort(context, entry.port);
 }

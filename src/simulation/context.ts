@@ -1,8 +1,8 @@
 import type { Action } from '../flow/action.js';
-import type { FlowKey } from '../flow/key.js';
+import { FLOW_KEY_WORDS, FlowKey, Word } from '../flow/key.js';
 import { FlowMask } from '../flow/mask.js';
-import type { Decision, DropReason, Effect } from './decision.js';
-import type { Fact } from './fact.js';
+import type { Decision, DropReason, Effect, Reply } from './decision.js';
+import type { Fact, PortFact, RouterPortFact } from './fact.js';
 
 /** What bounds a decision. */
 export interface Limits {
@@ -11,22 +11,57 @@ export interface Limits {
   actionsLength(actions: readonly Action[]): number;
 }
 
+/** Devices that a packet passes at most; one that passes more goes in a circle. MidoNet's value. */
+const MAX_DEVICES = 12;
+
+/** Fields that devices write: first word and number of words. */
+const WRITABLE = [
+  [Word.ETH_SRC, 2],
+  [Word.ETH_DST, 2],
+  [Word.NW_SRC, 4],
+  [Word.NW_DST, 4],
+  [Word.NW_TOS, 1],
+  [Word.NW_TTL, 1],
+  [Word.TP_SRC, 1],
+  [Word.TP_DST, 1],
+] as const;
+
+/** A packet on its way into a device, with the headers that it has there. */
+interface Visit {
+  readonly port: Fact<PortFact>;
+  readonly words: Uint32Array;
+  readonly written: Uint32Array;
+  readonly devices: number;
+}
+
 /** One packet on its way through the virtual network. Made for one simulation and thrown away with it. */
 export class SimulationContext {
+  /** The packet as it is at this point of its way. */
+  readonly packet: FlowKey;
+  /** What is read of {@link packet}, to the bit: a device says so for each field it looks at. */
   readonly mask = new FlowMask();
   readonly actions: Action[] = [];
+  /** The bits of {@link key} that the decision depends on. */
+  private readonly seen = new FlowMask();
+  /** The bits of {@link packet} that a device has set: these do not depend on the key. */
+  private readonly written = new Uint32Array(FLOW_KEY_WORDS);
   private readonly tags = new Set<Fact<unknown>>();
   private readonly missing = new Set<Fact<unknown>>();
   private readonly effects: Effect[] = [];
+  private readonly visits: Visit[] = [];
+  private readonly copies: (readonly Action[])[] = [];
+  private devices = 0;
   private install = true;
   private dropReason: DropReason | undefined;
   private copiesLength = 0;
   private cutCopies = 0;
 
   constructor(
+    /** What the datapath knows of the packet. */
     readonly key: FlowKey,
     readonly limits: Limits,
   ) {
+    this.packet = key.clone();
     // A flow that did not match the recirculation identifier would catch packets in the middle of another's path, and
     // the kernel matches the VLAN tag whether asked to or not.
     this.mask.seeInPort();
@@ -55,28 +90,128 @@ export class SimulationContext {
     this.install = false;
   }
 
-  /** Send one of several copies by these actions, unless the list would get longer than the datapath takes. */
-  copy(actions: readonly Action[]): void {
-    const length = this.copiesLength + this.limits.actionsLength(actions);
+  /** Send a frame of a router's own out of one of its ports. Later packets must be seen again. */
+  send(port: Fact<PortFact>, frame: Uint8Array): void {
+    this.effects.push({ type: 'send', port, frame });
+    this.install = false;
+  }
+
+  /** Tell the sender of the packet something, out of the router's port that it came in at. Later packets must be seen again. */
+  reply(port: Fact<PortFact>, from: RouterPortFact, reply: Reply): void {
+    this.effects.push({ type: 'reply', port, from, to: this.packet.ethSrc, reply });
+    this.install = false;
+  }
+
+  setEthernet(src: number, dst: number): void {
+    this.settle();
+    this.packet.ethSrc = src;
+    this.packet.ethDst = dst;
+    for (const word of [Word.ETH_SRC, Word.ETH_DST]) {
+      this.written[word] = 0xffff;
+      this.written[word + 1] = 0xffff_ffff;
+    }
+  }
+
+  setTtl(ttl: number): void {
+    this.settle();
+    this.packet.nwTtl = ttl;
+    this.written[Word.NW_TTL] = 0xff;
+  }
+
+  /** The packet goes in at a port of a device, with the headers that it has at this point. */
+  enter(port: Fact<PortFact>): void {
+    if (this.devices >= MAX_DEVICES) return this.drop('too-many-devices');
+    this.settle();
+    this.visits.push({
+      port,
+      words: this.packet.words.slice(),
+      written: this.written.slice(),
+      devices: this.devices + 1,
+    });
+  }
+
+  /** The port that the packet goes in at next, with its headers back as they were when it was sent there. */
+  nextVisit(): Fact<PortFact> | undefined {
+    const visit = this.visits.pop();
+    if (visit === undefined) return undefined;
+    this.settle();
+    this.packet.words.set(visit.words);
+    this.written.set(visit.written);
+    this.devices = visit.devices;
+    return visit.port;
+  }
+
+  /**
+   * Send the packet as it is by these actions. The headers are set first. One that would make the list longer than the
+   * datapath takes is left out and counted.
+   */
+  output(actions: readonly Action[]): void {
+    const set = this.setHeaders();
+    const copy = set === undefined ? actions : [set, ...actions];
+    // Room for the clone that keeps the headers of the other copies as they are.
+    const length =
+      this.copiesLength + this.limits.actionsLength(set === undefined ? copy : [{ type: 'clone', actions: copy }]);
     if (length > this.limits.maxActionsLength) {
       this.cutCopies++;
       return;
     }
     this.copiesLength = length;
-    this.actions.push(...actions);
+    this.copies.push(copy);
   }
 
   decision(): Decision {
     if (this.missing.size > 0) return { type: 'wait', missing: [...this.missing] };
+    this.settle();
+    const isOnlyCopy = this.copies.length === 1;
+    for (const copy of this.copies) {
+      if (isOnlyCopy || copy[0].type !== 'set') this.actions.push(...copy);
+      else this.actions.push({ type: 'clone', actions: copy });
+    }
     return {
       type: 'done',
       actions: this.actions,
-      mask: this.mask,
+      mask: this.seen,
       tags: [...this.tags],
       effects: this.effects,
       install: this.install,
       drop: this.dropReason,
       cut: this.cutCopies,
     };
+  }
+
+  /** Take down what was read since the last change of a header. */
+  private settle(): void {
+    const read = this.mask.words;
+    for (let i = 0; i < FLOW_KEY_WORDS; i++) {
+      if (read[i] === 0) continue;
+      this.seen.words[i] |= read[i] & ~this.written[i];
+      read[i] = 0;
+    }
+  }
+
+  /** What makes the datapath's packet what it is here; undefined if nothing has to be done. */
+  private setHeaders(): Action | undefined {
+    this.settle();
+    let mask: FlowKey | undefined;
+    for (const [first, count] of WRITABLE) {
+      if (!this.isToBeSet(first, count)) continue;
+      mask ??= new FlowKey();
+      for (let word = first; word < first + count; word++) mask.words[word] = this.written[word];
+    }
+    if (mask === undefined) return undefined;
+    return { type: 'set', key: this.packet.clone(), mask };
+  }
+
+  /**
+   * Whether a field was written. One that is what the key says already needs no setting only if the flow matches it: other
+   * packets of the flow may differ there.
+   */
+  private isToBeSet(first: number, count: number): boolean {
+    const { written, packet, key, seen } = this;
+    for (let word = first; word < first + count; word++) {
+      const same = ~(packet.words[word] ^ key.words[word]) & seen.words[word];
+      if ((written[word] & ~same) !== 0) return true;
+    }
+    return false;
   }
 }

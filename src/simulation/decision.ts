@@ -1,6 +1,6 @@
 import type { Action } from '../flow/action.js';
 import type { FlowMask } from '../flow/mask.js';
-import type { BridgeFact, Fact, PortFact } from './fact.js';
+import type { BridgeFact, Fact, PortFact, RouterPortFact } from './fact.js';
 
 /** Why a packet goes nowhere. Counted by the agent under these names. */
 export type DropReason =
@@ -13,14 +13,48 @@ export type DropReason =
   | 'same-port'
   | 'unbound-port'
   | 'no-tunnel'
-  | 'unknown-tunnel-key';
+  | 'unknown-tunnel-key'
+  | 'too-many-devices'
+  | 'no-router'
+  | 'router-down'
+  | 'not-for-router'
+  | 'not-routable'
+  | 'no-route'
+  | 'blackhole'
+  | 'rejected'
+  | 'ttl-exceeded'
+  | 'no-neighbor'
+  | 'for-router';
 
 /** What shall happen besides forwarding. */
 export type Effect =
   /** The source address was seen behind the port. */
   | { readonly type: 'learn'; readonly bridge: BridgeFact; readonly mac: number; readonly port: PortFact }
   /** Send this packet out of a datapath port. */
-  | { readonly type: 'emit'; readonly output: number; readonly packet: Uint8Array };
+  | { readonly type: 'emit'; readonly output: number; readonly packet: Uint8Array }
+  /** Send this frame out of a router's port, through whatever devices are behind it. */
+  | { readonly type: 'send'; readonly port: Fact<PortFact>; readonly frame: Uint8Array }
+  /**
+   * Answer the packet, to the MAC address `to`, out of the router's port that it came in at. That takes the bytes of the packet: see
+   * buildReply in reply.ts.
+   */
+  | {
+      readonly type: 'reply';
+      readonly port: Fact<PortFact>;
+      readonly from: RouterPortFact;
+      readonly to: number;
+      readonly reply: Reply;
+    };
+
+/** What a router says to the sender of a packet: the answer to an echo request, or an error (RFC 792, RFC 4443). */
+export type Reply =
+  | { readonly type: 'echo' }
+  | {
+      readonly type: 'error';
+      /** Of ICMP or ICMPv6, whichever goes with the packet. */
+      readonly icmpType: number;
+      readonly icmpCode: number;
+    };
 
 /** What came of a simulation. */
 export type Decision =

@@ -1,3 +1,6 @@
+import type { FlowKey } from '../flow/key.js';
+import type { FlowMask } from '../flow/mask.js';
+
 /**
  * What a simulation reads. A fact is a cell that holds one thing known of the topology or of this host; devices refer to
  * each other through facts, so that a walk through the network is a walk through references, without a look-up by name.
@@ -22,14 +25,52 @@ export interface TunnelTarget {
   readonly outputs: readonly number[];
 }
 
-export interface PortFact {
+export type PortFact = BridgePortFact | RouterPortFact;
+
+interface AnyPortFact {
   readonly id: string;
   readonly adminStateUp: boolean;
+  /** Interior: the port that it is linked to, where its packets come in. */
+  readonly peer?: Fact<PortFact>;
+  /** Exterior: where packets leave through this port; null while that is nowhere (unbound, or its host is not ready). */
+  readonly location: PortLocation | null;
+}
+
+export interface BridgePortFact extends AnyPortFact {
+  readonly type: 'bridge';
   /** The only MAC address behind the port, if that is known. */
   readonly mac: number | undefined;
   readonly bridge: Fact<BridgeFact>;
-  /** Where packets leave through this port; null while that is nowhere (unbound, or its host is not ready). */
-  readonly location: PortLocation | null;
+}
+
+export interface RouterPortFact extends AnyPortFact {
+  readonly type: 'router';
+  /** The router's own, at this port. */
+  readonly mac: number;
+  readonly router: Fact<RouterFact>;
+  /** The router's addresses at this port. */
+  readonly addresses: readonly InterfaceAddress[];
+  /** The MAC address of an IPv4 neighbour at this port; null when nobody answers for the address. */
+  ipv4(address: number): Fact<NeighborFact>;
+  /** Of the IPv6 neighbour in `words[offset..offset+3]`. */
+  ipv6(words: Uint32Array, offset: number): Fact<NeighborFact>;
+}
+
+/** An address of an interface: one word of IPv4, four of IPv6. */
+export interface InterfaceAddress {
+  readonly words: Uint32Array;
+  /** Length of the prefix of the network that the interface is in. */
+  readonly prefix: number;
+}
+
+/** Whether the address in `words[offset…]`, of the same family, is in the network of the interface. */
+export function prefixContains(network: InterfaceAddress, words: Uint32Array, offset: number): boolean {
+  for (let i = 0; 32 * i < network.prefix; i++) {
+    const bits = network.prefix - 32 * i;
+    const mask = bits >= 32 ? 0xffff_ffff : (0xffff_ffff << (32 - bits)) >>> 0;
+    if (((network.words[i] ^ words[offset + i]) & mask) !== 0) return false;
+  }
+  return true;
 }
 
 export type PortLocation =
@@ -57,6 +98,27 @@ export interface BridgeFact {
   /** The other hosts that have ports of the bridge. */
   readonly remoteHosts: Fact<readonly RemoteHost[]>;
 }
+
+export interface RouterFact {
+  readonly id: string;
+  readonly adminStateUp: boolean;
+  /**
+   * The best routes for the packet, of equal weight; none when its destination is not reachable. What was read of the packet to find
+   * them is added to `seen`.
+   */
+  routes(packet: FlowKey, seen: FlowMask): Fact<readonly RouteFact[]>;
+}
+
+/** `normal` leaves at a port; `local` is for the router itself; `reject` tells the sender, `blackhole` does not. */
+export type RouteFact =
+  | { readonly id: string; readonly type: 'blackhole' | 'reject' | 'local' }
+  | {
+      readonly id: string;
+      readonly type: 'normal';
+      readonly port: Fact<PortFact>;
+      /** Words of the next hop's address; the destination is a neighbour itself where there is none. */
+      readonly gateway?: Uint32Array;
+    };
 
 export interface MacFact {
   readonly port: Fact<PortFact>;

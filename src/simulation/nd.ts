@@ -11,27 +11,28 @@ import type { BridgeFact } from './fact.js';
  * @returns whether the packet needs no forwarding: it was answered, or the facts for that are not in hand
  */
 export function answerNeighborSolicitation(context: SimulationContext, bridge: BridgeFact): boolean {
-  const { key, mask } = context;
+  const { packet, mask } = context;
   mask.seeNwProto();
-  if (key.nwProto !== IpProtocol.ICMPV6 || key.vlanTci !== 0) return false;
+  if (packet.nwProto !== IpProtocol.ICMPV6 || packet.vlanTci !== 0) return false;
   mask.seeNwFrag();
-  if (key.nwFrag !== Frag.NONE) return false;
+  if (packet.nwFrag !== Frag.NONE) return false;
   mask.seeTpSrc();
   mask.seeTpDst();
   mask.seeNwTtl();
   // A hop limit below 255 means that a router forwarded it: RFC 4861 section 7.1.1 says to ignore those.
-  if (key.tpSrc !== NdType.NEIGHBOR_SOLICITATION || key.tpDst !== 0 || key.nwTtl !== ND_HOP_LIMIT) return false;
+  if (packet.tpSrc !== NdType.NEIGHBOR_SOLICITATION || packet.tpDst !== 0 || packet.nwTtl !== ND_HOP_LIMIT)
+    return false;
   mask.seeNdTarget();
-  const neighbor = context.read(bridge.ipv6(key.words, Word.ND_TARGET));
+  const neighbor = context.read(bridge.ipv6(packet.words, Word.ND_TARGET));
   if (neighbor === undefined) return true;
-  if (neighbor === null || neighbor.mac === key.ethSrc) return false;
-  const src = key.words.subarray(Word.NW_SRC, Word.NW_SRC + 4);
+  if (neighbor === null || neighbor.mac === packet.ethSrc) return false;
+  const src = packet.words.subarray(Word.NW_SRC, Word.NW_SRC + 4);
   context.answer(
     buildNeighborAdvertisement({
-      target: key.words.subarray(Word.ND_TARGET, Word.ND_TARGET + 4),
+      target: packet.words.subarray(Word.ND_TARGET, Word.ND_TARGET + 4),
       targetMac: neighbor.mac,
       dst: src,
-      dstMac: key.ethSrc,
+      dstMac: packet.ethSrc,
       // The address is in use, but what a duplicate prober has cached is not ours to replace.
       override: !ipv6Equal(src, IPV6_UNSPECIFIED),
     }),

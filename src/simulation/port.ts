@@ -4,7 +4,7 @@ import type { Fact, PortFact, RemoteHost, TunnelPath } from './fact.js';
 
 const TUNNEL_TTL = 64;
 
-/** The port at which a packet enters the virtual network; undefined if it does not get in, or that is not known yet. */
+/** The port at which a packet enters a device; undefined if it does not get in, or that is not known yet. */
 export function ingressPort(context: SimulationContext, fact: Fact<PortFact>): PortFact | undefined {
   const port = context.read(fact);
   if (port === null) context.drop('no-port');
@@ -13,23 +13,24 @@ export function ingressPort(context: SimulationContext, fact: Fact<PortFact>): P
   return undefined;
 }
 
-/** A packet leaves the virtual network at a port. */
+/** A packet leaves a device at a port: into the device behind it, or out of the virtual network. */
 export function egressPort(context: SimulationContext, fact: Fact<PortFact>): void {
   const port = context.read(fact);
   if (port === undefined) return;
   if (port === null) return context.drop('no-port');
   if (!port.adminStateUp) return context.drop('port-down');
+  if (port.peer !== undefined) return context.enter(port.peer);
   if (port.location === null) return context.drop('unbound-port');
   if (port.location.type === 'local') {
     const output = context.read(port.location.output);
     if (output === null) context.drop('unbound-port');
     else if (output === context.key.inPort) context.drop('same-port');
-    else if (output !== undefined) context.actions.push({ type: 'output', port: output });
+    else if (output !== undefined) context.output([{ type: 'output', port: output }]);
     return;
   }
   const path = context.read(port.location.tunnel);
   if (path === null) context.drop('no-tunnel');
-  else if (path !== undefined) context.actions.push(...tunnelActions(path, port.location.tunnelKey));
+  else if (path !== undefined) context.output(tunnelActions(path, port.location.tunnelKey));
 }
 
 /**
@@ -37,10 +38,10 @@ export function egressPort(context: SimulationContext, fact: Fact<PortFact>): vo
  * the action list longer than the datapath takes are left out and counted.
  */
 export function flood(context: SimulationContext, outputs: readonly number[], hosts: readonly RemoteHost[]): void {
-  for (const port of outputs) if (port !== context.key.inPort) context.copy([{ type: 'output', port }]);
+  for (const port of outputs) if (port !== context.key.inPort) context.output([{ type: 'output', port }]);
   for (const host of hosts) {
     const path = context.read(host.tunnel);
-    if (path !== undefined && path !== null) context.copy(tunnelActions(path, host.floodKey));
+    if (path !== undefined && path !== null) context.output(tunnelActions(path, host.floodKey));
   }
 }
 

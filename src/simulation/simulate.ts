@@ -2,8 +2,9 @@ import type { FlowKey } from '../flow/key.js';
 import { bridgeInput } from './bridge.js';
 import { type Limits, SimulationContext } from './context.js';
 import type { Decision } from './decision.js';
-import type { Fact, Ingress } from './fact.js';
-import { ingressPort } from './port.js';
+import type { Fact, Ingress, PortFact } from './fact.js';
+import { egressPort, ingressPort } from './port.js';
+import { routerInput } from './router.js';
 
 /**
  * Work out what happens to a packet that came in with `key` at the datapath port that `ingress` describes. A pure
@@ -14,8 +15,8 @@ export function simulate(key: FlowKey, ingress: Fact<Ingress>, limits: Limits): 
   const entry = context.read(ingress);
   if (entry === null) context.drop('no-port');
   else if (entry?.type === 'port') {
-    const port = ingressPort(context, entry.port);
-    if (port !== undefined) bridgeInput(context, port);
+    context.enter(entry.port);
+    walk(context);
   }
   if (entry?.type === 'tunnel') {
     // The host that sent it has simulated it up to the port that the key names.
@@ -23,7 +24,27 @@ export function simulate(key: FlowKey, ingress: Fact<Ingress>, limits: Limits): 
     context.mask.seeTunId();
     const target = context.read(entry.target(key.tunId));
     if (target === null) context.drop('unknown-tunnel-key');
-    else if (target !== undefined) for (const port of target.outputs) context.copy([{ type: 'output', port }]);
+    else if (target !== undefined) for (const port of target.outputs) context.output([{ type: 'output', port }]);
   }
   return context.decision();
+}
+
+/**
+ * Work out what happens to a packet of a device's own that leaves it at `port`. `key` is that of the packet, with no datapath port:
+ * nothing of it may be put in a flow.
+ */
+export function simulateSent(key: FlowKey, port: Fact<PortFact>, limits: Limits): Decision {
+  const context = new SimulationContext(key, limits);
+  egressPort(context, port);
+  walk(context);
+  return context.decision();
+}
+
+/** From device to device, until no copy of the packet is left in one. */
+function walk(context: SimulationContext): void {
+  for (let visit = context.nextVisit(); visit !== undefined; visit = context.nextVisit()) {
+    const port = ingressPort(context, visit);
+    if (port?.type === 'bridge') bridgeInput(context, port);
+    else if (port?.type === 'router') routerInput(context, visit, port);
+  }
 }

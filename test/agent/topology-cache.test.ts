@@ -89,6 +89,7 @@ test('facts are read when they are needed, and follow the NSDB', async (t) => {
   t.is(await loaded(bridge.ipv4(IP + 1)), null);
   const fact = cache.port(there.id);
   t.deepEqual(await loaded(fact), {
+    type: 'bridge',
     id: there.id,
     adminStateUp: true,
     mac: MAC,

@@ -3,7 +3,7 @@ import type { Action } from '../../src/flow/action.js';
 import { Word } from '../../src/flow/key.js';
 import { MAC_BROADCAST } from '../../src/packet/address.js';
 import { buildGratuitousArp } from '../../src/packet/arp.js';
-import type { TunnelPath } from '../../src/simulation/fact.js';
+import type { BridgePortFact, TunnelPath } from '../../src/simulation/fact.js';
 import { fact, keyOf, TestBridge, tcpFrame, tunnelKeyOf, World } from './world.js';
 
 const A = 0x0200_0000_0001;
@@ -148,9 +148,9 @@ test('source addresses are learned behind a port whose address is not known, and
   const { world, bridge, a } = setUp();
   const other = 0x0200_0000_0077;
   for (const srcMac of [A, other]) t.deepEqual(world.done(keyOf(tcpFrame({ srcMac, dstMac: B }), 1)).effects, []);
-  a.value = { ...a.value!, mac: undefined };
+  a.value = { ...(a.value as BridgePortFact), mac: undefined };
   t.deepEqual(world.done(keyOf(tcpFrame({ srcMac: other, dstMac: B }), 1)).effects, [
-    { type: 'learn', bridge, mac: other, port: a.value! },
+    { type: 'learn', bridge, mac: other, port: a.value as BridgePortFact },
   ]);
 });
 

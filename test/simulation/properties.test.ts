@@ -126,9 +126,16 @@ function merged(a: FlowKey, b: FlowKey, mask: FlowMask): FlowKey {
 
 function effects(decision: Extract<Decision, { type: 'done' }>): unknown[] {
   // The answer to a question repeats bits that are not looked at; packets that are answered leave no flow.
-  return decision.effects.map((effect) =>
-    effect.type === 'learn' ? ['learn', effect.bridge.id, effect.mac, effect.port.id] : ['emit', effect.output],
-  );
+  return decision.effects.map((effect) => {
+    switch (effect.type) {
+      case 'learn':
+        return ['learn', effect.bridge.id, effect.mac, effect.port.id];
+      case 'emit':
+        return ['emit', effect.output];
+      default:
+        return [effect.type, effect.port.tag];
+    }
+  });
 }
 
 test('soundness: every key that a flow would take has the same decision', (t) => {

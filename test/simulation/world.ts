@@ -96,6 +96,7 @@ export class World {
   /** A port of this host at datapath port `number`; in the MAC table when its `mac` is given. */
   localPort(bridge: TestBridge, number: number, mac?: number): TestFact<PortFact> {
     const port = fact<PortFact>(`port ${number}`, {
+      type: 'bridge',
       id: `port-${number}`,
       adminStateUp: true,
       mac,
@@ -110,6 +111,7 @@ export class World {
 
   remotePort(bridge: TestBridge, mac: number, tunnel: Fact<TunnelPath>, tunnelKey: number): TestFact<PortFact> {
     const port = fact<PortFact>(`remote port ${tunnelKey}`, {
+      type: 'bridge',
       id: `remote-${tunnelKey}`,
       adminStateUp: true,
       mac,

@@ -1,0 +1,186 @@
+import { type FlowKey, Frag, Word } from '../flow/key.js';
+import { isMulticastMac } from '../packet/address.js';
+import { EtherType } from '../packet/ethernet.js';
+import { IcmpType, UnreachableCode } from '../packet/icmp.js';
+import { Icmpv6Type, Unreachable6Code } from '../packet/icmpv6.js';
+import { IpProtocol } from '../packet/ip-protocol.js';
+import type { SimulationContext } from './context.js';
+import type { DropReason, Reply } from './decision.js';
+import { chooseRoute } from './ecmp.js';
+import type { Fact, NeighborFact, PortFact, RouteFact, RouterPortFact } from './fact.js';
+import { egressPort } from './port.js';
+import { answerRouterArp, answerRouterSolicitation } from './router-neighbors.js';
+
+type NormalRoute = Extract<RouteFact, { type: 'normal' }>;
+
+/** A packet arrives at a router from one of its ports. */
+export function routerInput(context: SimulationContext, fact: Fact<PortFact>, port: RouterPortFact): void {
+  const router = context.read(port.router);
+  if (router === undefined) return;
+  if (router === null) return context.drop('no-router');
+
+  const { packet, mask } = context;
+  mask.seeEthType();
+  mask.seeEthDst();
+  if (packet.vlanTci !== 0) return context.drop('not-routable');
+  if (packet.ethType === EtherType.ARP) return answerRouterArp(context, fact, port);
+  if (packet.ethType !== EtherType.IPV4 && packet.ethType !== EtherType.IPV6) return context.drop('not-routable');
+  if (packet.ethType === EtherType.IPV6 && answerRouterSolicitation(context, fact, port)) return;
+  if (packet.ethDst !== port.mac) {
+    // A router takes no part in groups, and what others should have is not its business.
+    return context.drop(isMulticastMac(packet.ethDst) ? 'not-routable' : 'not-for-router');
+  }
+  if (!isRoutable(context)) return context.drop('not-routable');
+  const tell = (reason: DropReason, reply: Reply) => {
+    context.reply(fact, port, reply);
+    context.drop(reason);
+  };
+  if (!router.adminStateUp) return tell('router-down', prohibited(packet));
+
+  const routes = context.read(router.routes(packet, mask));
+  if (routes === undefined) return;
+  if (routes === null || routes.length === 0) return tell('no-route', noRoute(packet));
+  const route = chooseRoute(routes, packet, mask);
+  switch (route.type) {
+    case 'blackhole':
+      return context.drop('blackhole');
+    case 'reject':
+      return tell('rejected', prohibited(packet));
+    case 'local':
+      if (isEchoRequest(context)) return context.reply(fact, port, { type: 'echo' });
+      return context.drop('for-router');
+    case 'normal':
+      return forward(context, route, tell);
+  }
+}
+
+function forward(
+  context: SimulationContext,
+  route: NormalRoute,
+  tell: (reason: DropReason, reply: Reply) => void,
+): void {
+  const { packet, mask } = context;
+  mask.seeNwTtl();
+  const ttl = packet.nwTtl;
+  if (ttl <= 1) return tell('ttl-exceeded', timeExceeded(packet));
+  const out = context.read(route.port);
+  if (out === undefined) return;
+  if (out === null || out.type !== 'router') return context.drop('no-port');
+  if (!out.adminStateUp) return tell('port-down', prohibited(packet));
+  const neighbor = nextHop(context, out, route.gateway);
+  if (neighbor === undefined) return;
+  if (neighbor === null) return tell('no-neighbor', unreachable(packet, route.gateway !== undefined));
+  context.setEthernet(out.mac, neighbor.mac);
+  context.setTtl(ttl - 1);
+  egressPort(context, route.port);
+}
+
+/** Who takes the packet at the port: the gateway, or the destination itself. */
+function nextHop(
+  context: SimulationContext,
+  out: RouterPortFact,
+  gateway: Uint32Array | undefined,
+): NeighborFact | null | undefined {
+  const { packet, mask } = context;
+  const isIpv4 = packet.ethType === EtherType.IPV4;
+  let words = packet.words;
+  let offset: number = Word.NW_DST;
+  if (gateway !== undefined) {
+    words = gateway;
+    offset = 0;
+  } else if (isIpv4) mask.seeIpv4Dst();
+  else mask.seeIpv6Dst();
+  if (out.peer !== undefined) {
+    const peer = context.read(out.peer);
+    if (peer === undefined) return undefined;
+    if (peer === null) return null;
+    if (peer.type === 'router') return hasAddress(peer, words, offset, isIpv4) ? { mac: peer.mac } : null;
+    const bridge = context.read(peer.bridge);
+    if (bridge === undefined) return undefined;
+    if (bridge === null) return null;
+    const known = context.read(isIpv4 ? bridge.ipv4(words[offset]) : bridge.ipv6(words, offset));
+    if (known !== null) return known;
+  }
+  return context.read(isIpv4 ? out.ipv4(words[offset]) : out.ipv6(words, offset));
+}
+
+function hasAddress(port: RouterPortFact, words: Uint32Array, offset: number, isIpv4: boolean): boolean {
+  const length = isIpv4 ? 1 : 4;
+  return port.addresses.some((address) => {
+    if (address.words.length !== length) return false;
+    for (let i = 0; i < length; i++) if (address.words[i] !== words[offset + i]) return false;
+    return true;
+  });
+}
+
+/**
+ * Whether routers may forward from this source and to this destination: not where either is a group, the host itself or
+ * nobody, or the destination is one link only (RFC 1812 sections 5.3.7 and 4.2.2.11, RFC 4291 sections 2.5.2, 2.5.3 and
+ * 2.5.6).
+ */
+function isRoutable({ packet, mask }: SimulationContext): boolean {
+  if (packet.ethType === EtherType.IPV4) {
+    mask.seeIpv4Src(8);
+    mask.seeIpv4Dst(8);
+    return isRoutableIpv4(packet.ipv4Src) && isRoutableIpv4(packet.ipv4Dst);
+  }
+  mask.seeIpv6Src(16);
+  mask.seeIpv6Dst(16);
+  const { words } = packet;
+  if (!isRoutableIpv6(words[Word.NW_SRC]) || !isRoutableIpv6(words[Word.NW_DST])) return false;
+  if (words[Word.NW_SRC] >>> 16 !== 0 && words[Word.NW_DST] >>> 16 !== 0) return true;
+  mask.seeIpv6Src(96);
+  mask.seeIpv6Dst(96);
+  return !isZero(words, Word.NW_SRC) && !isZero(words, Word.NW_DST);
+}
+
+function isRoutableIpv4(address: number): boolean {
+  const first = address >>> 24;
+  return first !== 0 && first !== 127 && first < 224;
+}
+
+/** By the first word: ff00::/8 are groups, fe80::/10 is one link. */
+function isRoutableIpv6(first: number): boolean {
+  return first >>> 24 !== 0xff && first >>> 22 !== 0x3fa;
+}
+
+/** Whether the first 96 bits are zero: ::, ::1 and the addresses that RFC 4291 section 2.5.5.1 made obsolete. */
+function isZero(words: Uint32Array, offset: number): boolean {
+  return (words[offset] | words[offset + 1] | words[offset + 2]) === 0;
+}
+
+function isEchoRequest({ packet, mask }: SimulationContext): boolean {
+  mask.seeNwProto();
+  mask.seeNwFrag();
+  if (packet.nwFrag !== Frag.NONE) return false;
+  const isIpv4 = packet.ethType === EtherType.IPV4;
+  if (packet.nwProto !== (isIpv4 ? IpProtocol.ICMP : IpProtocol.ICMPV6)) return false;
+  mask.seeTpSrc();
+  return packet.tpSrc === (isIpv4 ? IcmpType.ECHO_REQUEST : Icmpv6Type.ECHO_REQUEST);
+}
+
+function error(icmpType: number, icmpCode: number): Reply {
+  return { type: 'error', icmpType, icmpCode };
+}
+
+function noRoute({ ethType }: FlowKey): Reply {
+  return ethType === EtherType.IPV4
+    ? error(IcmpType.UNREACHABLE, UnreachableCode.NETWORK)
+    : error(Icmpv6Type.UNREACHABLE, Unreachable6Code.NO_ROUTE);
+}
+
+function unreachable(packet: FlowKey, isGateway: boolean): Reply {
+  if (packet.ethType !== EtherType.IPV4) return error(Icmpv6Type.UNREACHABLE, Unreachable6Code.ADDRESS);
+  return error(IcmpType.UNREACHABLE, isGateway ? UnreachableCode.NETWORK : UnreachableCode.HOST);
+}
+
+function prohibited({ ethType }: FlowKey): Reply {
+  return ethType === EtherType.IPV4
+    ? error(IcmpType.UNREACHABLE, UnreachableCode.PROHIBITED)
+    : error(Icmpv6Type.UNREACHABLE, Unreachable6Code.PROHIBITED);
+}
+
+/** Codes 0: in transit (RFC 792 page 6, RFC 4443 section 3.3). */
+function timeExceeded({ ethType }: FlowKey): Reply {
+  return error(ethType === EtherType.IPV4 ? IcmpType.TIME_EXCEEDED : Icmpv6Type.TIME_EXCEEDED, 0);
+}

@@ -1,0 +1,347 @@
+import test from 'ava';
+import type { Action } from '../../src/flow/action.js';
+import { extractKey } from '../../src/flow/extract.js';
+import { FlowKey, Word } from '../../src/flow/key.js';
+import { parseIpv6 } from '../../src/packet/address.js';
+import { buildArpRequest } from '../../src/packet/arp.js';
+import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
+import { buildIcmpEcho, IcmpType } from '../../src/packet/icmp.js';
+import { IpProtocol } from '../../src/packet/ip-protocol.js';
+import { buildIpv4 } from '../../src/packet/ipv4.js';
+import { buildIpv6 } from '../../src/packet/ipv6.js';
+import { buildNeighborSolicitation } from '../../src/packet/nd.js';
+import { buildUdp } from '../../src/packet/udp.js';
+import type { Decision, DropReason } from '../../src/simulation/decision.js';
+import type { NeighborFact, PortFact, RouteFact, RouterFact, RouterPortFact } from '../../src/simulation/fact.js';
+import { buildReply } from '../../src/simulation/reply.js';
+import { simulateSent } from '../../src/simulation/simulate.js';
+import { fact, keyOf, limits, TestBridge, type TestFact, tcpFrame, World } from './world.js';
+
+type Done = Extract<Decision, { type: 'done' }>;
+
+const CLIENT = 0x0200_0000_0001;
+const SERVER = 0x0200_0000_0002;
+const NEAR = 0x0200_0000_0011;
+const FAR = 0x0200_0000_0012;
+const CLIENT_IP = 0x0a01_0002;
+const SERVER_IP = 0x0a02_0002;
+
+/** A router whose routes are a list of destinations, looked up from the first. */
+class TestRouter implements RouterFact {
+  readonly cell: TestFact<RouterFact>;
+  readonly table: { destination: number; prefix: number; routes: TestFact<readonly RouteFact[]> }[] = [];
+  readonly unrouted = fact<readonly RouteFact[]>('no route', []);
+  adminStateUp = true;
+
+  constructor(readonly id: string) {
+    this.cell = fact<RouterFact>(`router ${id}`, this);
+  }
+
+  routes(packet: FlowKey, seen: Parameters<RouterFact['routes']>[1]): TestFact<readonly RouteFact[]> {
+    if (packet.ethType === EtherType.IPV6) {
+      seen.seeIpv6Dst();
+      return this.table.find(({ prefix }) => prefix === 128)?.routes ?? this.unrouted;
+    }
+    for (const { destination, prefix, routes } of this.table) {
+      seen.seeIpv4Dst(prefix);
+      if ((packet.ipv4Dst ^ destination) >>> (32 - prefix) === 0) return routes;
+    }
+    return this.unrouted;
+  }
+}
+
+interface Interior {
+  readonly atRouter: TestFact<PortFact>;
+  readonly atBridge: TestFact<PortFact>;
+  readonly neighbors: Map<string, TestFact<NeighborFact>>;
+}
+
+/** Links a router to a bridge; the bridge knows the router's address. */
+function link(router: TestRouter, bridge: TestBridge, mac: number, address: number): Interior {
+  const neighbors = new Map<string, TestFact<NeighborFact>>();
+  const neighbor = (name: string) => {
+    const entry = neighbors.get(name) ?? fact<NeighborFact>(`neighbor ${name}`, undefined);
+    neighbors.set(name, entry);
+    return entry;
+  };
+  const atRouter = fact<PortFact>(`port of ${router.id} to ${bridge.id}`, undefined);
+  const atBridge = fact<PortFact>(`port of ${bridge.id} to ${router.id}`, {
+    type: 'bridge',
+    id: `${bridge.id}-${router.id}`,
+    adminStateUp: true,
+    mac,
+    bridge: bridge.cell,
+    peer: atRouter,
+    location: null,
+  });
+  const v6 = parseIpv6('fd00::1')!;
+  atRouter.value = {
+    type: 'router',
+    id: `${router.id}-${bridge.id}`,
+    adminStateUp: true,
+    mac,
+    router: router.cell,
+    addresses: [
+      { words: Uint32Array.of(address), prefix: 24 },
+      { words: Uint32Array.from(v6), prefix: 64 },
+    ],
+    peer: atBridge,
+    location: null,
+    ipv4: (ip) => neighbor(String(ip)),
+    ipv6: (words, offset) => neighbor(words.slice(offset, offset + 4).join(':')),
+  };
+  bridge.mac(mac).value = { port: atBridge };
+  bridge.ipv4(address).value = { mac };
+  return { atRouter, atBridge, neighbors };
+}
+
+/** Client at port 1 of one bridge, server at port 2 of another, a router between them. */
+function network() {
+  const world = new World();
+  const near = new TestBridge('near');
+  const far = new TestBridge('far');
+  const router = new TestRouter('router');
+  world.localPort(near, 1, CLIENT);
+  world.localPort(far, 2, SERVER);
+  far.ipv4(SERVER_IP).value = { mac: SERVER };
+  const nearLink = link(router, near, NEAR, 0x0a01_0001);
+  const farLink = link(router, far, FAR, 0x0a02_0001);
+  const routes = fact<readonly RouteFact[]>('10.2.0.0/24', [{ id: 'far', type: 'normal', port: farLink.atRouter }]);
+  router.table.push({ destination: 0x0a02_0000, prefix: 24, routes });
+  return { world, near, far, router, nearLink, farLink, routes };
+}
+
+function frame(ttl = 64, dst = SERVER_IP): Uint8Array {
+  const datagram = buildIpv4(
+    { src: CLIENT_IP, dst, protocol: IpProtocol.UDP, ttl },
+    buildUdp(1000, 2000, new Uint8Array(8)),
+  );
+  return buildEthernet({ src: CLIENT, dst: NEAR, type: EtherType.IPV4 }, datagram);
+}
+
+function set(actions: readonly Action[]): Extract<Action, { type: 'set' }> {
+  const found = actions.find((action) => action.type === 'set');
+  if (found?.type !== 'set') throw new Error('no header is set');
+  return found;
+}
+
+/** What the router says to the sender, as the sender gets it. */
+function replyTo(decision: Done, bytes: Uint8Array): { key: FlowKey; frame: Uint8Array; actions: readonly Action[] } {
+  const [effect] = decision.effects.filter(({ type }) => type === 'reply');
+  if (effect?.type !== 'reply') throw new Error('nothing is said');
+  const frame = buildReply(effect, bytes);
+  if (frame === undefined) throw new Error('nothing may be said');
+  const key = new FlowKey();
+  extractKey(frame, key);
+  const sent = simulateSent(key, effect.port, limits());
+  if (sent.type !== 'done') throw new Error('it waits');
+  return { key, frame, actions: sent.actions };
+}
+
+test('a packet is routed from one bridge to the other: its MAC addresses and its TTL change', (t) => {
+  const { world } = network();
+  const { actions, install } = world.done(keyOf(frame(), 1));
+  t.deepEqual(
+    actions.map(({ type }) => type),
+    ['set', 'output'],
+  );
+  const { key, mask } = set(actions);
+  t.is(key.ethSrc, FAR);
+  t.is(key.ethDst, SERVER);
+  t.is(key.nwTtl, 63);
+  t.is(mask.nwTtl, 0xff);
+  t.is(mask.ipv4Dst, 0);
+  t.deepEqual(actions[1], { type: 'output', port: 2 });
+  t.true(install);
+});
+
+test('what a router writes, and the bridge behind it reads, is not matched', (t) => {
+  const { world } = network();
+  const { mask } = world.done(keyOf(frame(), 1));
+  t.is(mask.ethDst, 0xffff_ffff_ffff, 'the destination leads to the router');
+  t.is(mask.nwTtl, 0xff, 'what is set comes of what was there');
+  t.is(mask.tpSrc, 0);
+  t.is(mask.tpDst, 0);
+  const other = keyOf(tcpFrame({ srcMac: CLIENT, dstMac: NEAR, src: CLIENT_IP, dst: SERVER_IP }), 1);
+  t.true(other.equalsMasked(keyOf(frame(), 1), mask), 'another protocol takes the same flow');
+});
+
+test('the headers are set although this packet has them already, as others of the flow may not', (t) => {
+  const { world, near, far } = network();
+  near.mac(FAR).value = near.mac(NEAR).value;
+  far.ipv4(SERVER_IP).value = { mac: SERVER };
+  const bytes = frame();
+  const key = keyOf(bytes, 1);
+  key.ethSrc = FAR;
+  // The source was learned from, so it is matched: no need to set it to what it is.
+  t.is(set(world.done(key).actions).mask.ethSrc, 0);
+  t.is(set(world.done(key).actions).mask.ethDst, 0xffff_ffff_ffff);
+});
+
+test('the next hop is the gateway of the route', (t) => {
+  const { world, far, farLink, routes } = network();
+  routes.value = [{ id: 'far', type: 'normal', port: farLink.atRouter, gateway: Uint32Array.of(0x0a02_00fe) }];
+  far.ipv4(0x0a02_00fe).value = { mac: SERVER };
+  const decision = world.done(keyOf(frame(), 1));
+  t.is(set(decision.actions).key.ethDst, SERVER);
+  t.is(decision.mask.ipv4Dst >>> 0, 0xffff_ff00, 'all destinations of the route share a flow');
+});
+
+test('a neighbour that the bridge does not know is asked for, and is unreachable when nobody answers', (t) => {
+  const { world, far, farLink } = network();
+  far.ipv4(SERVER_IP).value = null;
+  const waiting = world.run(keyOf(frame(), 1));
+  t.is(waiting.type, 'wait');
+  const entry = farLink.neighbors.get(String(SERVER_IP))!;
+  if (waiting.type === 'wait') t.deepEqual(waiting.missing, [entry]);
+  entry.value = { mac: SERVER };
+  t.is(set(world.done(keyOf(frame(), 1)).actions).key.ethDst, SERVER);
+  entry.value = null;
+  const bytes = frame();
+  const decision = world.done(keyOf(bytes, 1));
+  t.is(decision.drop, 'no-neighbor');
+  const { key } = replyTo(decision, bytes);
+  t.is(key.tpSrc, IcmpType.UNREACHABLE);
+  t.is(key.tpDst, 1, 'host unreachable');
+});
+
+for (const [name, change, reason, type, code] of [
+  ['a packet without a route', (n) => n.router.table.pop(), 'no-route', 3, 0],
+  ['a packet of a reject route', (n) => (n.routes.value = [{ id: 'r', type: 'reject' }]), 'rejected', 3, 13],
+  ['a packet to a router that is down', (n) => (n.router.adminStateUp = false), 'router-down', 3, 13],
+] as [string, (n: ReturnType<typeof network>) => void, DropReason, number, number][]) {
+  test(`${name} is dropped, and its sender is told`, (t) => {
+    const n = network();
+    change(n);
+    const bytes = frame();
+    const decision = n.world.done(keyOf(bytes, 1));
+    t.is(decision.drop, reason);
+    t.deepEqual(decision.actions, []);
+    t.false(decision.install, 'each is to be told');
+    const { key, actions } = replyTo(decision, bytes);
+    t.deepEqual([key.ethSrc, key.ethDst, key.ipv4Src, key.ipv4Dst], [NEAR, CLIENT, 0x0a01_0001, CLIENT_IP]);
+    t.deepEqual([key.tpSrc, key.tpDst], [type, code]);
+    t.deepEqual(actions, [{ type: 'output', port: 1 }]);
+  });
+}
+
+test('a packet whose TTL ends at the router is dropped, and its sender is told', (t) => {
+  const { world } = network();
+  for (const ttl of [0, 1]) {
+    const bytes = frame(ttl);
+    const decision = world.done(keyOf(bytes, 1));
+    t.is(decision.drop, 'ttl-exceeded');
+    t.is(replyTo(decision, bytes).key.tpSrc, IcmpType.TIME_EXCEEDED);
+  }
+  t.is(set(world.done(keyOf(frame(2), 1)).actions).key.nwTtl, 1);
+});
+
+test('a blackhole swallows packets without a word, in a flow', (t) => {
+  const { world, routes } = network();
+  routes.value = [{ id: 'r', type: 'blackhole' }];
+  const decision = world.done(keyOf(frame(), 1));
+  t.is(decision.drop, 'blackhole');
+  t.deepEqual(decision.actions, []);
+  t.true(decision.install);
+  t.deepEqual(decision.effects, []);
+});
+
+test('an echo request to the router is answered, whatever its TTL; other packets to it are dropped', (t) => {
+  const { world, router } = network();
+  const own = fact<readonly RouteFact[]>('own', [{ id: 'own', type: 'local' }]);
+  router.table.unshift({ destination: 0x0a01_0001, prefix: 32, routes: own });
+  const echo = buildIcmpEcho(IcmpType.ECHO_REQUEST, 7, 9, Uint8Array.of(1, 2, 3));
+  const ip = buildIpv4({ src: CLIENT_IP, dst: 0x0a01_0001, protocol: IpProtocol.ICMP, ttl: 1 }, echo);
+  const bytes = buildEthernet({ src: CLIENT, dst: NEAR, type: EtherType.IPV4 }, ip);
+  const decision = world.done(keyOf(bytes, 1));
+  const { key, frame: answer, actions } = replyTo(decision, bytes);
+  t.is(decision.drop, undefined);
+  t.deepEqual([key.tpSrc, key.ipv4Src, key.ipv4Dst, key.ethDst], [0, 0x0a01_0001, CLIENT_IP, CLIENT]);
+  t.deepEqual([...answer.slice(-3)], [1, 2, 3]);
+  t.deepEqual(actions, [{ type: 'output', port: 1 }]);
+  t.is(world.done(keyOf(frame(64, 0x0a01_0001), 1)).drop, 'for-router');
+});
+
+test('a router answers ARP requests for its address from its own network only', (t) => {
+  const { world, near, router } = network();
+  near.ipv4(0x0a01_0001).value = null;
+  const port = (near.mac(NEAR).value as { port: TestFact<PortFact> }).port.value!.peer as TestFact<RouterPortFact>;
+  world.ingress(9).value = { type: 'port', port };
+  const ask = (sender: number, target: number) => keyOf(buildArpRequest(CLIENT, sender, target), 9);
+  const [effect] = world.done(ask(CLIENT_IP, 0x0a01_0001)).effects;
+  t.is(effect.type, 'send');
+  if (effect.type === 'send') {
+    const answer = keyOf(effect.frame, 0);
+    t.deepEqual([answer.ethSrc, answer.ethDst, answer.ipv4Src, answer.ipv4Dst], [NEAR, CLIENT, 0x0a01_0001, CLIENT_IP]);
+  }
+  t.deepEqual(world.done(ask(SERVER_IP, 0x0a01_0001)).effects, [], 'not from that network');
+  t.deepEqual(world.done(ask(CLIENT_IP, 0x0a01_0005)).effects, [], 'not its address');
+  t.is(router.adminStateUp, true);
+});
+
+test('IPv6: solicitations for its addresses are answered, packets are routed, errors are told', (t) => {
+  const { world, near, far, router, farLink } = network();
+  const port = (near.mac(NEAR).value as { port: TestFact<PortFact> }).port.value!.peer!;
+  world.ingress(9).value = { type: 'port', port };
+  const src = parseIpv6('fd00::2')!;
+  const dst = parseIpv6('fd01::2')!;
+  for (const target of ['fd00::1', 'fe80::ff:fe00:11']) {
+    const question = buildNeighborSolicitation({ target: parseIpv6(target)!, src, srcMac: CLIENT });
+    const [effect] = world.done(keyOf(question, 9)).effects;
+    t.is(effect?.type, 'send', target);
+  }
+  const packet = (hopLimit: number, to: readonly number[] = dst) =>
+    buildEthernet(
+      { src: CLIENT, dst: NEAR, type: EtherType.IPV6 },
+      buildIpv6({ src, dst: to, protocol: IpProtocol.UDP, hopLimit }, buildUdp(1, 2, new Uint8Array(1))),
+    );
+  const bytes = packet(64);
+  const decision = world.done(keyOf(bytes, 1));
+  t.is(decision.drop, 'no-route');
+  const { key } = replyTo(decision, bytes);
+  t.deepEqual([key.nwProto, key.tpSrc, key.tpDst, key.ethDst], [IpProtocol.ICMPV6, 1, 0, CLIENT]);
+  t.deepEqual([...key.words.slice(Word.NW_DST, Word.NW_DST + 4)], [...src]);
+
+  const route: RouteFact = { id: 'far', type: 'normal', port: farLink.atRouter };
+  router.table.push({ destination: 0, prefix: 128, routes: fact('fd01::/64', [route]) });
+  far.ipv6(Uint32Array.from(dst), 0).value = { mac: SERVER };
+  const { actions } = world.done(keyOf(packet(64), 1));
+  t.is(set(actions).key.nwTtl, 63);
+  t.is(set(actions).key.ethDst, SERVER);
+  t.is(world.done(keyOf(packet(1), 1)).drop, 'ttl-exceeded');
+  t.is(world.done(keyOf(packet(64, parseIpv6('fe80::5')!), 1)).drop, 'not-routable', 'a link-local address');
+});
+
+test('what a router must not forward is dropped', (t) => {
+  const { world } = network();
+  for (const dst of [0x7f00_0001, 0, 0xe000_0001, 0xffff_ffff]) {
+    t.is(world.done(keyOf(frame(64, dst), 1)).drop, 'not-routable', dst.toString(16));
+  }
+  const tagged = keyOf(frame(), 1);
+  tagged.vlanTci = 0x1001;
+  tagged.vlanTpid = 0x8100;
+  t.is(world.done(tagged).drop, 'not-routable');
+});
+
+test('routers that send a packet to each other for ever lose it', (t) => {
+  const { world, farLink, routes, router } = network();
+  const other = new TestRouter('other');
+  const a = farLink.atRouter;
+  const b = fact<PortFact>('the other end', undefined);
+  const here = a.value as RouterPortFact;
+  b.value = {
+    ...here,
+    router: other.cell,
+    peer: a,
+    mac: 0x0200_0000_0099,
+    addresses: [{ words: Uint32Array.of(9), prefix: 32 }],
+  };
+  a.value = { ...here, peer: b };
+  routes.value = [{ id: 'there', type: 'normal', port: a, gateway: Uint32Array.of(9) }];
+  const back: RouteFact = { id: 'back', type: 'normal', port: b, gateway: Uint32Array.of(0x0a02_0001) };
+  other.table.push({ destination: 0, prefix: 1, routes: fact('back', [back]) });
+  t.is(router.table.length, 1);
+  const decision = world.done(keyOf(frame(200), 1));
+  t.is(decision.drop, 'too-many-devices');
+  t.deepEqual(decision.actions, []);
+});
