@@ -2,14 +2,17 @@ import { type FlowKey, Word } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
 import { fnv1a } from '../nsdb/fnv.js';
 import { EtherType } from '../packet/ethernet.js';
-import type { RouteFact } from './route-table.js';
 
 /**
  * Chooses one of equal routes (at least one, in any order) for an IP packet. Every host and both directions of a pair of
  * addresses choose alike. Each route has a score of its own for the pair and the highest wins (rendezvous hashing:
  * Thaler and Ravishankar, 1998), so that a route that is lost moves only the pairs that it had.
  */
-export function chooseRoute(routes: readonly RouteFact[], packet: FlowKey, seen: FlowMask): RouteFact {
+export function chooseRoute<R extends { readonly id: string }>(
+  routes: readonly R[],
+  packet: FlowKey,
+  seen: FlowMask,
+): R {
   if (routes.length === 1) return routes[0];
   seen.seeEthType();
   const isIpv6 = packet.ethType === EtherType.IPV6;

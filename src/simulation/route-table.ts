@@ -10,52 +10,47 @@ export interface RoutePrefix {
   readonly length: number;
 }
 
-/** A route of a router, as the simulation sees it. */
-export interface RouteFact {
+/** Which packets a route is for, and which of several is better. */
+export interface Route {
   readonly id: string;
-  readonly type: 'normal' | 'blackhole' | 'reject' | 'local';
   readonly family: 4 | 6;
   readonly destination: RoutePrefix;
   /** Length 0: from anywhere. */
   readonly source: RoutePrefix;
   /** Of routes to one destination the least counts. */
   readonly weight: number;
-  /** The port of the router to leave through. */
-  readonly portId?: string;
-  /** Address of the next router, in words; absent: the destination is next to the port. */
-  readonly gateway?: readonly number[];
 }
 
 /**
  * A node of a binary trie without chains: it stands for the first `length` bits of `words`, and has routes to just that
  * destination or two children. The root alone may have less. `children[bit]` has `bit` behind the node's bits.
  */
-interface Node {
+interface Node<R> {
   readonly words: readonly number[];
   readonly length: number;
-  parent: Node | undefined;
-  readonly children: [Node | undefined, Node | undefined];
+  parent: Node<R> | undefined;
+  readonly children: [Node<R> | undefined, Node<R> | undefined];
   /** By weight, then id. */
-  readonly routes: RouteFact[];
+  readonly routes: R[];
 }
 
-const NO_ROUTES: readonly RouteFact[] = [];
+const NO_ROUTES: readonly never[] = [];
 
 /**
  * The routes of one router, of both families. A change or a look-up takes as many steps as prefixes enclose the
  * destination, however many routes there are; the routes to one destination are compared one after the other.
  */
-export class RouteTable {
-  private readonly ipv4 = newNode([0], 0, undefined);
-  private readonly ipv6 = newNode([0, 0, 0, 0], 0, undefined);
-  private readonly places = new Map<string, { route: RouteFact; node: Node }>();
+export class RouteTable<R extends Route> {
+  private readonly ipv4: Node<R> = newNode([0], 0, undefined);
+  private readonly ipv6: Node<R> = newNode([0, 0, 0, 0], 0, undefined);
+  private readonly places = new Map<string, { route: R; node: Node<R> }>();
 
   get size(): number {
     return this.places.size;
   }
 
   /** Takes the place of any route with the same id. */
-  insert(route: RouteFact): void {
+  insert(route: R): void {
     this.remove(route);
     const node = this.nodeOf(route);
     let at = 0;
@@ -65,10 +60,10 @@ export class RouteTable {
   }
 
   /** Removes the route with this id, whatever its other fields; false if there is none. */
-  remove(route: RouteFact): boolean {
-    const place = this.places.get(route.id);
+  remove({ id }: Pick<R, 'id'>): boolean {
+    const place = this.places.get(id);
     if (place === undefined) return false;
-    this.places.delete(route.id);
+    this.places.delete(id);
     place.node.routes.splice(place.node.routes.indexOf(place.route), 1);
     prune(place.node);
     return true;
@@ -78,7 +73,7 @@ export class RouteTable {
    * The routes that are best for the packet: of those whose source and destination match, the longest destination, then
    * the least weight; by id. Empty if there is none, or the packet is not IP.
    */
-  lookup(packet: FlowKey, seen: FlowMask): readonly RouteFact[] {
+  lookup(packet: FlowKey, seen: FlowMask): readonly R[] {
     seen.seeEthType();
     if (packet.ethType === EtherType.IPV4) return find(this.ipv4, packet, seen);
     if (packet.ethType === EtherType.IPV6) return find(this.ipv6, packet, seen);
@@ -86,14 +81,14 @@ export class RouteTable {
   }
 
   /** The node of the route's destination; made if need be. */
-  private nodeOf(route: RouteFact): Node {
+  private nodeOf(route: R): Node<R> {
     const { words, length } = route.destination;
     let node = route.family === 4 ? this.ipv4 : this.ipv6;
     while (node.length < length) {
       const bit = bitAt(words, 0, node.length);
       const child = node.children[bit];
       if (child === undefined) {
-        const leaf = newNode(words, length, node);
+        const leaf = newNode<R>(words, length, node);
         node.children[bit] = leaf;
         return leaf;
       }
@@ -101,7 +96,7 @@ export class RouteTable {
       if (common === child.length) {
         node = child;
       } else {
-        const fork = newNode(words, common, node);
+        const fork = newNode<R>(words, common, node);
         node.children[bit] = fork;
         fork.children[bitAt(child.words, 0, common)] = child;
         child.parent = fork;
@@ -112,12 +107,12 @@ export class RouteTable {
   }
 }
 
-function newNode(words: readonly number[], length: number, parent: Node | undefined): Node {
+function newNode<R>(words: readonly number[], length: number, parent: Node<R> | undefined): Node<R> {
   return { words, length, parent, children: [undefined, undefined], routes: [] };
 }
 
 /** Takes out the node, and then those above it, as far as they have neither routes nor two children. */
-function prune(start: Node): void {
+function prune<R>(start: Node<R>): void {
   let node = start;
   while (node.parent !== undefined && node.routes.length === 0) {
     const [zero, one] = node.children;
@@ -130,7 +125,7 @@ function prune(start: Node): void {
   }
 }
 
-function find(root: Node, packet: FlowKey, seen: FlowMask): readonly RouteFact[] {
+function find<R extends Route>(root: Node<R>, packet: FlowKey, seen: FlowMask): readonly R[] {
   let deepest = root;
   let bits = 0;
   while (deepest.children[0] !== undefined || deepest.children[1] !== undefined) {
@@ -148,7 +143,7 @@ function find(root: Node, packet: FlowKey, seen: FlowMask): readonly RouteFact[]
   if (packet.ethType === EtherType.IPV4) seen.seeIpv4Dst(bits);
   else seen.seeIpv6Dst(bits);
 
-  for (let node: Node | undefined = deepest; node !== undefined; node = node.parent) {
+  for (let node: Node<R> | undefined = deepest; node !== undefined; node = node.parent) {
     const best = bestOf(node.routes, packet, seen);
     if (best.length > 0) return best;
   }
@@ -156,8 +151,8 @@ function find(root: Node, packet: FlowKey, seen: FlowMask): readonly RouteFact[]
 }
 
 /** Of routes sorted by weight, those of the least weight that has one for the packet's source. */
-function bestOf(routes: readonly RouteFact[], packet: FlowKey, seen: FlowMask): readonly RouteFact[] {
-  let best: RouteFact[] | undefined;
+function bestOf<R extends Route>(routes: readonly R[], packet: FlowKey, seen: FlowMask): readonly R[] {
+  let best: R[] | undefined;
   for (const route of routes) {
     if (best !== undefined && route.weight > best[0].weight) break;
     if (!matchesSource(route.source, packet, seen)) continue;
@@ -176,7 +171,7 @@ function matchesSource(source: RoutePrefix, packet: FlowKey, seen: FlowMask): bo
   return common === source.length;
 }
 
-function isBefore(a: RouteFact, b: RouteFact): boolean {
+function isBefore(a: Route, b: Route): boolean {
   return a.weight === b.weight ? a.id < b.id : a.weight < b.weight;
 }
 

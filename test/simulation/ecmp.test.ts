@@ -5,13 +5,13 @@ import { FlowMask } from '../../src/flow/mask.js';
 import { fnv1a } from '../../src/nsdb/fnv.js';
 import { EtherType } from '../../src/packet/ethernet.js';
 import { chooseRoute } from '../../src/simulation/ecmp.js';
-import type { RouteFact } from '../../src/simulation/route-table.js';
+import type { Route } from '../../src/simulation/route-table.js';
 import { Dice } from '../dice.js';
 
 const ANY = { words: [0], length: 0 };
 
-function routesOf(ids: readonly string[]): RouteFact[] {
-  return ids.map((id) => ({ id, type: 'normal', family: 4, destination: ANY, source: ANY, weight: 100 }));
+function routesOf(ids: readonly string[]): Route[] {
+  return ids.map((id) => ({ id, family: 4, destination: ANY, source: ANY, weight: 100 }));
 }
 
 /** From one address to the other, each of one word (IPv4) or four (IPv6). */
@@ -89,7 +89,7 @@ for (const [family, network] of [
     const dice = new Dice(4);
     const before = new Map<string, number>();
     const moved = new Map<string, number>();
-    const count = (counts: Map<string, number>, { id }: RouteFact) => counts.set(id, (counts.get(id) ?? 0) + 1);
+    const count = (counts: Map<string, number>, { id }: Route) => counts.set(id, (counts.get(id) ?? 0) + 1);
     for (let i = 0; i < 8000; i++) {
       // Neighbours in two networks, as real addresses are.
       const packet = packetOf([...network, 0x0a00_0000 + dice.below(4096)], [...network, 0xc0a8_0000 + (i % 256)]);

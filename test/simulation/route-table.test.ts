@@ -4,7 +4,7 @@ import { FlowKey, Word } from '../../src/flow/key.js';
 import { FlowMask } from '../../src/flow/mask.js';
 import { parseIpv4, parseIpv4Cidr, parseIpv6, parseIpv6Cidr } from '../../src/packet/address.js';
 import { EtherType } from '../../src/packet/ethernet.js';
-import { type RouteFact, type RoutePrefix, RouteTable } from '../../src/simulation/route-table.js';
+import { type Route, type RoutePrefix, RouteTable } from '../../src/simulation/route-table.js';
 
 const ADDRESS_WORDS = [0, 1, 2, 3].flatMap((i) => [Word.NW_SRC + i, Word.NW_DST + i]);
 const FAMILIES = [4, 6] as const;
@@ -27,7 +27,7 @@ function prefixes(family: Family): fc.Arbitrary<RoutePrefix> {
   return fc.record({ words: addresses(family), length });
 }
 
-function routesOf(family: Family): fc.Arbitrary<RouteFact> {
+function routesOf(family: Family): fc.Arbitrary<Route> {
   return fc.record({
     id: fc.constantFrom(...'abcdefghijklmnop'),
     type: fc.constantFrom('normal' as const, 'blackhole' as const),
@@ -57,7 +57,7 @@ const someRoute = anyFamily.chain(routesOf);
 const somePacket = anyFamily.chain(packetsOf);
 const distinctRoutes = fc.uniqueArray(someRoute, { selector: (route) => route.id, maxLength: 16, size: 'max' });
 
-function tableOf(routes: Iterable<RouteFact>): RouteTable {
+function tableOf(routes: Iterable<Route>): RouteTable<Route> {
   const table = new RouteTable();
   for (const route of routes) table.insert(route);
   return table;
@@ -68,7 +68,7 @@ function hasPrefix(words: Uint32Array, offset: number, prefix: RoutePrefix): boo
   return bits(words.slice(offset, offset + 4)).startsWith(bits(prefix.words).slice(0, prefix.length));
 }
 
-function linearSearch(routes: readonly RouteFact[], packet: FlowKey): RouteFact[] {
+function linearSearch(routes: readonly Route[], packet: FlowKey): Route[] {
   const family = packet.ethType === EtherType.IPV4 ? 4 : 6;
   const matching = routes.filter(
     (route) =>
@@ -126,7 +126,7 @@ test('answers after inserts and removes as a table made at once, from the same b
   fc.assert(
     fc.property(steps, (steps) => {
       const table = new RouteTable();
-      const routes = new Map<string, RouteFact>();
+      const routes = new Map<string, Route>();
       for (const { isInsert, route } of steps) {
         if (isInsert) {
           table.insert(route);
@@ -153,12 +153,12 @@ function prefix4(text: string): RoutePrefix {
   return { words: [address], length: prefix };
 }
 
-function route4(id: string, destination: string, source = '0.0.0.0/0', weight = 100): RouteFact {
-  return { id, type: 'normal', family: 4, destination: prefix4(destination), source: prefix4(source), weight };
+function route4(id: string, destination: string, source = '0.0.0.0/0', weight = 100): Route {
+  return { id, family: 4, destination: prefix4(destination), source: prefix4(source), weight };
 }
 
 /** Looks up 192.0.2.1 → `destination`: the ids found, and the bits seen of source and destination. */
-function look4(table: RouteTable, destination: string, source = '192.0.2.1'): [string, number, number] {
+function look4(table: RouteTable<Route>, destination: string, source = '192.0.2.1'): [string, number, number] {
   const packet = new FlowKey();
   packet.ethType = EtherType.IPV4;
   packet.ipv4Src = parseIpv4(source)!;
@@ -199,7 +199,7 @@ test('finds IPv6 routes, equal ones by id, and none for what is not IP', (t) => 
   const { address, prefix } = parseIpv6Cidr('fd00:0:0:1::/64')!;
   const destination = { words: address, length: prefix };
   const any = { words: [0, 0, 0, 0], length: 0 };
-  const route = { type: 'normal', family: 6, destination, source: any, weight: 100 } as const;
+  const route = { family: 6, destination, source: any, weight: 100 } as const;
   const table = tableOf([
     { ...route, id: 'b' },
     { ...route, id: 'a' },
