@@ -214,7 +214,6 @@ export class Containerd {
     return { id: `default-${name}`, pid: Number(await readFile(pidFile, 'utf8')), removed };
   }
 
-  /** Ends the daemon and removes its state. Containers must be gone. */
   /** Kills what runs in the containers. Each ctr that waits for one then removes it. */
   async killTasks(): Promise<void> {
     for (const name of (await this.ctr(['task', 'list', '-q'])).split('\n').filter((line) => line !== '')) {
@@ -227,6 +226,7 @@ export class Containerd {
     }
   }
 
+  /** Ends the daemon and removes its state. Containers must be gone. */
   async stop(): Promise<void> {
     if (this.daemon.pid !== undefined && this.daemon.exitCode === null && this.daemon.signalCode === null) {
       const exited = once(this.daemon, 'exit');
