@@ -20,7 +20,7 @@ export const DhcpMessageType = {
   INFORM: 8,
 } as const;
 
-/** Option codes (RFC 2132; 121: RFC 3442). */
+/** Option codes (RFC 2132; 82: RFC 3046; 121: RFC 3442). */
 export const DhcpOption = {
   PAD: 0,
   SUBNET_MASK: 1,
@@ -36,9 +36,11 @@ export const DhcpOption = {
   MESSAGE_TYPE: 53,
   SERVER_ID: 54,
   PARAMETER_LIST: 55,
+  MAX_MESSAGE_SIZE: 57,
   RENEWAL_TIME: 58,
   REBINDING_TIME: 59,
   CLIENT_ID: 61,
+  RELAY_AGENT: 82,
   CLASSLESS_ROUTES: 121,
   END: 255,
 } as const;
@@ -193,7 +195,7 @@ export interface DhcpReplySpec {
   /** OFFER, ACK or NAK. */
   readonly type: number;
   readonly serverMac: number;
-  /** Source of the packet and value of the server identifier option. */
+  /** Source of the packet, value of the server identifier option, and where to boot from (but in a NAK). */
   readonly serverAddress: number;
   /** Zero in a NAK. */
   readonly yourAddress: number;
@@ -217,7 +219,7 @@ export function buildDhcpReply(request: DhcpMessage, spec: DhcpReplySpec): Uint8
     broadcast: request.broadcast,
     clientAddress: nak ? 0 : request.clientAddress,
     yourAddress: spec.yourAddress,
-    serverAddress: 0,
+    serverAddress: nak ? 0 : spec.serverAddress,
     relayAddress: request.relayAddress,
     clientMac: request.clientMac,
     type: spec.type,

@@ -165,6 +165,10 @@ test('members are kept apart from their object, one by one, and go with it', asy
   t.false(await machines.set('02:00:00:00:00:0a', { address: '10.0.0.6' }));
   t.deepEqual(await machines.get('02:00:00:00:00:0a'), { address: '10.0.0.6' });
   await t.throwsAsync(machines.set('02:00:00:00:00:0a', { address: 'fd00::1' }), { message: /dhcp-subnet\.address/ });
+  const wrong = { address: '10.0.0.6', extraOptions: [{ name: 'mtu', value: 'large' }] };
+  await t.throwsAsync(machines.set('02:00:00:00:00:0a', wrong), {
+    message: 'dhcp-subnet.extraOptions[0].value: expected a number from 68 to 65535, got "large"',
+  });
   const path = memberPath('dhcp-subnet', subnet.id, '02:00:00:00:00:0a');
   await t.throwsAsync(store.create(path, new Uint8Array()), { instanceOf: NodeExistsError });
   await repository.delete('bridge', bridge.id);
