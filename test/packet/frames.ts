@@ -2,6 +2,13 @@ import fc from 'fast-check';
 import type { Ipv6 } from '../../src/packet/address.js';
 import { buildArpRequest } from '../../src/packet/arp.js';
 import { buildDhcpRequest } from '../../src/packet/dhcp.js';
+import {
+  addressList,
+  buildDhcpV6,
+  identityAssociation,
+  leasedAddress,
+  linkLayerDuid,
+} from '../../src/packet/dhcpv6.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
 import { buildIcmpEcho, buildIcmpError } from '../../src/packet/icmp.js';
 import { buildIcmpv6Echo, buildIcmpv6Error } from '../../src/packet/icmpv6.js';
@@ -9,6 +16,7 @@ import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildIpv6 } from '../../src/packet/ipv6.js';
 import { buildNeighborAdvertisement, buildNeighborSolicitation } from '../../src/packet/nd.js';
+import { buildRouterAdvertisement } from '../../src/packet/router-advertisement.js';
 import { buildTcp } from '../../src/packet/tcp.js';
 import { buildUdp } from '../../src/packet/udp.js';
 
@@ -39,6 +47,34 @@ const chained = buildIpv6(
   tcp,
 );
 
+const dhcpV6 = buildDhcpV6({
+  type: 1,
+  transaction: 7,
+  options: [
+    { code: 1, value: linkLayerDuid(MAC_A) },
+    identityAssociation({
+      code: 3,
+      id: 1,
+      t1: 0,
+      t2: 0,
+      options: [leasedAddress({ address: A, preferred: 1, valid: 2 })],
+    }),
+    { code: 23, value: addressList([A, B]) },
+  ],
+});
+const advertisement = {
+  hopLimit: 64,
+  managed: true,
+  other: true,
+  lifetime: 1800,
+  mac: MAC_B,
+  mtu: 1450,
+  prefixes: [{ address: A, prefix: 64, onLink: true, autonomous: true, valid: 2, preferred: 1 }],
+  dnsServers: [A],
+  domainSearch: ['example.org'],
+  dnsLifetime: 1800,
+};
+
 /** A valid frame of every kind that the parsers know. */
 export const VALID_FRAMES: readonly Uint8Array[] = [
   buildArpRequest(MAC_A, 0x0a00_0001, 0x0a00_0002),
@@ -62,6 +98,8 @@ export const VALID_FRAMES: readonly Uint8Array[] = [
   buildNeighborSolicitation({ src: A, srcMac: MAC_A, target: B }),
   buildNeighborAdvertisement({ target: B, targetMac: MAC_B, dst: A, dstMac: MAC_A }),
   buildDhcpRequest(1, MAC_A, 99, new Map([[55, new Uint8Array([1, 3, 6])]])),
+  frame(EtherType.IPV6, v6(IpProtocol.UDP, buildUdp(546, 547, dhcpV6))),
+  buildRouterAdvertisement(advertisement, { src: B, dst: A, dstMac: MAC_A }),
   frame(20, new Uint8Array([0xaa, 0xaa, 3, 0, 0, 0, 8, 0, ...v4(17, udp)])),
 ];
 

@@ -4,12 +4,14 @@ import { extractKey } from '../../src/flow/extract.js';
 import { FlowKey, Word } from '../../src/flow/key.js';
 import { parseArp } from '../../src/packet/arp.js';
 import { parseDhcp } from '../../src/packet/dhcp.js';
+import { identityAssociations, leasedAddresses, parseDhcpV6 } from '../../src/packet/dhcpv6.js';
 import { parseEthernet } from '../../src/packet/ethernet.js';
 import { buildIcmpEchoReply, buildIcmpError, newIcmpHeader, parseIcmpHeader } from '../../src/packet/icmp.js';
 import { buildIcmpv6EchoReply, buildIcmpv6Error, parseIcmpv6Header } from '../../src/packet/icmpv6.js';
 import { newIpv4Header, parseIpv4Header } from '../../src/packet/ipv4.js';
 import { newIpv6Header, parseIpv6Header } from '../../src/packet/ipv6.js';
 import { newNeighborMessage, parseNeighborMessage } from '../../src/packet/nd.js';
+import { parseRouterAdvertisement } from '../../src/packet/router-advertisement.js';
 import { newTcpHeader, parseTcpHeader } from '../../src/packet/tcp.js';
 import { parseUdpHeader } from '../../src/packet/udp.js';
 import { popTag } from '../../src/packet/vlan.js';
@@ -36,7 +38,7 @@ function parseAll(bytes: Uint8Array): void {
   popTag(bytes);
   const key = new FlowKey();
   extractKey(bytes, key);
-  for (const at of [0, 14, 18, 22, 34, 42, 54]) {
+  for (const at of [0, 14, 18, 22, 34, 42, 54, 62]) {
     const end = bytes.length;
     parseArp(bytes, at, { op: 0, senderMac: 0, senderIp: 0, targetMac: 0, targetIp: 0 });
     const ipv4 = newIpv4Header();
@@ -53,6 +55,9 @@ function parseAll(bytes: Uint8Array): void {
     parseUdpHeader(bytes, at, end, { srcPort: 0, dstPort: 0, length: 0, checksum: 0 });
     parseNeighborMessage(bytes, at, end, newNeighborMessage());
     parseDhcp(bytes, at, end);
+    const options = parseDhcpV6(bytes, at, end)?.options ?? [];
+    for (const ia of identityAssociations(options) ?? []) leasedAddresses(ia.options);
+    parseRouterAdvertisement(bytes, at, end);
     buildIcmpEchoReply(bytes, at);
     buildIcmpError(3, 0, 1, bytes, at);
     buildIcmpv6EchoReply(bytes, at);
