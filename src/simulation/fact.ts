@@ -1,5 +1,6 @@
 import type { FlowKey } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
+import type { Ipv6 } from '../packet/address.js';
 
 /**
  * What a simulation reads. A fact is a cell that holds one thing known of the topology or of this host; devices refer to
@@ -132,4 +133,61 @@ export interface RemoteHost {
   readonly tunnel: Fact<TunnelPath>;
   /** Stands for all ports of the bridge on that host. */
   readonly floodKey: number;
+}
+
+/** An IPv4 subnet of a bridge, as DHCP hands it out. Addresses are unsigned 32-bit numbers. */
+export interface DhcpSubnetFact {
+  readonly id: string;
+  readonly enabled: boolean;
+  /** Its range. */
+  readonly address: number;
+  readonly prefix: number;
+  readonly serverAddress: number | undefined;
+  readonly gateway: number | undefined;
+  readonly dnsServers: readonly number[];
+  readonly domainName: string | undefined;
+  readonly leaseSeconds: number;
+  readonly mtu: number | undefined;
+  readonly routes: readonly { readonly address: number; readonly prefix: number; readonly router: number }[];
+  /** What is set aside for a machine, by its MAC address. */
+  host(mac: number): Fact<DhcpHostFact>;
+}
+
+export interface DhcpHostFact {
+  readonly address: number;
+  readonly name: string | undefined;
+  /** Options to send besides, by code. */
+  readonly options: ReadonlyMap<number, Uint8Array>;
+}
+
+/** An IPv6 subnet of a bridge. Lifetimes in seconds, 0xffffffff for ever. */
+export interface DhcpV6SubnetFact {
+  readonly id: string;
+  readonly enabled: boolean;
+  /** Its range. */
+  readonly address: Ipv6;
+  readonly prefix: number;
+  /** See dhcpV6SubnetSchema. */
+  readonly addressing: 'slaac' | 'stateless' | 'stateful';
+  readonly dnsServers: readonly Ipv6[];
+  readonly domainSearch: readonly string[];
+  readonly preferredLifetime: number;
+  readonly validLifetime: number;
+  readonly gateway: Ipv6 | undefined;
+  readonly mtu: number | undefined;
+  /** Undefined: router solicitations are not answered. */
+  readonly advertisement:
+    | {
+        readonly routerLifetime: number;
+        readonly preferredLifetime: number;
+        readonly validLifetime: number;
+        readonly onLink: boolean;
+      }
+    | undefined;
+  /** What is set aside for a machine, by its identifier (DUID) in hexadecimal. */
+  host(duid: string): Fact<DhcpV6HostFact>;
+}
+
+export interface DhcpV6HostFact {
+  readonly address: Ipv6;
 }

@@ -1,0 +1,25 @@
+import type { Fact } from './fact.js';
+
+/** The address that answers to DHCP, DHCPv6 and router solicitations come from on every host. MidoNet's value. */
+export const CONFIGURATION_SERVER_MAC = 0x02a8_9cde_3927;
+
+/** Why a message is not answered. Counted by the agent under these names. */
+export type NoAnswer =
+  | 'malformed'
+  /** A relay sent it on, which is not what a machine on the bridge has to do. */
+  | 'relayed'
+  /** It is for another server. */
+  | 'other-server'
+  /** The machine found its address in use. */
+  | 'declined'
+  | 'released'
+  /** The server has no answer to messages of that type. */
+  | 'not-a-request';
+
+/** What came of a message of a machine that wants to be configured. */
+export type Answer =
+  /** Send this frame out of the port that the message came in at. */
+  | { readonly type: 'frame'; readonly frame: Uint8Array }
+  | { readonly type: 'none'; readonly reason: NoAnswer }
+  /** Some facts are not in hand: get these, then try again. */
+  | { readonly type: 'wait'; readonly missing: readonly Fact<unknown>[] };
