@@ -1,19 +1,23 @@
 import test from 'ava';
-import type { Action } from '../../src/flow/action.js';
+import fc from 'fast-check';
+import { type Action, actionsEqual } from '../../src/flow/action.js';
 import { extractKey } from '../../src/flow/extract.js';
 import { FlowKey, Word } from '../../src/flow/key.js';
+import type { FlowMask } from '../../src/flow/mask.js';
 import { parseIpv6 } from '../../src/packet/address.js';
 import { buildArpRequest } from '../../src/packet/arp.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
 import { buildIcmpEcho, IcmpType } from '../../src/packet/icmp.js';
+import { parseCidr } from '../../src/packet/ip.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildIpv6 } from '../../src/packet/ipv6.js';
 import { buildNeighborSolicitation } from '../../src/packet/nd.js';
 import { buildUdp } from '../../src/packet/udp.js';
 import type { Decision, DropReason } from '../../src/simulation/decision.js';
-import type { NeighborFact, PortFact, RouteFact, RouterFact, RouterPortFact } from '../../src/simulation/fact.js';
+import type { Fact, NeighborFact, PortFact, RouteFact, RouterFact, RouterPortFact } from '../../src/simulation/fact.js';
 import { buildReply } from '../../src/simulation/reply.js';
+import { type Route, RouteTable } from '../../src/simulation/route-table.js';
 import { simulateSent } from '../../src/simulation/simulate.js';
 import { fact, keyOf, limits, TestBridge, type TestFact, tcpFrame, World } from './world.js';
 
@@ -25,28 +29,44 @@ const NEAR = 0x0200_0000_0011;
 const FAR = 0x0200_0000_0012;
 const CLIENT_IP = 0x0a01_0002;
 const SERVER_IP = 0x0a02_0002;
+const FAR_NETWORK = '10.2.0.0/24';
 
-/** A router whose routes are a list of destinations, looked up from the first. */
+type RouteTarget =
+  | { readonly type: 'blackhole' | 'reject' | 'local' }
+  | { readonly type: 'normal'; readonly port: Fact<PortFact>; readonly gateway?: Uint32Array };
+
+interface TestRoute extends Route {
+  readonly fact: RouteFact;
+}
+
+/** A router with its routes in one table. */
 class TestRouter implements RouterFact {
   readonly cell: TestFact<RouterFact>;
-  readonly table: { destination: number; prefix: number; routes: TestFact<readonly RouteFact[]> }[] = [];
-  readonly unrouted = fact<readonly RouteFact[]>('no route', []);
+  readonly table = new RouteTable<TestRoute>();
+  private readonly found = new Map<string, TestFact<readonly RouteFact[]>>();
   adminStateUp = true;
 
   constructor(readonly id: string) {
     this.cell = fact<RouterFact>(`router ${id}`, this);
   }
 
-  routes(packet: FlowKey, seen: Parameters<RouterFact['routes']>[1]): TestFact<readonly RouteFact[]> {
-    if (packet.ethType === EtherType.IPV6) {
-      seen.seeIpv6Dst();
-      return this.table.find(({ prefix }) => prefix === 128)?.routes ?? this.unrouted;
-    }
-    for (const { destination, prefix, routes } of this.table) {
-      seen.seeIpv4Dst(prefix);
-      if ((packet.ipv4Dst ^ destination) >>> (32 - prefix) === 0) return routes;
-    }
-    return this.unrouted;
+  routes(packet: FlowKey, seen: FlowMask): TestFact<readonly RouteFact[]> {
+    const best = this.table.lookup(packet, seen);
+    const name = best.map(({ id }) => id).join();
+    const routes = this.found.get(name) ?? fact<readonly RouteFact[]>(`routes ${name}`, undefined);
+    this.found.set(name, routes);
+    routes.value = best.map(({ fact }) => fact);
+    return routes;
+  }
+
+  /** Adds a route to `destination`, such as 10.0.0.0/8; returns it for {@link RouteTable.remove}. */
+  add(id: string, destination: string, to: RouteTarget): TestRoute {
+    const { family, words, prefix } = parseCidr(destination)!;
+    const anywhere = { words: words.map(() => 0), length: 0 };
+    const route = { id, family, destination: { words, length: prefix }, source: anywhere, weight: 0 };
+    const entry = { ...route, fact: { id, ...to } };
+    this.table.insert(entry);
+    return entry;
   }
 }
 
@@ -54,13 +74,15 @@ interface Interior {
   readonly atRouter: TestFact<PortFact>;
   readonly atBridge: TestFact<PortFact>;
   readonly neighbors: Map<string, TestFact<NeighborFact>>;
+  /** What is known of neighbours that nobody has asked for yet. */
+  answer: null | undefined;
 }
 
 /** Links a router to a bridge; the bridge knows the router's address. */
-function link(router: TestRouter, bridge: TestBridge, mac: number, address: number): Interior {
+function join(router: TestRouter, bridge: TestBridge, mac: number, address: number): Interior {
   const neighbors = new Map<string, TestFact<NeighborFact>>();
   const neighbor = (name: string) => {
-    const entry = neighbors.get(name) ?? fact<NeighborFact>(`neighbor ${name}`, undefined);
+    const entry = neighbors.get(name) ?? fact<NeighborFact>(`neighbor ${name}`, link.answer);
     neighbors.set(name, entry);
     return entry;
   };
@@ -92,7 +114,8 @@ function link(router: TestRouter, bridge: TestBridge, mac: number, address: numb
   };
   bridge.mac(mac).value = { port: atBridge };
   bridge.ipv4(address).value = { mac };
-  return { atRouter, atBridge, neighbors };
+  const link: Interior = { atRouter, atBridge, neighbors, answer: undefined };
+  return link;
 }
 
 /** Client at port 1 of one bridge, server at port 2 of another, a router between them. */
@@ -104,11 +127,10 @@ function network() {
   world.localPort(near, 1, CLIENT);
   world.localPort(far, 2, SERVER);
   far.ipv4(SERVER_IP).value = { mac: SERVER };
-  const nearLink = link(router, near, NEAR, 0x0a01_0001);
-  const farLink = link(router, far, FAR, 0x0a02_0001);
-  const routes = fact<readonly RouteFact[]>('10.2.0.0/24', [{ id: 'far', type: 'normal', port: farLink.atRouter }]);
-  router.table.push({ destination: 0x0a02_0000, prefix: 24, routes });
-  return { world, near, far, router, nearLink, farLink, routes };
+  const nearLink = join(router, near, NEAR, 0x0a01_0001);
+  const farLink = join(router, far, FAR, 0x0a02_0001);
+  router.add('far', FAR_NETWORK, { type: 'normal', port: farLink.atRouter });
+  return { world, near, far, router, nearLink, farLink };
 }
 
 function frame(ttl = 64, dst = SERVER_IP): Uint8Array {
@@ -179,8 +201,12 @@ test('the headers are set although this packet has them already, as others of th
 });
 
 test('the next hop is the gateway of the route', (t) => {
-  const { world, far, farLink, routes } = network();
-  routes.value = [{ id: 'far', type: 'normal', port: farLink.atRouter, gateway: Uint32Array.of(0x0a02_00fe) }];
+  const { world, far, farLink, router } = network();
+  router.add('far', FAR_NETWORK, {
+    type: 'normal',
+    port: farLink.atRouter,
+    gateway: Uint32Array.of(0x0a02_00fe),
+  });
   far.ipv4(0x0a02_00fe).value = { mac: SERVER };
   const decision = world.done(keyOf(frame(), 1));
   t.is(set(decision.actions).key.ethDst, SERVER);
@@ -206,8 +232,8 @@ test('a neighbour that the bridge does not know is asked for, and is unreachable
 });
 
 for (const [name, change, reason, type, code] of [
-  ['a packet without a route', (n) => n.router.table.pop(), 'no-route', 3, 0],
-  ['a packet of a reject route', (n) => (n.routes.value = [{ id: 'r', type: 'reject' }]), 'rejected', 3, 13],
+  ['a packet without a route', (n) => n.router.table.remove({ id: 'far' }), 'no-route', 3, 0],
+  ['a packet of a reject route', (n) => n.router.add('far', FAR_NETWORK, { type: 'reject' }), 'rejected', 3, 13],
   ['a packet to a router that is down', (n) => (n.router.adminStateUp = false), 'router-down', 3, 13],
 ] as [string, (n: ReturnType<typeof network>) => void, DropReason, number, number][]) {
   test(`${name} is dropped, and its sender is told`, (t) => {
@@ -237,8 +263,8 @@ test('a packet whose TTL ends at the router is dropped, and its sender is told',
 });
 
 test('a blackhole swallows packets without a word, in a flow', (t) => {
-  const { world, routes } = network();
-  routes.value = [{ id: 'r', type: 'blackhole' }];
+  const { world, router } = network();
+  router.add('far', FAR_NETWORK, { type: 'blackhole' });
   const decision = world.done(keyOf(frame(), 1));
   t.is(decision.drop, 'blackhole');
   t.deepEqual(decision.actions, []);
@@ -248,8 +274,7 @@ test('a blackhole swallows packets without a word, in a flow', (t) => {
 
 test('an echo request to the router is answered, whatever its TTL; other packets to it are dropped', (t) => {
   const { world, router } = network();
-  const own = fact<readonly RouteFact[]>('own', [{ id: 'own', type: 'local' }]);
-  router.table.unshift({ destination: 0x0a01_0001, prefix: 32, routes: own });
+  router.add('own', '10.1.0.1/32', { type: 'local' });
   const echo = buildIcmpEcho(IcmpType.ECHO_REQUEST, 7, 9, Uint8Array.of(1, 2, 3));
   const ip = buildIpv4({ src: CLIENT_IP, dst: 0x0a01_0001, protocol: IpProtocol.ICMP, ttl: 1 }, echo);
   const bytes = buildEthernet({ src: CLIENT, dst: NEAR, type: EtherType.IPV4 }, ip);
@@ -302,8 +327,7 @@ test('IPv6: solicitations for its addresses are answered, packets are routed, er
   t.deepEqual([key.nwProto, key.tpSrc, key.tpDst, key.ethDst], [IpProtocol.ICMPV6, 1, 0, CLIENT]);
   t.deepEqual([...key.words.slice(Word.NW_DST, Word.NW_DST + 4)], [...src]);
 
-  const route: RouteFact = { id: 'far', type: 'normal', port: farLink.atRouter };
-  router.table.push({ destination: 0, prefix: 128, routes: fact('fd01::/64', [route]) });
+  router.add('far6', 'fd01::/64', { type: 'normal', port: farLink.atRouter });
   far.ipv6(Uint32Array.from(dst), 0).value = { mac: SERVER };
   const { actions } = world.done(keyOf(packet(64), 1));
   t.is(set(actions).key.nwTtl, 63);
@@ -324,7 +348,7 @@ test('what a router must not forward is dropped', (t) => {
 });
 
 test('routers that send a packet to each other for ever lose it', (t) => {
-  const { world, farLink, routes, router } = network();
+  const { world, farLink, router } = network();
   const other = new TestRouter('other');
   const a = farLink.atRouter;
   const b = fact<PortFact>('the other end', undefined);
@@ -337,11 +361,80 @@ test('routers that send a packet to each other for ever lose it', (t) => {
     addresses: [{ words: Uint32Array.of(9), prefix: 32 }],
   };
   a.value = { ...here, peer: b };
-  routes.value = [{ id: 'there', type: 'normal', port: a, gateway: Uint32Array.of(9) }];
-  const back: RouteFact = { id: 'back', type: 'normal', port: b, gateway: Uint32Array.of(0x0a02_0001) };
-  other.table.push({ destination: 0, prefix: 1, routes: fact('back', [back]) });
-  t.is(router.table.length, 1);
+  router.add('far', FAR_NETWORK, { type: 'normal', port: a, gateway: Uint32Array.of(9) });
+  other.add('back', '0.0.0.0/0', { type: 'normal', port: b, gateway: Uint32Array.of(0x0a02_0001) });
   const decision = world.done(keyOf(frame(200), 1));
   t.is(decision.drop, 'too-many-devices');
   t.deepEqual(decision.actions, []);
+});
+
+/** Frames of the client, to addresses that some routes lead to and others do not. */
+const frames = fc
+  .record({
+    src: fc.constantFrom(CLIENT, CLIENT, CLIENT, SERVER, 0x0300_0000_0001),
+    dst: fc.constantFrom(NEAR, NEAR, NEAR, SERVER, 0xffff_ffff_ffff),
+    from: fc.constantFrom(CLIENT_IP, CLIENT_IP, CLIENT_IP, 0x0a01_0009, 0x7f00_0001, 0xe000_0001),
+    to: fc.constantFrom(
+      SERVER_IP,
+      SERVER_IP,
+      SERVER_IP,
+      0x0a02_0003,
+      0x0a02_00fe,
+      0x0a03_0001,
+      0x0a01_0001,
+      0xe000_0001,
+      0,
+    ),
+    protocol: fc.constantFrom(IpProtocol.UDP, IpProtocol.ICMP),
+    ttl: fc.constantFrom(0, 1, 2, 64, 64, 64),
+    payload: fc.uint8Array({ minLength: 8, maxLength: 12, size: 'max' }),
+  })
+  .map(({ src, dst, from, to, protocol, ttl, payload }) =>
+    buildEthernet({ src, dst, type: EtherType.IPV4 }, buildIpv4({ src: from, dst: to, protocol, ttl }, payload)),
+  );
+
+const targets = fc.constantFrom('near', 'far', 'far', 'gateway', 'gateway', 'blackhole', 'reject', 'local');
+const routings = fc.array(
+  fc.record({
+    destination: fc.constantFrom('0.0.0.0/0', '10.0.0.0/8', '10.2.0.0/16', '10.2.0.0/30', '10.2.0.2/32', '10.1.0.1/32'),
+    target: targets,
+  }),
+  { minLength: 1, maxLength: 8, size: 'max' },
+);
+
+test('soundness: every packet that a flow through a router would take is treated alike', (t) => {
+  let routed = 0;
+  fc.assert(
+    fc.property(routings, frames, frames, fc.constantFrom(1, 1, 1, 2), (routing, one, other, port) => {
+      const { world, router, far, nearLink, farLink } = network();
+      far.ipv4(0x0a02_00fe).value = { mac: SERVER + 1 };
+      far.mac(SERVER + 1).value = far.mac(SERVER).value;
+      router.table.remove({ id: 'far' });
+      for (const [i, { destination, target }] of routing.entries()) {
+        const gateway = Uint32Array.of(0x0a02_00fe);
+        if (target === 'near') router.add(String(i), destination, { type: 'normal', port: nearLink.atRouter });
+        else if (target === 'far') router.add(String(i), destination, { type: 'normal', port: farLink.atRouter });
+        else if (target === 'gateway') {
+          router.add(String(i), destination, { type: 'normal', port: farLink.atRouter, gateway });
+        } else router.add(String(i), destination, { type: target });
+      }
+      for (const link of [nearLink, farLink]) link.answer = null;
+      const key = keyOf(one, port);
+      const decision = world.done(key);
+      if (!decision.install) return;
+      if (decision.actions.some(({ type }) => type === 'set')) routed++;
+      const { mask } = decision;
+      const twin = keyOf(other, port);
+      for (let i = 0; i < twin.words.length; i++) {
+        twin.words[i] = (key.words[i] & mask.words[i]) | (twin.words[i] & ~mask.words[i]);
+      }
+      const again = world.done(twin);
+      t.true(again.install);
+      t.true(actionsEqual(decision.actions, again.actions));
+      t.is(again.drop, decision.drop);
+      t.true(mask.equals(again.mask));
+    }),
+    { numRuns: 3000 },
+  );
+  t.true(routed > 50, `${routed} packets were routed`);
 });
