@@ -23,3 +23,7 @@ export type Answer =
   | { readonly type: 'none'; readonly reason: NoAnswer }
   /** Some facts are not in hand: get these, then try again. */
   | { readonly type: 'wait'; readonly missing: readonly Fact<unknown>[] };
+
+export function noAnswer(reason: NoAnswer): Answer {
+  return { type: 'none', reason };
+}

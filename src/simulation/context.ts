@@ -40,7 +40,6 @@ export class SimulationContext {
   readonly packet: FlowKey;
   /** What is read of {@link packet}, to the bit: a device says so for each field it looks at. */
   readonly mask = new FlowMask();
-  readonly actions: Action[] = [];
   /** The bits of {@link key} that the decision depends on. */
   private readonly seen = new FlowMask();
   /** The bits of {@link packet} that a device has set: these do not depend on the key. */
@@ -162,14 +161,15 @@ export class SimulationContext {
   decision(): Decision {
     if (this.missing.size > 0) return { type: 'wait', missing: [...this.missing] };
     this.settle();
+    const actions: Action[] = [];
     const isOnlyCopy = this.copies.length === 1;
     for (const copy of this.copies) {
-      if (isOnlyCopy || copy[0].type !== 'set') this.actions.push(...copy);
-      else this.actions.push({ type: 'clone', actions: copy });
+      if (isOnlyCopy || copy[0].type !== 'set') actions.push(...copy);
+      else actions.push({ type: 'clone', actions: copy });
     }
     return {
       type: 'done',
-      actions: this.actions,
+      actions,
       mask: this.seen,
       tags: [...this.tags],
       effects: this.effects,

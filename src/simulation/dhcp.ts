@@ -14,7 +14,7 @@ import { ETHERNET_HEADER, type EthernetHeader, EtherType, parseEthernet } from '
 import { IpProtocol } from '../packet/ip-protocol.js';
 import { newIpv4Header, parseIpv4Header } from '../packet/ipv4.js';
 import { parseUdpHeader, UDP_HEADER } from '../packet/udp.js';
-import { type Answer, CONFIGURATION_SERVER_MAC, type NoAnswer } from './answer.js';
+import { type Answer, CONFIGURATION_SERVER_MAC, noAnswer } from './answer.js';
 import type { DhcpHostFact, DhcpSubnetFact } from './fact.js';
 
 /** What is said where neither the subnet nor its gateway has an address for the server: link-local, RFC 3927. */
@@ -46,8 +46,8 @@ export function answerDhcp(frame: Uint8Array, assignment: DhcpAssignment, mtu: n
   const ethernet: EthernetHeader = { dst: 0, src: 0, type: 0 };
   const message = parseEthernet(frame, ethernet) ? readMessage(frame, ethernet.type) : undefined;
   // Of another machine's hardware address only that machine may ask for.
-  if (message === undefined || message.reply || message.clientMac !== ethernet.src) return none('malformed');
-  if (message.relayAddress !== 0) return none('relayed');
+  if (message === undefined || message.reply || message.clientMac !== ethernet.src) return noAnswer('malformed');
+  if (message.relayAddress !== 0) return noAnswer('relayed');
   switch (message.type) {
     case DhcpMessageType.DISCOVER:
       return reply(message, DhcpMessageType.OFFER, assignment, mtu);
@@ -60,11 +60,11 @@ export function answerDhcp(frame: Uint8Array, assignment: DhcpAssignment, mtu: n
     case DhcpMessageType.INFORM:
       return reply(message, DhcpMessageType.ACK, assignment, mtu);
     case DhcpMessageType.DECLINE:
-      return none('declined');
+      return noAnswer('declined');
     case DhcpMessageType.RELEASE:
-      return none('released');
+      return noAnswer('released');
     default:
-      return none('not-a-request');
+      return noAnswer('not-a-request');
   }
 }
 
@@ -156,10 +156,6 @@ export function subnetOf(
     if (address !== undefined) return { subnet, address };
   }
   return undefined;
-}
-
-function none(reason: NoAnswer): Answer {
-  return { type: 'none', reason };
 }
 
 function u32(...values: readonly number[]): Uint8Array {

@@ -27,7 +27,7 @@ import { buildEthernet, ETHERNET_HEADER, type EthernetHeader, EtherType, parseEt
 import { IpProtocol } from '../packet/ip-protocol.js';
 import { buildIpv6, ipv6Source, newIpv6Header, parseIpv6Header } from '../packet/ipv6.js';
 import { buildUdp, parseUdpHeader, UDP_HEADER } from '../packet/udp.js';
-import { type Answer, CONFIGURATION_SERVER_MAC, type NoAnswer } from './answer.js';
+import { type Answer, CONFIGURATION_SERVER_MAC, type NoAnswer, noAnswer } from './answer.js';
 import type { DhcpV6SubnetFact, Fact } from './fact.js';
 
 const SERVER_DUID = linkLayerDuid(CONFIGURATION_SERVER_MAC);
@@ -65,9 +65,9 @@ export function answerDhcpV6(frame: Uint8Array, client: DhcpV6Client): Answer {
   const ethernet: EthernetHeader = { dst: 0, src: 0, type: 0 };
   const message = parseEthernet(frame, ethernet) ? readMessage(frame, ethernet.type) : undefined;
   const associations = message && identityAssociations(message.options);
-  if (message === undefined || associations === undefined) return none('malformed');
+  if (message === undefined || associations === undefined) return noAnswer('malformed');
   const fault = validate(message, associations);
-  if (fault !== undefined) return none(fault);
+  if (fault !== undefined) return noAnswer(fault);
 
   const duid = dhcpV6Duid(message.options, DhcpV6Option.CLIENT_ID);
   const stateful = client.subnets.filter(({ addressing }) => addressing === 'stateful');
@@ -76,7 +76,7 @@ export function answerDhcpV6(frame: Uint8Array, client: DhcpV6Client): Answer {
   if (missing.length > 0) return { type: 'wait', missing };
   const leases = hosts.flatMap(({ subnet, host }) => leasesIn(subnet, host.value?.address, client.addresses));
   const answer = respond({ message, associations, client, leases });
-  if (answer === undefined) return none('not-a-request');
+  if (answer === undefined) return noAnswer('not-a-request');
   const payload = buildUdp(DHCPV6_SERVER_PORT, DHCPV6_CLIENT_PORT, buildDhcpV6(answer));
   const ip = { src: SERVER_ADDRESS, dst: ipv6Source(frame, ETHERNET_HEADER), protocol: IpProtocol.UDP };
   return {
@@ -258,8 +258,4 @@ function configuration({ message, client }: Request): DhcpV6OptionValue[] {
 
 function distinct(addresses: readonly Ipv6[]): Ipv6[] {
   return [...new Map(addresses.map((address) => [formatIpv6(address), address])).values()];
-}
-
-function none(reason: NoAnswer): Answer {
-  return { type: 'none', reason };
 }

@@ -11,17 +11,8 @@ import type { BridgeFact } from './fact.js';
  * @returns whether the packet needs no forwarding: it was answered, or the facts for that are not in hand
  */
 export function answerNeighborSolicitation(context: SimulationContext, bridge: BridgeFact): boolean {
+  if (!isNeighborSolicitation(context)) return false;
   const { packet, mask } = context;
-  mask.seeNwProto();
-  if (packet.nwProto !== IpProtocol.ICMPV6 || packet.vlanTci !== 0) return false;
-  mask.seeNwFrag();
-  if (packet.nwFrag !== Frag.NONE) return false;
-  mask.seeTpSrc();
-  mask.seeTpDst();
-  mask.seeNwTtl();
-  // A hop limit below 255 means that a router forwarded it: RFC 4861 section 7.1.1 says to ignore those.
-  if (packet.tpSrc !== NdType.NEIGHBOR_SOLICITATION || packet.tpDst !== 0 || packet.nwTtl !== ND_HOP_LIMIT)
-    return false;
   mask.seeNdTarget();
   const neighbor = context.read(bridge.ipv6(packet.words, Word.ND_TARGET));
   if (neighbor === undefined) return true;
@@ -38,4 +29,17 @@ export function answerNeighborSolicitation(context: SimulationContext, bridge: B
     }),
   );
   return true;
+}
+
+/** Whether the packet, which is IPv6, is a neighbour solicitation without a VLAN tag from a machine of this link. */
+export function isNeighborSolicitation({ packet, mask }: SimulationContext): boolean {
+  mask.seeNwProto();
+  if (packet.nwProto !== IpProtocol.ICMPV6 || packet.vlanTci !== 0) return false;
+  mask.seeNwFrag();
+  if (packet.nwFrag !== Frag.NONE) return false;
+  mask.seeTpSrc();
+  mask.seeTpDst();
+  mask.seeNwTtl();
+  // A hop limit below 255 means that a router forwarded it: RFC 4861 section 7.1.1 says to ignore those.
+  return packet.tpSrc === NdType.NEIGHBOR_SOLICITATION && packet.tpDst === 0 && packet.nwTtl === ND_HOP_LIMIT;
 }

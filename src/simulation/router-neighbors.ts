@@ -1,10 +1,10 @@
-import { Frag, Word } from '../flow/key.js';
+import { Word } from '../flow/key.js';
 import { IPV6_UNSPECIFIED, ipv6Equal, linkLocalAddress } from '../packet/address.js';
 import { ArpOp, buildArpReply } from '../packet/arp.js';
-import { IpProtocol } from '../packet/ip-protocol.js';
-import { buildNeighborAdvertisement, ND_HOP_LIMIT, NdType } from '../packet/nd.js';
+import { buildNeighborAdvertisement } from '../packet/nd.js';
 import type { SimulationContext } from './context.js';
 import { type Fact, type PortFact, prefixContains, type RouterPortFact } from './fact.js';
+import { isNeighborSolicitation } from './nd.js';
 
 /**
  * Answer an ARP request for an address of the router's at this port, from a sender in its network (RFC 826). Nothing of
@@ -32,16 +32,8 @@ export function answerRouterSolicitation(
   fact: Fact<PortFact>,
   port: RouterPortFact,
 ): boolean {
+  if (!isNeighborSolicitation(context)) return false;
   const { packet, mask } = context;
-  mask.seeNwProto();
-  if (packet.nwProto !== IpProtocol.ICMPV6) return false;
-  mask.seeNwFrag();
-  if (packet.nwFrag !== Frag.NONE) return false;
-  mask.seeTpSrc();
-  mask.seeTpDst();
-  mask.seeNwTtl();
-  if (packet.tpSrc !== NdType.NEIGHBOR_SOLICITATION || packet.tpDst !== 0 || packet.nwTtl !== ND_HOP_LIMIT)
-    return false;
   mask.seeNdTarget();
   const target = packet.words.subarray(Word.ND_TARGET, Word.ND_TARGET + 4);
   const isOwn =
