@@ -107,7 +107,9 @@ const SILENCE = '(it had ended before)';
 const VERSION = /^ZooKeeper CLI version: .*$/m;
 /** Lines at the end of the script that keep events from being printed. */
 const SILENT = 4;
-const WATCHER = /\nWATCHER::\n\nWatchedEvent (.*)\n/g;
+/** What a watch prints: several lines, and another thread's output may come between any two of them. */
+const EVENT = /^WatchedEvent (.*)\n/gm;
+const ABOUT_EVENT = /^(?:WATCHER::|WatchedEvent .*|)\n/gm;
 
 interface Transcript {
   /** Each command with what was printed until the next. */
@@ -136,7 +138,7 @@ async function zkCli(address: string, commands: readonly string[]): Promise<Tran
   });
   child.stdin.end(`${lines.slice(-SILENT).join('\n')}\n`);
   await once(child.stdout, 'end');
-  const parts = mask(output.replaceAll(WATCHER, '')).split(VERSION).slice(1, -1);
+  const parts = mask(output.replaceAll(ABOUT_EVENT, '')).split(VERSION).slice(1, -1);
   return {
     commands: commands.map((command, i) => `${command}\n${(parts[i] ?? SILENCE).trim()}`),
     events: eventsIn(output).sort(),
@@ -145,7 +147,7 @@ async function zkCli(address: string, commands: readonly string[]): Promise<Tran
 
 /** What watches printed but for the state of the connection. */
 function eventsIn(output: string): string[] {
-  return [...output.matchAll(WATCHER)].map((match) => match[1]).filter((event) => !event.includes('type:None'));
+  return [...output.matchAll(EVENT)].map((match) => match[1]).filter((event) => !event.includes('type:None'));
 }
 
 function mask(output: string): string {
