@@ -8,6 +8,7 @@ import { stripVTControlCharacters } from 'node:util';
  * @property {number} passed
  * @property {number} failed tests, hooks, tests that never ended, and files that crashed or held no test
  * @property {number} skipped with those that are only planned
+ * @property {string[]} failures a line for each that failed, as ava marks it
  */
 
 /** Reads ava's output as it comes. */
@@ -21,6 +22,8 @@ export class AvaOutput {
   #summary = -1;
   /** Files, by the path ava prints: one crash shows in several lines. */
   #crashed = new Set();
+  /** @type {string[]} */
+  #failures = [];
 
   /**
    * The first that fits a line takes it.
@@ -52,7 +55,9 @@ export class AvaOutput {
     for (const [pattern, take] of this.#rules) {
       const match = pattern.exec(line);
       if (match) {
+        const before = this.#failed + this.#crashed.size;
         take(match[1] ?? '');
+        if (this.#failed + this.#crashed.size > before) this.#failures.push(line.trim());
         return;
       }
     }
@@ -69,17 +74,19 @@ export class AvaOutput {
     const passed = Math.max(this.#passed, this.#summary);
     let failed = this.#failed + this.#crashed.size;
     if (failed === 0 && (status !== 0 || this.#summary < 0)) failed = 1;
-    return { passed, failed, skipped: this.#skipped };
+    return { passed, failed, skipped: this.#skipped, failures: this.#failures };
   }
 }
 
 /** @returns {Count} */
 export function sum(/** @type {Count[]} */ counts) {
-  const total = { passed: 0, failed: 0, skipped: 0 };
-  for (const { passed, failed, skipped } of counts) {
+  /** @type {Count} */
+  const total = { passed: 0, failed: 0, skipped: 0, failures: [] };
+  for (const { passed, failed, skipped, failures } of counts) {
     total.passed += passed;
     total.failed += failed;
     total.skipped += skipped;
+    total.failures.push(...failures);
   }
   return total;
 }

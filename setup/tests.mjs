@@ -55,6 +55,8 @@ export async function runTests(checkout, words) {
     say('there are no kernel tests');
   }
   const total = sum(counts);
+  // Once more, for who sees no more than the end of a long output.
+  for (const failure of total.failures) process.stdout.write(`${failure}\n`);
   process.stdout.write(`${countLine(total)}\n`);
   return total.failed === 0 ? 0 : 1;
 }
@@ -82,9 +84,9 @@ export function selectTests(all, wanted) {
 
 /** A check that counts only when it fails: it is no test. */
 function check(/** @type {string} */ name, /** @type {() => boolean} */ passes) {
-  if (passes()) return { passed: 0, failed: 0, skipped: 0 };
+  if (passes()) return { passed: 0, failed: 0, skipped: 0, failures: [] };
   say(`${name} failed`);
-  return { passed: 0, failed: 1, skipped: 0 };
+  return { passed: 0, failed: 1, skipped: 0, failures: [`${name} failed`] };
 }
 
 function compile(/** @type {string} */ checkout) {

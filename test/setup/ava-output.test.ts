@@ -50,12 +50,15 @@ function count(text: string, status: number) {
 }
 
 test('a good run', (t) => {
-  t.deepEqual(count(GOOD, 0), { passed: 2, failed: 0, skipped: 1 });
+  t.deepEqual(count(GOOD, 0), { passed: 2, failed: 0, skipped: 1, failures: [] });
 });
 
 test('each kind of trouble counts once', (t) => {
+  const { failures, ...numbers } = count(ALL_KINDS, 1);
   // bad, the hook, 2 that did not run, 3 that never ended; the files b, c, d, h and i.
-  t.deepEqual(count(ALL_KINDS, 1), { passed: 2, failed: 12, skipped: 2 });
+  t.deepEqual(numbers, { passed: 2, failed: 12, skipped: 2 });
+  t.is(failures.length, 9, 'a line for each, or for several of one file');
+  t.true(failures.includes('✘ [fail]: a › bad'), failures.join('\n'));
 });
 
 test('pieces of any size, even with characters cut in two, give the same count', (t) => {
@@ -78,7 +81,8 @@ test('an exit status other than 0 is a failure, and so is a run without a summar
 });
 
 test('sums and the last line', (t) => {
-  const total = sum([count(GOOD, 0), { passed: 3, failed: 1, skipped: 0 }]);
+  const total = sum([count(GOOD, 0), { passed: 3, failed: 1, skipped: 0, failures: ['✘ one'] }]);
+  t.deepEqual(total.failures, ['✘ one']);
   t.is(countLine(total), '5 passed, 1 failed, 1 skipped');
-  t.is(countLine({ passed: 3, failed: 0, skipped: 0 }), '3 passed, 0 failed');
+  t.is(countLine({ passed: 3, failed: 0, skipped: 0, failures: [] }), '3 passed, 0 failed');
 });
