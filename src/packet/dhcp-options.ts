@@ -273,17 +273,7 @@ const ROWS: readonly Row[] = [
   [252, TEXT, 'wpad-url', 'wpad'],
 ];
 
-/** What only the server or only clients may say, and what is no option at all. */
-const RESERVED = new Set<number>([
-  DhcpOption.PAD,
-  DhcpOption.REQUESTED_ADDRESS,
-  DhcpOption.MESSAGE_TYPE,
-  DhcpOption.SERVER_ID,
-  DhcpOption.PARAMETER_LIST,
-  DhcpOption.RELAY_AGENT,
-  DhcpOption.END,
-]);
-
+/** What only the server or only clients may say. */
 const RESERVED_NAMES: Readonly<Record<string, number>> = {
   'dhcp-requested-address': DhcpOption.REQUESTED_ADDRESS,
   'dhcp-message-type': DhcpOption.MESSAGE_TYPE,
@@ -291,6 +281,9 @@ const RESERVED_NAMES: Readonly<Record<string, number>> = {
   'dhcp-parameter-request-list': DhcpOption.PARAMETER_LIST,
   'relay-agent-information': DhcpOption.RELAY_AGENT,
 };
+
+/** These, and what is no option at all. */
+const RESERVED = new Set<number>([DhcpOption.PAD, DhcpOption.END, ...Object.values(RESERVED_NAMES)]);
 
 const BY_CODE = new Map<number, Row>(ROWS.map((row) => [row[0], row]));
 const CODES = new Map<string, number>([

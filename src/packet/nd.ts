@@ -28,7 +28,7 @@ const NEIGHBOR_MESSAGE = 24;
 const FLAG_ROUTER = 0x8000_0000;
 const FLAG_SOLICITED = 0x4000_0000;
 const FLAG_OVERRIDE = 0x2000_0000;
-const ALL_NODES: Ipv6 = [0xff02_0000, 0, 0, 1];
+export const ALL_NODES: Ipv6 = [0xff02_0000, 0, 0, 1];
 
 /** A neighbour solicitation or advertisement. */
 export interface NeighborMessage {

@@ -4,9 +4,8 @@ import { decodeDomainNames, encodeDomainNames } from './dns-name.js';
 import { buildEthernet, EtherType } from './ethernet.js';
 import { IpProtocol } from './ip-protocol.js';
 import { buildIpv6 } from './ipv6.js';
-import { ND_HOP_LIMIT, NdOption, NdType } from './nd.js';
+import { ALL_NODES, ND_HOP_LIMIT, NdOption, NdType } from './nd.js';
 
-const ALL_NODES: Ipv6 = [0xff02_0000, 0, 0, 1];
 export const ALL_ROUTERS: Ipv6 = [0xff02_0000, 0, 0, 2];
 
 /** Options for names (RFC 8106 section 5). */

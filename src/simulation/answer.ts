@@ -1,7 +1,11 @@
-import type { Fact } from './fact.js';
+import { formatIpv6, type Ipv6 } from '../packet/address.js';
+import type { DhcpV6SubnetFact, Fact } from './fact.js';
 
 /** The address that answers to DHCP, DHCPv6 and router solicitations come from on every host. MidoNet's value. */
 export const CONFIGURATION_SERVER_MAC = 0x02a8_9cde_3927;
+
+/** A lifetime in seconds (RFC 4861 section 4.6.2, RFC 8415 section 7.7). */
+export const FOR_EVER = 0xffff_ffff;
 
 /** Why a message is not answered. Counted by the agent under these names. */
 export type NoAnswer =
@@ -26,4 +30,11 @@ export type Answer =
 
 export function noAnswer(reason: NoAnswer): Answer {
   return { type: 'none', reason };
+}
+
+/** What the machines of several subnets are told of names, each once. */
+export function nameService(subnets: readonly DhcpV6SubnetFact[]): { dnsServers: Ipv6[]; domainSearch: string[] } {
+  const servers = new Map(subnets.flatMap(({ dnsServers }) => dnsServers.map((one) => [formatIpv6(one), one])));
+  const domains = new Set(subnets.flatMap(({ domainSearch }) => domainSearch));
+  return { dnsServers: [...servers.values()], domainSearch: [...domains] };
 }

@@ -1,4 +1,4 @@
-import { formatIpv6, type Ipv6, ipv6CidrContains, isMulticastIpv6, linkLocalAddress } from '../packet/address.js';
+import { formatIpv6, ipv6CidrContains, isMulticastIpv6, linkLocalAddress } from '../packet/address.js';
 import {
   addressList,
   buildDhcpV6,
@@ -27,7 +27,7 @@ import { buildEthernet, ETHERNET_HEADER, type EthernetHeader, EtherType, parseEt
 import { IpProtocol } from '../packet/ip-protocol.js';
 import { buildIpv6, ipv6Source, newIpv6Header, parseIpv6Header } from '../packet/ipv6.js';
 import { buildUdp, parseUdpHeader, UDP_HEADER } from '../packet/udp.js';
-import { type Answer, CONFIGURATION_SERVER_MAC, type NoAnswer, noAnswer } from './answer.js';
+import { type Answer, CONFIGURATION_SERVER_MAC, FOR_EVER, type NoAnswer, nameService, noAnswer } from './answer.js';
 import type { DhcpV6SubnetFact, Fact } from './fact.js';
 
 const SERVER_DUID = linkLayerDuid(CONFIGURATION_SERVER_MAC);
@@ -40,7 +40,6 @@ const HIGHEST_PREFERENCE = 255;
 /** Fractions of the preferred lifetime after which clients renew, and ask anybody (RFC 8415 section 21.4). */
 const T1 = 0.5;
 const T2 = 0.8;
-const FOR_EVER = 0xffff_ffff;
 
 /** What the server knows of a machine before it has read its message. */
 export interface DhcpV6Client {
@@ -245,17 +244,12 @@ function refusal({ code, id }: IdentityAssociation, status: number): DhcpV6Optio
 /** What the client asks for, of what the subnets have. */
 function configuration({ message, client }: Request): DhcpV6OptionValue[] {
   const options: DhcpV6OptionValue[] = [];
-  const servers = distinct(client.subnets.flatMap(({ dnsServers }) => dnsServers));
-  const domains = [...new Set(client.subnets.flatMap(({ domainSearch }) => domainSearch))];
-  if (servers.length > 0 && isDhcpV6OptionRequested(message.options, DhcpV6Option.DNS_SERVERS)) {
-    options.push({ code: DhcpV6Option.DNS_SERVERS, value: addressList(servers) });
+  const { dnsServers, domainSearch } = nameService(client.subnets);
+  if (dnsServers.length > 0 && isDhcpV6OptionRequested(message.options, DhcpV6Option.DNS_SERVERS)) {
+    options.push({ code: DhcpV6Option.DNS_SERVERS, value: addressList(dnsServers) });
   }
-  if (domains.length > 0 && isDhcpV6OptionRequested(message.options, DhcpV6Option.DOMAIN_LIST)) {
-    options.push({ code: DhcpV6Option.DOMAIN_LIST, value: encodeDomainNames(domains) });
+  if (domainSearch.length > 0 && isDhcpV6OptionRequested(message.options, DhcpV6Option.DOMAIN_LIST)) {
+    options.push({ code: DhcpV6Option.DOMAIN_LIST, value: encodeDomainNames(domainSearch) });
   }
   return options;
-}
-
-function distinct(addresses: readonly Ipv6[]): Ipv6[] {
-  return [...new Map(addresses.map((address) => [formatIpv6(address), address])).values()];
 }

@@ -1,10 +1,9 @@
-import { formatIpv6, linkLocalAddress } from '../packet/address.js';
+import { linkLocalAddress } from '../packet/address.js';
 import { buildRouterAdvertisement } from '../packet/router-advertisement.js';
-import { CONFIGURATION_SERVER_MAC } from './answer.js';
+import { CONFIGURATION_SERVER_MAC, FOR_EVER, nameService } from './answer.js';
 import type { DhcpV6SubnetFact } from './fact.js';
 
 const HOP_LIMIT = 64;
-const FOR_EVER = 0xffff_ffff;
 /** Addresses are made of a prefix and 64 bits of the machine's (RFC 4862 section 5.5.3, RFC 2464 section 4). */
 const AUTONOMOUS_PREFIX = 64;
 
@@ -34,8 +33,6 @@ export function advertise(
   const mac = gateway?.mac ?? CONFIGURATION_SERVER_MAC;
   // A router is known by its link-local address (RFC 4861 section 4.2).
   const src = gateway !== undefined && isLinkLocal(gateway.address) ? gateway.address : linkLocalAddress(mac);
-  const servers = new Map(subnets.flatMap(({ dnsServers }) => dnsServers.map((one) => [formatIpv6(one), one])));
-  const domainSearch = [...new Set(subnets.flatMap((subnet) => subnet.domainSearch))];
   return buildRouterAdvertisement(
     {
       hopLimit: HOP_LIMIT,
@@ -52,8 +49,7 @@ export function advertise(
         valid: subnet.advertisement.validLifetime,
         preferred: subnet.advertisement.preferredLifetime,
       })),
-      dnsServers: [...servers.values()],
-      domainSearch,
+      ...nameService(subnets),
       // Nothing is advertised unasked, so what is said must hold until the machine asks again.
       dnsLifetime: FOR_EVER,
     },
