@@ -3,22 +3,20 @@ import fc from 'fast-check';
 import { type Action, actionsEqual } from '../../src/flow/action.js';
 import { extractKey } from '../../src/flow/extract.js';
 import { FlowKey, Word } from '../../src/flow/key.js';
-import type { FlowMask } from '../../src/flow/mask.js';
 import { parseIpv6 } from '../../src/packet/address.js';
 import { buildArpRequest } from '../../src/packet/arp.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
 import { buildIcmpEcho, IcmpType } from '../../src/packet/icmp.js';
-import { parseCidr } from '../../src/packet/ip.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildIpv6 } from '../../src/packet/ipv6.js';
 import { buildNeighborSolicitation } from '../../src/packet/nd.js';
 import { buildUdp } from '../../src/packet/udp.js';
 import type { Decision, DropReason } from '../../src/simulation/decision.js';
-import type { Fact, NeighborFact, PortFact, RouteFact, RouterFact, RouterPortFact } from '../../src/simulation/fact.js';
+import type { PortFact, RouterPortFact } from '../../src/simulation/fact.js';
 import { buildReply } from '../../src/simulation/reply.js';
-import { type Route, RouteTable } from '../../src/simulation/route-table.js';
 import { simulateSent } from '../../src/simulation/simulate.js';
+import { joinToBridge, TestRouter } from './routers.js';
 import { fact, keyOf, limits, TestBridge, type TestFact, tcpFrame, World } from './world.js';
 
 type Done = Extract<Decision, { type: 'done' }>;
@@ -31,93 +29,6 @@ const CLIENT_IP = 0x0a01_0002;
 const SERVER_IP = 0x0a02_0002;
 const FAR_NETWORK = '10.2.0.0/24';
 
-type RouteTarget =
-  | { readonly type: 'blackhole' | 'reject' | 'local' }
-  | { readonly type: 'normal'; readonly port: Fact<PortFact>; readonly gateway?: Uint32Array };
-
-interface TestRoute extends Route {
-  readonly fact: RouteFact;
-}
-
-/** A router with its routes in one table. */
-class TestRouter implements RouterFact {
-  readonly cell: TestFact<RouterFact>;
-  readonly table = new RouteTable<TestRoute>();
-  private readonly found = new Map<string, TestFact<readonly RouteFact[]>>();
-  adminStateUp = true;
-
-  constructor(readonly id: string) {
-    this.cell = fact<RouterFact>(`router ${id}`, this);
-  }
-
-  routes(packet: FlowKey, seen: FlowMask): TestFact<readonly RouteFact[]> {
-    const best = this.table.lookup(packet, seen);
-    const name = best.map(({ id }) => id).join();
-    const routes = this.found.get(name) ?? fact<readonly RouteFact[]>(`routes ${name}`, undefined);
-    this.found.set(name, routes);
-    routes.value = best.map(({ fact }) => fact);
-    return routes;
-  }
-
-  /** Adds a route to `destination`, such as 10.0.0.0/8; returns it for {@link RouteTable.remove}. */
-  add(id: string, destination: string, to: RouteTarget): TestRoute {
-    const { family, words, prefix } = parseCidr(destination)!;
-    const anywhere = { words: words.map(() => 0), length: 0 };
-    const route = { id, family, destination: { words, length: prefix }, source: anywhere, weight: 0 };
-    const entry = { ...route, fact: { id, ...to } };
-    this.table.insert(entry);
-    return entry;
-  }
-}
-
-interface Interior {
-  readonly atRouter: TestFact<PortFact>;
-  readonly atBridge: TestFact<PortFact>;
-  readonly neighbors: Map<string, TestFact<NeighborFact>>;
-  /** What is known of neighbours that nobody has asked for yet. */
-  answer: null | undefined;
-}
-
-/** Links a router to a bridge; the bridge knows the router's address. */
-function join(router: TestRouter, bridge: TestBridge, mac: number, address: number): Interior {
-  const neighbors = new Map<string, TestFact<NeighborFact>>();
-  const neighbor = (name: string) => {
-    const entry = neighbors.get(name) ?? fact<NeighborFact>(`neighbor ${name}`, link.answer);
-    neighbors.set(name, entry);
-    return entry;
-  };
-  const atRouter = fact<PortFact>(`port of ${router.id} to ${bridge.id}`, undefined);
-  const atBridge = fact<PortFact>(`port of ${bridge.id} to ${router.id}`, {
-    type: 'bridge',
-    id: `${bridge.id}-${router.id}`,
-    adminStateUp: true,
-    mac,
-    bridge: bridge.cell,
-    peer: atRouter,
-    location: null,
-  });
-  const v6 = parseIpv6('fd00::1')!;
-  atRouter.value = {
-    type: 'router',
-    id: `${router.id}-${bridge.id}`,
-    adminStateUp: true,
-    mac,
-    router: router.cell,
-    addresses: [
-      { words: Uint32Array.of(address), prefix: 24 },
-      { words: Uint32Array.from(v6), prefix: 64 },
-    ],
-    peer: atBridge,
-    location: null,
-    ipv4: (ip) => neighbor(String(ip)),
-    ipv6: (words, offset) => neighbor(words.slice(offset, offset + 4).join(':')),
-  };
-  bridge.mac(mac).value = { port: atBridge };
-  bridge.ipv4(address).value = { mac };
-  const link: Interior = { atRouter, atBridge, neighbors, answer: undefined };
-  return link;
-}
-
 /** Client at port 1 of one bridge, server at port 2 of another, a router between them. */
 function network() {
   const world = new World();
@@ -127,8 +38,8 @@ function network() {
   world.localPort(near, 1, CLIENT);
   world.localPort(far, 2, SERVER);
   far.ipv4(SERVER_IP).value = { mac: SERVER };
-  const nearLink = join(router, near, NEAR, 0x0a01_0001);
-  const farLink = join(router, far, FAR, 0x0a02_0001);
+  const nearLink = joinToBridge(router, near, NEAR, 0x0a01_0001);
+  const farLink = joinToBridge(router, far, FAR, 0x0a02_0001);
   router.add('far', FAR_NETWORK, { type: 'normal', port: farLink.atRouter });
   return { world, near, far, router, nearLink, farLink };
 }
