@@ -1,0 +1,185 @@
+import type { FlowKey } from '../../src/flow/key.js';
+import { FlowMask } from '../../src/flow/mask.js';
+import { formatIpv4 } from '../../src/packet/address.js';
+import { IpProtocol } from '../../src/packet/ip-protocol.js';
+import type { Limits } from '../../src/simulation/context.js';
+import type { NeighborFact } from '../../src/simulation/fact.js';
+import { simulate } from '../../src/simulation/simulate.js';
+import { type VipAnswer, type VipCell, VipIndex } from '../../src/simulation/vip-index.js';
+import { Dice } from '../dice.js';
+import { joinToBridge, TestRouter } from '../simulation/routers.js';
+import { fact, keyOf, TestBridge, type TestFact, tcpFrame, World } from '../simulation/world.js';
+
+/** Something that is decided for one packet after the other. */
+export interface Subject {
+  readonly name: string;
+  /** How many entries the table has that is looked up. */
+  readonly size: number;
+  /** Decide for the next `count` packets. */
+  run(count: number): void;
+}
+
+/** Different packets, in an order that is the same each time. A power of two. */
+const PACKETS = 4096;
+const LIMITS: Limits = { maxActionsLength: 32_768, actionsLength: (actions) => 32 * actions.length };
+
+const CLIENT = 0x0200_0000_0000;
+const CLIENT_IP = 0x0a01_0100;
+const SERVER = 0x0200_0001_0000;
+const SERVER_IP = 0x0a02_0100;
+const GATEWAY = 0x0200_0002_0000;
+
+/** Neighbours by number, as the agent has them. */
+class Bridge extends TestBridge {
+  private readonly byAddress = new Map<number, TestFact<NeighborFact>>();
+
+  override ipv4(address: number): TestFact<NeighborFact> {
+    let entry = this.byAddress.get(address);
+    if (entry === undefined) {
+      entry = fact<NeighborFact>(formatIpv4(address), null);
+      this.byAddress.set(address, entry);
+    }
+    return entry;
+  }
+}
+
+/** From any to any of `size` ports of one bridge. */
+export function switching(size: number): Subject {
+  const world = new World();
+  const bridge = new Bridge('bridge');
+  for (let i = 0; i < size; i++) world.localPort(bridge, i + 1, CLIENT + i);
+  return packets('switching', size, world, (dice) => {
+    const from = dice.below(size);
+    const to = (from + 1 + dice.below(size - 1)) % size;
+    return keyOf(tcpFrame({ srcMac: CLIENT + from, dstMac: CLIENT + to }), from + 1);
+  });
+}
+
+/**
+ * From a bridge to another bridge through two routers, with `size` ports on each bridge. That is four devices, and five links on the way.
+ */
+export function twoRouters(size: number): Subject {
+  const world = new World();
+  const near = new Bridge('near');
+  const middle = new Bridge('middle');
+  const far = new Bridge('far');
+  addMachines(world, near, 1, CLIENT, CLIENT_IP, size);
+  addMachines(world, far, size + 1, SERVER, SERVER_IP, size);
+  const [first, second] = [new TestRouter('first'), new TestRouter('second')];
+  joinToBridge(first, near, GATEWAY, 0x0a01_0001);
+  const onward = joinToBridge(first, middle, GATEWAY + 1, 0x0a03_0001);
+  joinToBridge(second, middle, GATEWAY + 2, 0x0a03_0002);
+  const last = joinToBridge(second, far, GATEWAY + 3, 0x0a02_0001);
+  first.add('onward', '10.2.0.0/16', {
+    type: 'normal',
+    port: onward.atRouter,
+    gateway: Uint32Array.of(0x0a03_0002),
+  });
+  second.add('last', '10.2.0.0/16', { type: 'normal', port: last.atRouter });
+  return packets('two-routers', size, world, (dice) => {
+    const from = dice.below(size);
+    const ends = { src: CLIENT_IP + from, dst: SERVER_IP + dice.below(size) };
+    return keyOf(tcpFrame({ srcMac: CLIENT + from, dstMac: GATEWAY, ...ends }), from + 1);
+  });
+}
+
+/** From a bridge through a router with `size` routes to one of two gateways. */
+export function routes(size: number): Subject {
+  const world = new World();
+  const near = new Bridge('near');
+  const far = new Bridge('far');
+  addMachines(world, near, 1, CLIENT, CLIENT_IP, 1);
+  addMachines(world, far, 2, SERVER, SERVER_IP, 2);
+  const router = new TestRouter('router');
+  joinToBridge(router, near, GATEWAY, 0x0a01_0001);
+  const { atRouter } = joinToBridge(router, far, GATEWAY + 1, 0x0a02_0001);
+  const dice = new Dice(size);
+  const networks: number[] = [];
+  for (let i = 0; i < size; i++) {
+    // 16.0.0.0 to 95.255.255.255.
+    const network = 0x1000_0000 + 0x100 * dice.below(0x50_0000);
+    networks.push(network);
+    const gateway = Uint32Array.of(SERVER_IP + (i % 2));
+    router.add(`route ${i}`, `${formatIpv4(network)}/${16 + dice.below(9)}`, {
+      type: 'normal',
+      port: atRouter,
+      gateway,
+    });
+  }
+  return packets('routes', size, world, (random) => {
+    const dst = networks[random.below(size)] + random.below(256);
+    return keyOf(tcpFrame({ srcMac: CLIENT, dstMac: GATEWAY, src: CLIENT_IP, dst }), 1);
+  });
+}
+
+/** The look-up of the VIP that a packet goes to, among `size` VIPs: half of the packets go to one. */
+export function vips(size: number): Subject {
+  const index = new VipIndex<number>((tag) => new VipFact(tag));
+  const dice = new Dice(size);
+  const addresses: number[] = [];
+  for (let i = 0; i < size; i++) {
+    const address = 0x1000_0000 + dice.below(0x5000_0000);
+    addresses.push(address);
+    index.set(`vip ${i}`, { address: { family: 4, words: [address] }, protocol: IpProtocol.TCP, port: 80 }, i);
+  }
+  const keys = someKeys((random) => {
+    const dst = random.chance(50) ? addresses[random.below(size)] : 0x1000_0000 + random.below(0x5000_0000);
+    return keyOf(tcpFrame({ srcMac: CLIENT, dstMac: GATEWAY, src: CLIENT_IP, dst }), 1);
+  });
+  const seen = new FlowMask();
+  let next = 0;
+  return {
+    name: 'vip-lookup',
+    size,
+    run(count) {
+      for (let i = 0; i < count; i++) index.lookup(keys[next++ & (PACKETS - 1)], seen);
+    },
+  };
+}
+
+class VipFact implements VipCell<VipAnswer<number>> {
+  value: VipAnswer<number> | null = null;
+
+  constructor(readonly tag: string) {}
+
+  set(value: VipAnswer<number> | null): void {
+    this.value = value;
+  }
+
+  touch(): void {}
+}
+
+/** `count` machines with addresses in a row, at datapath ports from `port` on. */
+function addMachines(world: World, bridge: Bridge, port: number, mac: number, address: number, count: number): void {
+  for (let i = 0; i < count; i++) {
+    world.localPort(bridge, port + i, mac + i);
+    bridge.ipv4(address + i).value = { mac: mac + i };
+  }
+}
+
+function packets(name: string, size: number, world: World, draw: (dice: Dice) => FlowKey): Subject {
+  const keys = someKeys(draw);
+  const ingresses = keys.map(({ inPort }) => world.ingress(inPort));
+  let next = 0;
+  return {
+    name,
+    size,
+    run(count) {
+      for (let i = 0; i < count; i++) {
+        const at = next++ & (PACKETS - 1);
+        const decision = simulate(keys[at], ingresses[at], LIMITS);
+        if (decision.type === 'wait' || decision.actions.length === 0) throw notForwarded(name, decision);
+      }
+    },
+  };
+}
+
+function notForwarded(name: string, decision: ReturnType<typeof simulate>): Error {
+  const why = decision.type === 'wait' ? decision.missing.map(({ tag }) => tag).join() : decision.drop;
+  return new Error(`${name}: a packet goes nowhere: ${why}`);
+}
+
+function someKeys(draw: (dice: Dice) => FlowKey): FlowKey[] {
+  const dice = new Dice(1);
+  return Array.from({ length: PACKETS }, () => draw(dice));
+}
