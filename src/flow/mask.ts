@@ -34,6 +34,11 @@ export class FlowMask extends FlowKey {
     this.words[Word.CT_STATE] |= bits;
   }
 
+  /** `bits`: which of the connection's mark were compared. */
+  seeCtMark(bits = ALL): void {
+    this.words[Word.CT_MARK] |= bits;
+  }
+
   /** `bits`: which bits of the hash choose. */
   seeDpHash(bits: number): void {
     this.words[Word.DP_HASH] |= bits;

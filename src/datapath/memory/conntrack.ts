@@ -6,11 +6,23 @@ import { ICMP_HEADER, isIcmpError } from '../../packet/icmp.js';
 import { isIcmpv6Error } from '../../packet/icmpv6.js';
 import { IpProtocol } from '../../packet/ip-protocol.js';
 import { newTcpHeader, parseTcpHeader } from '../../packet/tcp.js';
+import type { TrackedConnection } from '../datapath.js';
 import type { Connection, Tracked } from './connection.js';
 import { bindNull, bindRange, translate } from './nat.js';
 import { type Layout, locateIp, newLayout } from './rewrite.js';
 import { nextTcpState, TCP_TIMEOUT, type TcpState } from './tcp-state.js';
-import { hashTuple, invert, isAnswer, protocolOf, T, type Tuple, tupleOf, tuplesEqual } from './tuple.js';
+import {
+  describeTuple,
+  hashTuple,
+  invert,
+  isAnswer,
+  protocolOf,
+  T,
+  type Tuple,
+  tupleOf,
+  tuplesEqual,
+  versionOf,
+} from './tuple.js';
 
 const UDP_TIMEOUT = 30_000;
 const UDP_STREAM_TIMEOUT = 120_000;
@@ -51,8 +63,32 @@ export class Conntrack {
     return out;
   }
 
+  /** See {@link Datapath.connections}. */
+  list(zone: number | undefined, limit: number): TrackedConnection[] {
+    const found = this.connections().filter((connection) => zone === undefined || connection.zone === zone);
+    const now = this.now();
+    return found.slice(0, limit).map((connection) => ({
+      zone: connection.zone,
+      family: versionOf(connection.original) === 4 ? 4 : 6,
+      protocol: protocolOf(connection.original),
+      original: describeTuple(connection.original),
+      reply: describeTuple(connection.reply),
+      answered: connection.seenReply,
+      tcpState: protocolOf(connection.original) === IpProtocol.TCP ? connection.tcp : undefined,
+      mark: connection.mark,
+      timeoutMs: connection.expires - now,
+    }));
+  }
+
   clear(): void {
     this.slots.clear();
+  }
+
+  /** See {@link Datapath.flushZone}. */
+  flushZone(zone: number): number {
+    const found = this.connections().filter((connection) => connection.zone === zone);
+    for (const connection of found) this.remove(connection);
+    return found.length;
   }
 
   /** The connection that a packet belongs to, perhaps a new unconfirmed one; undefined when the packet is invalid. */

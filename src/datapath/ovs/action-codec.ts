@@ -269,7 +269,10 @@ function writeCt(writer: MessageWriter, action: Extract<Action, { type: 'ct' }>)
   } else if (action.commit === true) {
     writer.flag(CtAttr.COMMIT);
   }
-  writer.u16(CtAttr.ZONE, action.zone);
+  // Kernels without zones do not know the attribute.
+  if (action.zone !== 0) {
+    writer.u16(CtAttr.ZONE, action.zone);
+  }
   if (action.mark !== undefined) {
     const bits = action.markMask ?? ALL;
     const at = writer.attribute(CtAttr.MARK, 8);

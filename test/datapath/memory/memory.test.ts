@@ -332,7 +332,7 @@ test('a meter drops what exceeds its rate', (t) => {
   const world = new World();
   const a = world.attach('a0');
   const b = world.attach('b0');
-  world.node.switch('dp').setMeter(1, { unit: 'packets', rate: 10, burst: 5 });
+  world.node.switch('dp').putMeter(1, { unit: 'packets', rate: 10, burst: 5 });
   const frame = udp(IP_A, IP_B, 1, 2);
   world.put(frame, 1, [
     { type: 'meter', id: 1 },
@@ -347,7 +347,7 @@ test('a meter drops what exceeds its rate', (t) => {
   t.is(burst(8), 5);
   world.time += 300;
   t.is(burst(8), 3);
-  world.node.switch('dp').setMeter(1, undefined);
+  world.node.switch('dp').deleteMeter(1);
   t.is(burst(8), 8);
 });
 
