@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import type { Datapath } from '../datapath/datapath.js';
+import type { Datapath, DatapathFeatures } from '../datapath/datapath.js';
 import { FlowKey, TunnelFlag } from '../flow/key.js';
 import { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Store } from '../nsdb/store.js';
@@ -137,6 +137,10 @@ export class Agent {
   portsKnown(): void {
     this.bindings.start(this.tunnels.ready);
     this.bindings.changed();
+  }
+
+  get features(): DatapathFeatures {
+    return this.options.datapath.features;
   }
 
   /** Why packets of this host's containers do not all get where they should, or undefined if they do. Asks the datapath. */

@@ -80,6 +80,16 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
   ];
   registerCounters(registry, counters);
   registerClientMetrics(registry, store);
+  const { meters, ...features } = agent.features;
+  new Gauge({
+    name: 'midonet_datapath_feature',
+    help: 'Whether the kernel can do this for connections',
+    labelNames: ['feature'],
+    registers,
+    collect() {
+      for (const [feature, there] of Object.entries(features)) this.set({ feature }, there ? 1 : 0);
+    },
+  });
   new Counter({
     name: 'midonet_drops_total',
     help: 'Packets dropped in the agent, and decisions to drop, by reason',
@@ -101,6 +111,7 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
     },
   });
   const gauges: Reading[] = [
+    ['midonet_datapath_meters', 'How many meters the kernel can have', () => meters],
     ['midonet_flows', 'Flows in the kernel', () => agent.forwarder.flows.size],
     ['midonet_flow_masks', 'Different masks of these flows', () => agent.forwarder.flows.masks],
     ['midonet_ports', 'Ports of this host whose interface is attached', () => agent.bindings.activePorts],

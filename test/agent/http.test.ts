@@ -9,6 +9,7 @@ test('/readyz says why this host does not forward, /healthz only that the proces
   const store = { state: 'connected' };
   const agent = {
     repository: { store },
+    features: { conntrack: true, zones: true, nat: true, labels: true, meters: 0 },
     fault: async () => {
       if (fault instanceof Error) throw fault;
       return fault;

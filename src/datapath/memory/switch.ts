@@ -304,7 +304,9 @@ export class MemorySwitch {
     if (bytes.length < 14) throw new DatapathError('invalid', `a packet of ${bytes.length} bytes is no Ethernet frame`);
     const packet = Packet.of(bytes, key);
     validateActions(actions, packet.key, this.node.network.features);
-    new Execution(this).execute(actions, packet);
+    const execution = new Execution(this);
+    execution.execute(actions, packet);
+    if (execution.failure !== undefined) throw new DatapathError('invalid', execution.failure);
   }
 
   private describe(flow: SwitchFlow): Flow {

@@ -231,6 +231,7 @@ const flat: fc.Arbitrary<Action> = fc.oneof(
   fc.record({ type: fc.constant('recirc' as const), id: u32 }),
   fc.record({ type: fc.constant('hash' as const), basis: u32 }),
   fc.record({ type: fc.constant('trunc' as const), maxLength: u32 }),
+  fc.record({ type: fc.constant('meter' as const), id: u32 }),
 );
 
 /** Action lists without two rewrites in a row, which come back as one. */
