@@ -195,10 +195,11 @@ export interface Datapath {
    */
   connections(zone?: number, limit?: number, signal?: AbortSignal): Promise<TrackedConnection[]>;
   /**
-   * Forget the connections of a zone. Those that begin meanwhile may stay.
+   * Forget the connections of these zones. Those that begin meanwhile may stay. To do it for many at once costs little more
+   * than for one.
    * @returns how many there were
    */
-  flushZone(zone: number, signal?: AbortSignal): Promise<number>;
+  flushZones(zones: ReadonlySet<number>, signal?: AbortSignal): Promise<number>;
 
   /**
    * Make the meter `id`, or replace it: full of tokens, with counters at zero. Ids should be small and close together, for the

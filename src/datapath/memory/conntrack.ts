@@ -86,9 +86,9 @@ export class Conntrack {
     this.slots.clear();
   }
 
-  /** See {@link Datapath.flushZone}. */
-  flushZone(zone: number): number {
-    const found = this.connections().filter((connection) => connection.zone === zone);
+  /** See {@link Datapath.flushZones}. */
+  flushZones(zones: ReadonlySet<number>): number {
+    const found = this.connections().filter((connection) => zones.has(connection.zone));
     for (const connection of found) this.remove(connection);
     return found.length;
   }

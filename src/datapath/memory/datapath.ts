@@ -85,9 +85,9 @@ export class MemoryDatapath implements Datapath {
     return this.target.node.conntrack.list(zone, limit);
   }
 
-  async flushZone(zone: number, signal?: AbortSignal): Promise<number> {
+  async flushZones(zones: ReadonlySet<number>, signal?: AbortSignal): Promise<number> {
     this.check(signal);
-    return this.target.node.conntrack.flushZone(zone);
+    return this.target.node.conntrack.flushZones(zones);
   }
 
   async putMeter(id: number, meter: MeterSpec, signal?: AbortSignal): Promise<void> {

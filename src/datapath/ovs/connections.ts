@@ -86,24 +86,30 @@ export function listConnections(
 }
 
 /**
- * Delete the connections of a zone, one by one: the kernel's own flush ignores the zone before Linux 6.8 and would delete all.
+ * Delete the connections of these zones, one by one: the kernel's own flush ignores the zone before Linux 6.8 and would delete all.
  * @returns how many there were
  */
-export async function deleteConnections(socket: NetlinkSocket, zone: number, signal?: AbortSignal): Promise<number> {
-  const asked = `list connections of zone ${zone}`;
-  const found = await socket.dump(writeList(zone), asked, (message) => readIdentity(message, zone), signal);
+export async function deleteConnections(
+  socket: NetlinkSocket,
+  zones: ReadonlySet<number>,
+  signal?: AbortSignal,
+): Promise<number> {
+  const listed = zones.size === 1 ? [...zones][0] : undefined;
+  const what = listed === undefined ? `${zones.size} zones` : `zone ${listed}`;
+  const parse = (message: MessageReader) => readIdentity(message, zones);
+  const found = await socket.dump(writeList(listed), `list connections of ${what}`, parse, signal);
   const writer = new MessageWriter(64 * 1024);
   for (let start = 0; start < found.length; start += DELETE_BATCH) {
     signal?.throwIfAborted();
     writer.reset();
-    for (const { family, original, id } of found.slice(start, start + DELETE_BATCH)) {
+    for (const { family, zone, original, id } of found.slice(start, start + DELETE_BATCH)) {
       begin(writer, IPCTNL_MSG_CT_DELETE, 0, family);
       writer.raw(CTA_TUPLE_ORIG | NLA_F_NESTED, original);
       writer.be16(CTA_ZONE, zone);
       // Another connection may have these addresses and ports by now.
       writer.be32(CTA_ID, id);
     }
-    for (const error of await socket.attempt(writer, `delete connections of zone ${zone}`, { signal })) {
+    for (const error of await socket.attempt(writer, `delete connections of ${what}`, { signal })) {
       if (error !== undefined && !hasErrno(error, Errno.ENOENT)) {
         throw error;
       }
@@ -130,17 +136,18 @@ function begin(writer: MessageWriter, command: number, flags: number, family: nu
 /** What a deletion needs to know. */
 interface Identity {
   readonly family: number;
+  readonly zone: number;
   /** Payload of CTA_TUPLE_ORIG. */
   readonly original: Uint8Array;
   readonly id: number;
 }
 
 /** Undefined for a connection of another zone. */
-function readIdentity(message: MessageReader, zone: number): Identity | undefined {
+function readIdentity(message: MessageReader, zones: ReadonlySet<number>): Identity | undefined {
   const family = message.bytes[message.offset];
   let original: Uint8Array | undefined;
   let id = 0;
-  let itsZone = 0;
+  let zone = 0;
   const attributes = message.attributes(new AttributeReader(), NFGENMSG_LENGTH);
   while (attributes.next()) {
     switch (attributes.type) {
@@ -151,11 +158,11 @@ function readIdentity(message: MessageReader, zone: number): Identity | undefine
         id = attributes.be32();
         break;
       case CTA_ZONE:
-        itsZone = attributes.be16();
+        zone = attributes.be16();
         break;
     }
   }
-  return original !== undefined && itsZone === zone ? { family, original, id } : undefined;
+  return original !== undefined && zones.has(zone) ? { family, zone, original, id } : undefined;
 }
 
 interface ReadTuple extends ConnectionTuple {

@@ -477,9 +477,9 @@ export class OvsDatapath implements Datapath {
     return refusalOf(listConnections(this.#conntrack(), zone, limit, signal));
   }
 
-  async flushZone(zone: number, signal?: AbortSignal): Promise<number> {
+  async flushZones(zones: ReadonlySet<number>, signal?: AbortSignal): Promise<number> {
     this.#check();
-    return refusalOf(deleteConnections(this.#conntrack(), zone, signal));
+    return refusalOf(deleteConnections(this.#conntrack(), zones, signal));
   }
 
   async putMeter(id: number, meter: MeterSpec, signal?: AbortSignal): Promise<void> {
