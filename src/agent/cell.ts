@@ -84,3 +84,8 @@ export class Cell<T> implements Fact<T> {
     this.options.onChange(this as Cell<unknown>);
   }
 }
+
+/** Whether nobody watches the source of a fact, set it on this host or has a flow that depends on it. */
+export function isIdle<T>(cell: Cell<T>): boolean {
+  return !cell.started && !cell.isLocal && cell.flows.size === 0;
+}

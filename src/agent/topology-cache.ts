@@ -1,16 +1,11 @@
 import type { Logger } from 'pino';
-import { decodeJson } from '../nsdb/json.js';
-import { bridgeHostsPath } from '../nsdb/layout.js';
-import { nodeName } from '../nsdb/path.js';
-import { type BridgeHost, bridgeHostSchema, type TopologyRepository } from '../nsdb/repository/topology-repository.js';
-import type { StoreNode, Watch } from '../nsdb/store.js';
-import { SharedTable } from '../nsdb/tables/shared-table.js';
-import { IP_TABLE, MAC_TABLE } from '../nsdb/tables/tables.js';
-import { formatIpv4, formatIpv6, formatMac, parseMac } from '../packet/address.js';
-import { parseIp } from '../packet/ip.js';
-import type { BridgeFact, Fact, MacFact, NeighborFact, PortFact, RemoteHost, TunnelPath } from '../simulation/fact.js';
-import { type Bridge, type BridgePort, isBridgePort } from '../topology/types.js';
-import { Cell, type CellOptions } from './cell.js';
+import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
+import { parseMac } from '../packet/address.js';
+import type { BridgeFact, Fact, PortFact, TunnelPath } from '../simulation/fact.js';
+import { type BridgePort, isBridgePort } from '../topology/types.js';
+import { BridgeNode } from './bridge-node.js';
+import { Cell, type CellOptions, isIdle } from './cell.js';
+import type { TopologySource } from './topology-source.js';
 
 /** How long a fact that no flow needs is still watched. */
 const RELEASE_AFTER_MS = 60_000;
@@ -20,7 +15,7 @@ const RELEASE_AFTER_MS = 60_000;
  * first packet that needs it until a minute after the last flow that did. What belongs to this host's own ports is set
  * here and needs no NSDB.
  */
-export class TopologyCache {
+export class TopologyCache implements TopologySource {
   private readonly ports = new Map<string, Cell<PortFact>>();
   private readonly bridges = new Map<string, BridgeNode>();
   /** Facts to be given up and when they were last found to be needed, oldest first. */
@@ -32,9 +27,9 @@ export class TopologyCache {
    * @param onChange is told of every fact that changes
    */
   constructor(
-    private readonly repository: TopologyRepository,
-    private readonly hostId: string,
-    private readonly tunnel: (hostId: string) => Fact<TunnelPath>,
+    readonly repository: TopologyRepository,
+    readonly hostId: string,
+    readonly tunnel: (hostId: string) => Fact<TunnelPath>,
     private readonly output: (portId: string) => Fact<number>,
     private readonly forgotten: (portId: string) => void,
     private readonly onChange: (cell: Cell<unknown>) => void,
@@ -146,61 +141,8 @@ export class TopologyCache {
     this.watched.clear();
   }
 
-  /** For {@link BridgeNode}. */
   cell<T>(tag: string, options: Omit<CellOptions<T>, 'onChange'>): Cell<T> {
     return new Cell<T>(tag, { ...options, onChange: this.onChange });
-  }
-
-  watchBridge(id: string, listener: (bridge: Bridge | undefined) => void): Watch {
-    return this.repository.watch('bridge', id, listener, this.invalid);
-  }
-
-  watchMac(bridgeId: string, mac: number, cell: Cell<MacFact>): Watch {
-    return new SharedTable(this.repository.store, MAC_TABLE, bridgeId).watchEntry(
-      mac,
-      (entry) => cell.set(entry === undefined ? null : { port: this.port(entry.portId) }),
-      this.invalid,
-    );
-  }
-
-  watchIp(bridgeId: string, address: string, cell: Cell<NeighborFact>): Watch {
-    return new SharedTable(this.repository.store, IP_TABLE, bridgeId).watchEntry(
-      address,
-      (entry) => cell.set(entry === undefined ? null : { mac: parseMac(entry.mac)! }),
-      this.invalid,
-    );
-  }
-
-  /**
-   * Watches which other hosts have ports of the bridge; the value is set once all of them are known. A host that joins
-   * costs its own entry, not the list: there may be a thousand, and as many agents that watch.
-   */
-  watchRemoteHosts(bridgeId: string, cell: Cell<readonly RemoteHost[]>): Watch {
-    const folder = bridgeHostsPath(bridgeId);
-    const members = new Map<string, BridgeHost>();
-    let current = false;
-    const update = () => {
-      if (!current) return;
-      // In one order on every host and after every restart, so that flows come out the same.
-      const sorted = [...members].sort(([a], [b]) => (a < b ? -1 : 1));
-      cell.set(sorted.map(([hostId, { floodKey }]) => ({ tunnel: this.tunnel(hostId), floodKey })));
-    };
-    const follow = (path: string, node: StoreNode | undefined) => {
-      const hostId = nodeName(path);
-      if (path === folder || hostId === this.hostId) return;
-      try {
-        if (node === undefined) members.delete(hostId);
-        else members.set(hostId, decodeJson(bridgeHostSchema, node.data, path));
-      } catch (error) {
-        this.invalid(error as Error);
-      }
-      update();
-    };
-    const onCurrent = () => {
-      current = true;
-      update();
-    };
-    return this.repository.store.watchTree(folder, follow, { onCurrent });
   }
 
   private portFact(port: BridgePort): PortFact {
@@ -243,126 +185,9 @@ export class TopologyCache {
     this.watched.set(cell as Cell<unknown>, this.clock());
   }
 
-  private readonly invalid = (error: Error): void => {
+  readonly invalid = (error: Error): void => {
     this.log.error({ error: error.message }, 'the NSDB holds a value that is not valid; the last valid one stays');
   };
-}
-
-/** A bridge's facts: the bridge itself and the entries of its tables that packets asked for. */
-export class BridgeNode implements BridgeFact {
-  readonly cell: Cell<BridgeFact>;
-  readonly localOutputs: Cell<readonly number[]>;
-  readonly remoteHosts: Cell<readonly RemoteHost[]>;
-  adminStateUp = true;
-  private readonly macs = new Map<number, Cell<MacFact>>();
-  private readonly ipv4s = new Map<number, Cell<NeighborFact>>();
-  /** By a hash of the address; collisions share a bucket. */
-  private readonly ipv6s = new Map<number, { words: Uint32Array; cell: Cell<NeighborFact> }[]>();
-
-  constructor(
-    readonly id: string,
-    private readonly cache: TopologyCache,
-  ) {
-    this.cell = cache.cell<BridgeFact>(`bridge ${id}`, {
-      subscribe: (self) =>
-        cache.watchBridge(id, (bridge) => {
-          const changed = bridge !== undefined && bridge.adminStateUp !== this.adminStateUp;
-          if (bridge !== undefined) this.adminStateUp = bridge.adminStateUp;
-          self.set(bridge === undefined ? null : this);
-          if (changed) self.touch();
-        }),
-    });
-    this.localOutputs = cache.cell<readonly number[]>(`local ports of bridge ${id}`, { same: sameNumbers });
-    this.remoteHosts = cache.cell<readonly RemoteHost[]>(`hosts of bridge ${id}`, {
-      subscribe: (self) => cache.watchRemoteHosts(id, self),
-      same: sameHosts,
-    });
-  }
-
-  mac(mac: number): Cell<MacFact> {
-    let cell = this.macs.get(mac);
-    if (cell === undefined) {
-      cell = this.cache.cell<MacFact>(`mac ${formatMac(mac)} on bridge ${this.id}`, {
-        subscribe: (self) => this.cache.watchMac(this.id, mac, self),
-        same: (a, b) => a.port === b.port,
-        forget: (self) => {
-          if (this.macs.get(mac) === self) this.macs.delete(mac);
-        },
-      });
-      this.macs.set(mac, cell);
-    }
-    return cell;
-  }
-
-  ipv4(address: number): Cell<NeighborFact> {
-    let cell = this.ipv4s.get(address);
-    if (cell === undefined) {
-      cell = this.neighborCell(formatIpv4(address), (self) => {
-        if (this.ipv4s.get(address) === self) this.ipv4s.delete(address);
-      });
-      this.ipv4s.set(address, cell);
-    }
-    return cell;
-  }
-
-  ipv6(words: Uint32Array, offset: number): Cell<NeighborFact> {
-    const hash =
-      Math.imul(Math.imul(words[offset], 31) ^ words[offset + 1], 31) ^ words[offset + 2] ^ words[offset + 3];
-    const bucket = this.ipv6s.get(hash) ?? [];
-    for (const entry of bucket) {
-      let i = 0;
-      while (i < 4 && entry.words[i] === words[offset + i]) i++;
-      if (i === 4) return entry.cell;
-    }
-    const address = words.slice(offset, offset + 4);
-    const cell = this.neighborCell(formatIpv6(address), (self) => {
-      const rest = (this.ipv6s.get(hash) ?? []).filter((entry) => entry.cell !== self);
-      if (rest.length === 0) this.ipv6s.delete(hash);
-      else this.ipv6s.set(hash, rest);
-    });
-    bucket.push({ words: address, cell });
-    this.ipv6s.set(hash, bucket);
-    return cell;
-  }
-
-  /** The MAC address of `address` in text, of either family. */
-  neighbor(address: string): Cell<NeighborFact> {
-    const ip = parseIp(address)!;
-    return ip.family === 4 ? this.ipv4(ip.words[0]) : this.ipv6(Uint32Array.from(ip.words), 0);
-  }
-
-  /** Whether nothing of it is watched, set on this host or carried by a flow. */
-  get isIdle(): boolean {
-    const tables = this.macs.size + this.ipv4s.size + this.ipv6s.size;
-    const outputs = this.localOutputs.value?.length ?? 0;
-    return (
-      tables + outputs === 0 &&
-      [this.cell, this.localOutputs, this.remoteHosts].every((cell) => isIdle(cell as Cell<unknown>))
-    );
-  }
-
-  /** The ports that MAC addresses lead to. */
-  *portsInUse(): Generator<Fact<PortFact>> {
-    for (const { value } of this.macs.values()) if (value) yield value.port;
-  }
-
-  /** Ports of this host are on the bridge, so there is one, whether or not the NSDB can be asked. */
-  presume(present: boolean): void {
-    this.cell.setLocal(present ? this : undefined);
-    if (present) this.cache.load(this.cell as Cell<unknown>);
-  }
-
-  private neighborCell(address: string, forget: (self: Cell<NeighborFact>) => void): Cell<NeighborFact> {
-    return this.cache.cell<NeighborFact>(`address ${address} on bridge ${this.id}`, {
-      subscribe: (self) => this.cache.watchIp(this.id, address, self),
-      same: (a, b) => a.mac === b.mac,
-      forget,
-    });
-  }
-}
-
-function isIdle<T>(cell: Cell<T>): boolean {
-  return !cell.started && !cell.isLocal && cell.flows.size === 0;
 }
 
 function samePort(a: PortFact, b: PortFact): boolean {
@@ -380,12 +205,4 @@ function sameLocation(a: PortFact['location'], b: PortFact['location']): boolean
   if (a === null || b === null) return a === b;
   if (a.type === 'local') return b.type === 'local' && a.output === b.output;
   return b.type === 'remote' && a.tunnel === b.tunnel && a.tunnelKey === b.tunnelKey;
-}
-
-function sameNumbers(a: readonly number[], b: readonly number[]): boolean {
-  return a.length === b.length && a.every((value, i) => value === b[i]);
-}
-
-function sameHosts(a: readonly RemoteHost[], b: readonly RemoteHost[]): boolean {
-  return a.length === b.length && a.every((host, i) => host.tunnel === b[i].tunnel && host.floodKey === b[i].floodKey);
 }

@@ -615,3 +615,40 @@ test('one object more costs the same however many there are', async (t) => {
   t.deepEqual(calls, first);
   t.deepEqual(first, ['multi of 5', 'multi of 3']);
 });
+
+test('who names an object is told with every change, and once when all are known', async (t) => {
+  const { repository } = t.context;
+  const [blue, red] = [randomUUID(), randomUUID()];
+  for (const id of [blue, red]) await repository.create('router', { id, name: 'r' });
+  const route = (routerId: string, destination: string) =>
+    repository.create('route', { id: randomUUID(), routerId, type: 'reject', destination });
+  const [first, second] = [await route(blue, '10.1.0.0/16'), await route(blue, '10.2.0.0/16')];
+  const other = await route(red, '10.3.0.0/16');
+  const known = new Map<string, string>();
+  let countWhenKnown: number | undefined;
+  const watch = repository.watchHolders(
+    'route',
+    'routerId',
+    blue,
+    (id, object) => (object === undefined ? known.delete(id) : known.set(id, object.destination)),
+    (error) => t.fail(error.message),
+    () => {
+      t.is(countWhenKnown, undefined);
+      countWhenKnown = known.size;
+    },
+  );
+  await until('all are known', () => countWhenKnown !== undefined);
+  t.is(countWhenKnown, 2);
+  await repository.modify('route', first.id, (one) => ({ ...one, destination: '10.9.0.0/16' }));
+  await repository.modify('route', second.id, (one) => ({ ...one, routerId: red }));
+  await repository.modify('route', other.id, (one) => ({ ...one, routerId: blue }));
+  const third = await route(blue, '10.4.0.0/16');
+  await repository.delete('route', third.id);
+  const expected = new Map([
+    [first.id, '10.9.0.0/16'],
+    [other.id, '10.3.0.0/16'],
+  ]);
+  await until('the changes are known', () => [...expected].every(([id, to]) => known.get(id) === to));
+  await until('what is gone is not', () => known.size === expected.size);
+  watch.close();
+});

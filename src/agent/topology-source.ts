@@ -1,0 +1,19 @@
+import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
+import type { Fact, PortFact, TunnelPath } from '../simulation/fact.js';
+import type { Cell, CellOptions } from './cell.js';
+
+/** What the facts about one device are made from. */
+export interface TopologySource {
+  readonly repository: TopologyRepository;
+  /** This host. */
+  readonly hostId: string;
+  /** A cell whose changes revisit the flows that depend on it. */
+  cell<T>(tag: string, options: Omit<CellOptions<T>, 'onChange'>): Cell<T>;
+  /** Begin to read and watch a fact, until no flow has needed it for a minute. */
+  load(cell: Cell<unknown>): void;
+  port(id: string): Fact<PortFact>;
+  /** The way to a host. */
+  tunnel(hostId: string): Fact<TunnelPath>;
+  /** A value in the NSDB is not valid; the last valid one stays. */
+  invalid(error: Error): void;
+}
