@@ -26,6 +26,17 @@ const WRITABLE = [
   [Word.TP_DST, 1],
 ] as const;
 
+/**
+ * Arrays as long as a flow key that no simulation uses. They are not small enough for the heap of JavaScript, so to make
+ * and collect them would cost more than everything else in a simulation.
+ */
+const spareWords: Uint32Array[] = [];
+
+/** An array as long as a flow key, to be given back to {@link spareWords}. It holds anything. */
+function takeWords(): Uint32Array {
+  return spareWords.pop() ?? new Uint32Array(FLOW_KEY_WORDS);
+}
+
 /** A packet on its way into a device, with the headers that it has there. */
 interface Visit {
   readonly port: Fact<PortFact>;
@@ -34,18 +45,21 @@ interface Visit {
   readonly devices: number;
 }
 
-/** One packet on its way through the virtual network. Made for one simulation and thrown away with it. */
+/**
+ * One packet on its way through the virtual network. Made for one simulation, which ends with {@link SimulationContext.decision}: what
+ * holds the headers of the packet is used again then.
+ */
 export class SimulationContext {
   /** The packet as it is at this point of its way. */
   readonly packet: FlowKey;
   /** What is read of {@link packet}, to the bit: a device says so for each field it looks at. */
-  readonly mask = new FlowMask();
+  readonly mask = new FlowMask(takeWords().fill(0));
   /** The bits of {@link key} that the decision depends on. */
   private readonly seen = new FlowMask();
   /** The bits of {@link packet} that a device has set: these do not depend on the key. */
-  private readonly written = new Uint32Array(FLOW_KEY_WORDS);
+  private readonly written = takeWords().fill(0);
   private readonly tags = new Set<Fact<unknown>>();
-  private readonly missing = new Set<Fact<unknown>>();
+  private missing: Set<Fact<unknown>> | undefined;
   private readonly effects: Effect[] = [];
   private readonly visits: Visit[] = [];
   private readonly copies: (readonly Action[])[] = [];
@@ -60,7 +74,8 @@ export class SimulationContext {
     readonly key: FlowKey,
     readonly limits: Limits,
   ) {
-    this.packet = key.clone();
+    this.packet = new FlowKey(takeWords());
+    this.packet.words.set(key.words);
     // A flow that did not match the recirculation identifier would catch packets in the middle of another's path, and
     // the kernel matches the VLAN tag whether asked to or not.
     this.mask.seeInPort();
@@ -71,8 +86,9 @@ export class SimulationContext {
   /** Read a fact: undefined when it is not in hand, and then the decision will be to wait for it. */
   read<T>(fact: Fact<T>): T | null | undefined {
     this.tags.add(fact);
-    if (fact.value === undefined) this.missing.add(fact);
-    return fact.value;
+    const { value } = fact;
+    if (value === undefined) (this.missing ??= new Set()).add(fact);
+    return value;
   }
 
   drop(reason: DropReason): void {
@@ -121,12 +137,11 @@ export class SimulationContext {
   enter(port: Fact<PortFact>): void {
     if (this.devices >= MAX_DEVICES) return this.drop('too-many-devices');
     this.settle();
-    this.visits.push({
-      port,
-      words: this.packet.words.slice(),
-      written: this.written.slice(),
-      devices: this.devices + 1,
-    });
+    const words = takeWords();
+    const written = takeWords();
+    words.set(this.packet.words);
+    written.set(this.written);
+    this.visits.push({ port, words, written, devices: this.devices + 1 });
   }
 
   /** The port that the packet goes in at next, with its headers back as they were when it was sent there. */
@@ -137,6 +152,7 @@ export class SimulationContext {
     this.packet.words.set(visit.words);
     this.written.set(visit.written);
     this.devices = visit.devices;
+    spareWords.push(visit.words, visit.written);
     return visit.port;
   }
 
@@ -158,9 +174,11 @@ export class SimulationContext {
     this.copies.push(copy);
   }
 
+  /** What came of it. To be asked for once, at the end. */
   decision(): Decision {
-    if (this.missing.size > 0) return { type: 'wait', missing: [...this.missing] };
     this.settle();
+    spareWords.push(this.packet.words, this.mask.words, this.written);
+    if (this.missing !== undefined) return { type: 'wait', missing: [...this.missing] };
     const actions: Action[] = [];
     const isOnlyCopy = this.copies.length === 1;
     for (const copy of this.copies) {
