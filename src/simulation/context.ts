@@ -14,6 +14,9 @@ export interface Limits {
 /** Devices that a packet passes at most; one that passes more goes in a circle. MidoNet's value. */
 const MAX_DEVICES = 12;
 
+/** So many facts are found faster by going through them than by a hash. */
+const SEARCHED_FACTS = 24;
+
 /** Fields that devices write: first word and number of words. */
 const WRITABLE = [
   [Word.ETH_SRC, 2],
@@ -37,6 +40,22 @@ function takeWords(): Uint32Array {
   return spareWords.pop() ?? new Uint32Array(FLOW_KEY_WORDS);
 }
 
+/** Facts, each once, in the order in which they were first read. Most simulations read few. */
+class FactSet {
+  readonly list: Fact<unknown>[] = [];
+  private index: Set<Fact<unknown>> | undefined;
+
+  add(fact: Fact<unknown>): void {
+    const { list } = this;
+    if (this.index === undefined) {
+      if (list.includes(fact)) return;
+      if (list.length === SEARCHED_FACTS) this.index = new Set(list);
+    } else if (this.index.has(fact)) return;
+    this.index?.add(fact);
+    list.push(fact);
+  }
+}
+
 /** A packet on its way into a device, with the headers that it has there. */
 interface Visit {
   readonly port: Fact<PortFact>;
@@ -58,8 +77,8 @@ export class SimulationContext {
   private readonly seen = new FlowMask();
   /** The bits of {@link packet} that a device has set: these do not depend on the key. */
   private readonly written = takeWords().fill(0);
-  private readonly tags = new Set<Fact<unknown>>();
-  private missing: Set<Fact<unknown>> | undefined;
+  private readonly tags = new FactSet();
+  private readonly missing = new FactSet();
   private readonly effects: Effect[] = [];
   private readonly visits: Visit[] = [];
   private readonly copies: (readonly Action[])[] = [];
@@ -87,7 +106,7 @@ export class SimulationContext {
   read<T>(fact: Fact<T>): T | null | undefined {
     this.tags.add(fact);
     const { value } = fact;
-    if (value === undefined) (this.missing ??= new Set()).add(fact);
+    if (value === undefined) this.missing.add(fact);
     return value;
   }
 
@@ -118,7 +137,7 @@ export class SimulationContext {
   }
 
   setEthernet(src: number, dst: number): void {
-    this.settle();
+    this.settle(Word.ETH_SRC, 4);
     this.packet.ethSrc = src;
     this.packet.ethDst = dst;
     for (const word of [Word.ETH_SRC, Word.ETH_DST]) {
@@ -128,7 +147,7 @@ export class SimulationContext {
   }
 
   setTtl(ttl: number): void {
-    this.settle();
+    this.settle(Word.NW_TTL, 1);
     this.packet.nwTtl = ttl;
     this.written[Word.NW_TTL] = 0xff;
   }
@@ -136,7 +155,6 @@ export class SimulationContext {
   /** The packet goes in at a port of a device, with the headers that it has at this point. */
   enter(port: Fact<PortFact>): void {
     if (this.devices >= MAX_DEVICES) return this.drop('too-many-devices');
-    this.settle();
     const words = takeWords();
     const written = takeWords();
     words.set(this.packet.words);
@@ -178,7 +196,7 @@ export class SimulationContext {
   decision(): Decision {
     this.settle();
     spareWords.push(this.packet.words, this.mask.words, this.written);
-    if (this.missing !== undefined) return { type: 'wait', missing: [...this.missing] };
+    if (this.missing.list.length > 0) return { type: 'wait', missing: this.missing.list };
     const actions: Action[] = [];
     const isOnlyCopy = this.copies.length === 1;
     for (const copy of this.copies) {
@@ -189,7 +207,7 @@ export class SimulationContext {
       type: 'done',
       actions,
       mask: this.seen,
-      tags: [...this.tags],
+      tags: this.tags.list,
       effects: this.effects,
       install: this.install,
       drop: this.dropReason,
@@ -197,12 +215,14 @@ export class SimulationContext {
     };
   }
 
-  /** Take down what was read since the last change of a header. */
-  private settle(): void {
+  /** Take down what was read of `count` words: to be done before it changes what of them was written. */
+  private settle(first = 0, count = FLOW_KEY_WORDS): void {
+    const { written } = this;
     const read = this.mask.words;
-    for (let i = 0; i < FLOW_KEY_WORDS; i++) {
+    const seen = this.seen.words;
+    for (let i = first; i < first + count; i++) {
       if (read[i] === 0) continue;
-      this.seen.words[i] |= read[i] & ~this.written[i];
+      seen[i] |= read[i] & ~written[i];
       read[i] = 0;
     }
   }
