@@ -196,7 +196,14 @@ export class FlowTable {
 
 function* portsOf(record: FlowRecord): Generator<number> {
   yield record.key.inPort;
-  for (const action of record.actions) if (action.type === 'output') yield action.port;
+  yield* outputsOf(record.actions);
+}
+
+function* outputsOf(actions: readonly Action[]): Generator<number> {
+  for (const action of actions) {
+    if (action.type === 'output') yield action.port;
+    else if (action.type === 'clone') yield* outputsOf(action.actions);
+  }
 }
 
 function addTag(record: FlowRecord, tag: Cell<unknown>): void {

@@ -467,7 +467,10 @@ export class Forwarder {
 }
 
 function withoutOutput(actions: readonly Action[], port: number): readonly Action[] {
-  return actions.filter((action) => action.type !== 'output' || action.port !== port);
+  return actions.flatMap((action): Action[] => {
+    if (action.type === 'clone') return [{ ...action, actions: withoutOutput(action.actions, port) }];
+    return action.type === 'output' && action.port === port ? [] : [action];
+  });
 }
 
 /** Whether every bit of `inner` is in `outer`. */

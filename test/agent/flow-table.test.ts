@@ -2,6 +2,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import { Cell } from '../../src/agent/cell.js';
 import { type FlowRecord, FlowTable } from '../../src/agent/flow-table.js';
+import type { Action } from '../../src/flow/action.js';
 import { FlowKey } from '../../src/flow/key.js';
 import { FlowMask } from '../../src/flow/mask.js';
 
@@ -61,6 +62,23 @@ test('never gives an id twice, nor one that an adopted flow has', (t) => {
   table.add(record(table, 1, { id: 500 }));
   const ids = [first, table.newId(), table.newId()];
   t.deepEqual(ids, [1, 501, 502]);
+});
+
+test('flows that send to a port are found by it, in copies too, as long as they do', (t) => {
+  const table = new FlowTable();
+  const output = (port: number): Action => ({ type: 'output', port });
+  const flow = record(table, 1, {
+    actions: [output(2), { type: 'clone', actions: [{ type: 'clone', actions: [output(3)] }] }],
+  });
+  table.add(flow);
+  for (const port of [1, 2, 3]) t.deepEqual(table.touching(port), [flow], `port ${port}`);
+  table.setActions(flow, [output(4)]);
+  t.deepEqual(
+    [1, 2, 3, 4].map((port) => table.touching(port).length),
+    [1, 0, 0, 1],
+  );
+  table.remove(flow, 0);
+  t.deepEqual([...table.touching(1), ...table.touching(4)], []);
 });
 
 test('a fact knows the flows that carry it, and since when there are none', (t) => {
