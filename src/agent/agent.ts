@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import type { Datapath, DatapathFeatures } from '../datapath/datapath.js';
+import type { Datapath, DatapathFeatures, TrackedConnection } from '../datapath/datapath.js';
 import { FlowKey, TunnelFlag } from '../flow/key.js';
 import { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Store } from '../nsdb/store.js';
@@ -14,6 +14,7 @@ import { Registration, type ZoneMembership } from './registration.js';
 import { TopologyCache } from './topology-cache.js';
 import { TunnelKeys } from './tunnel-keys.js';
 import { type TunnelDevices, Tunnels } from './tunnels.js';
+import { Zones } from './zones.js';
 
 export interface AgentOptions {
   readonly hostId: string;
@@ -49,9 +50,10 @@ export class Agent {
   private constructor(
     private readonly options: AgentOptions,
     keys: TunnelKeys,
+    readonly zones: Zones,
+    clock: () => number,
   ) {
     const { store, datapath, hostId, log } = options;
-    const clock = options.clock ?? (() => performance.now());
     const onChange = (cell: Cell<unknown>) => this.forwarder.factChanged(cell);
     this.repository = new TopologyRepository(store);
     this.publisher = new Publisher(store, log);
@@ -62,6 +64,7 @@ export class Agent {
       cache: () => this.cache,
       publisher: this.publisher,
       keys,
+      zones,
       onPortReplaced: (port) => this.forwarder.portReplaced(port),
       onTunnelKey: (key) => this.pinTunnelKeys([key]),
       onChange,
@@ -102,8 +105,10 @@ export class Agent {
    * should be: {@link portsKnown} must follow. Does not wait for the NSDB.
    */
   static async start(options: AgentOptions, signal?: AbortSignal): Promise<Agent> {
-    const keys = await TunnelKeys.open(join(options.stateFolder, 'tunnel-keys'));
-    const agent = new Agent(options, keys);
+    const { stateFolder, datapath, log, clock = () => performance.now() } = options;
+    const keys = await TunnelKeys.open(join(stateFolder, 'tunnel-keys'));
+    const zones = await Zones.open({ folder: join(stateFolder, 'zones'), datapath, clock, log });
+    const agent = new Agent(options, keys, zones, clock);
     agent.registration = await Registration.open({
       ...options,
       repository: agent.repository,
@@ -129,6 +134,7 @@ export class Agent {
       agent.forwarder.tick();
       if (agent.cache.releaseUnused()) agent.tunnels.forgetUnused(agent.cache.tunnelsInUse());
       agent.bindings.forgetUnused();
+      agent.zones.tick();
     }, TICK_MS);
     return agent;
   }
@@ -141,6 +147,21 @@ export class Agent {
 
   get features(): DatapathFeatures {
     return this.options.datapath.features;
+  }
+
+  /** The zone of a port or device of this host, if it has one. */
+  zoneOf(id: string): number | undefined {
+    return this.zones.find(id);
+  }
+
+  /** What a zone belongs to: `port` or the kind of device, and its id. */
+  zoneOwner(zone: number): string | undefined {
+    return this.zones.ownerOf(zone);
+  }
+
+  /** See {@link Datapath.connections}. */
+  connections(zone: number | undefined, limit: number, signal?: AbortSignal): Promise<TrackedConnection[]> {
+    return this.options.datapath.connections(zone, limit, signal);
   }
 
   /** Why packets of this host's containers do not all get where they should, or undefined if they do. Asks the datapath. */
@@ -171,6 +192,7 @@ export class Agent {
     this.bindings.close();
     this.tunnels.close();
     this.cache.close();
+    await this.zones.close();
     await this.options.datapath.close();
     await this.registration?.close();
   }

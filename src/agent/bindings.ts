@@ -16,6 +16,7 @@ import type { LocalPorts } from './local-ports.js';
 import type { Publisher } from './publisher.js';
 import type { TopologyCache } from './topology-cache.js';
 import type { TunnelKeys } from './tunnel-keys.js';
+import type { Zones } from './zones.js';
 
 /** How long changes of the datapath's ports are gathered before they are looked at. */
 const SETTLE_MS = 20;
@@ -39,6 +40,7 @@ export interface BindingsOptions {
   readonly cache: () => TopologyCache;
   readonly publisher: Publisher;
   readonly keys: TunnelKeys;
+  readonly zones: Zones;
   /** A datapath port is gone, or its number belongs to another interface now. */
   readonly onPortReplaced: (number: number) => void;
   /** A tunnel key of this host came into use: packets with it may come. */
@@ -167,7 +169,7 @@ export class Bindings implements LocalPorts {
       }
       if (this.wanted.has(portId)) return;
     }
-    this.options.keys.release(portOwner(portId));
+    this.releaseNumbers(portId);
     this.publishDeletion(portId);
   }
 
@@ -440,11 +442,11 @@ export class Bindings implements LocalPorts {
 
   /** A port that the NSDB bound here is bound here no longer. */
   private unbind(wanted: Wanted): void {
-    const { keys, log } = this.options;
+    const { log } = this.options;
     const { id } = wanted.port;
     this.forget(wanted);
     this.detachInterface(wanted)
-      .then(() => (this.wanted.has(id) ? undefined : keys.release(portOwner(id))))
+      .then(() => (this.wanted.has(id) ? undefined : this.releaseNumbers(id)))
       .catch((error: Error) =>
         log.error({ error: error.message, interface: wanted.interfaceName }, 'could not detach an interface'),
       );
@@ -457,18 +459,30 @@ export class Bindings implements LocalPorts {
     for (const cells of [this.outputs, this.ingresses, this.targets] as Map<unknown, Cell<unknown>>[]) {
       for (const cell of cells.values()) if (cell.value === undefined) cell.set(null);
     }
-    this.releaseUnusedKeys().catch((error: Error) =>
-      this.options.log.error({ error: error.message }, 'could not release tunnel keys'),
+    this.releaseUnused().catch((error: Error) =>
+      this.options.log.error({ error: error.message }, 'could not release tunnel keys and zones'),
     );
   }
 
-  private async releaseUnusedKeys(): Promise<void> {
-    for (const owner of [...this.options.keys.owners()]) {
+  private async releaseUnused(): Promise<void> {
+    const { keys, zones } = this.options;
+    for (const owner of [...keys.owners()]) {
       const [kind, id] = owner.split(' ');
       // What other hosts were told of a bridge in the last run has to be taken back, too.
       if (kind === 'bridge') this.announceBridge(id);
-      else if (!this.wanted.has(id)) this.options.keys.release(owner);
+      else if (!this.wanted.has(id)) keys.release(owner);
     }
+    for (const owner of [...zones.allOwners()]) {
+      const [kind, id] = owner.split(' ');
+      if (kind === 'port' && !this.wanted.has(id)) zones.release(owner);
+    }
+  }
+
+  /** The port is not of this host any more: give back its tunnel key and its zone. */
+  private releaseNumbers(portId: string): void {
+    const { keys, zones } = this.options;
+    keys.release(portOwner(portId));
+    zones.release(portOwner(portId));
   }
 
   /** Make what is attached agree with what is wanted. */

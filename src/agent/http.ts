@@ -5,6 +5,7 @@ import type { ZookeeperStore } from '../nsdb/zookeeper/client.js';
 import { registerClientMetrics } from '../nsdb/zookeeper/client-metrics.js';
 import { type Reading, registerCounters, registerGauges } from '../prometheus.js';
 import type { Agent } from './agent.js';
+import { connectionsPage } from './connections-page.js';
 
 /** What front ends have counted since the start. */
 export interface CallCounts {
@@ -37,6 +38,7 @@ export function listenHttp(options: HttpOptions): Promise<HttpEndpoint> {
     host,
     port,
     registry: metricsOf(options),
+    pages: { '/connections': (query, signal) => connectionsPage(agent, query, signal) },
     fault: async (signal) => {
       const fault = await agent.fault(signal).catch((error: Error) => {
         throw new Error(`the datapath does not answer: ${error.message}`, { cause: error });
@@ -115,6 +117,7 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
     ['midonet_flows', 'Flows in the kernel', () => agent.forwarder.flows.size],
     ['midonet_flow_masks', 'Different masks of these flows', () => agent.forwarder.flows.masks],
     ['midonet_ports', 'Ports of this host whose interface is attached', () => agent.bindings.activePorts],
+    ['midonet_conntrack_zones', 'Conntrack zones of this host that are taken or not empty yet', () => agent.zones.size],
     ['midonet_packets_waiting', 'Packets that wait for data from the NSDB', () => agent.forwarder.waitingPackets],
     ['midonet_facts_watched', 'Facts watched in the NSDB', () => agent.cache.size],
     [

@@ -73,6 +73,12 @@ export class Zones {
     return this.owners.size + this.released.size;
   }
 
+  /** The zone of the owner with this id: the last word of its text. */
+  find(id: string): number | undefined {
+    for (const [owner, zone] of this.byOwner) if (owner.endsWith(` ${id}`)) return zone;
+    return undefined;
+  }
+
   /** What has the zone; undefined when nothing has. */
   ownerOf(zone: number): string | undefined {
     return this.owners.get(zone);
