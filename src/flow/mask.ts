@@ -53,14 +53,15 @@ export class FlowMask extends FlowKey {
     this.words[Word.TUN_DST] = ALL;
   }
 
-  seeEthSrc(): void {
-    this.words[Word.ETH_SRC] = 0xffff;
-    this.words[Word.ETH_SRC + 1] = ALL;
+  /** The bits that were compared: of the upper 16, and of the lower 32. */
+  seeEthSrc(high = 0xffff, low = ALL): void {
+    this.words[Word.ETH_SRC] |= high;
+    this.words[Word.ETH_SRC + 1] |= low;
   }
 
-  seeEthDst(): void {
-    this.words[Word.ETH_DST] = 0xffff;
-    this.words[Word.ETH_DST + 1] = ALL;
+  seeEthDst(high = 0xffff, low = ALL): void {
+    this.words[Word.ETH_DST] |= high;
+    this.words[Word.ETH_DST + 1] |= low;
   }
 
   seeEthType(): void {
@@ -96,6 +97,12 @@ export class FlowMask extends FlowKey {
   seeNwProto(): void {
     this.seeEthType();
     this.words[Word.NW_PROTO] = 0xff;
+  }
+
+  /** DSCP and ECN of IPv4, the traffic class of IPv6. */
+  seeNwTos(): void {
+    this.seeEthType();
+    this.words[Word.NW_TOS] = 0xff;
   }
 
   seeNwTtl(): void {
