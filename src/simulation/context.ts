@@ -1,7 +1,10 @@
 import type { Action } from '../flow/action.js';
-import { FLOW_KEY_WORDS, FlowKey, Word } from '../flow/key.js';
+import { FLOW_KEY_WORDS, FlowKey, VLAN_PRESENT, Word } from '../flow/key.js';
 import { FlowMask } from '../flow/mask.js';
+import { EtherType } from '../packet/ethernet.js';
+import type { Side } from './condition.js';
 import type { Decision, DropReason, Effect, Reply } from './decision.js';
+import { embeddedAddress } from './embedded.js';
 import type { Fact, PortFact, RouterPortFact } from './fact.js';
 
 /** What bounds a decision. */
@@ -59,9 +62,32 @@ class FactSet {
 /** A packet on its way into a device, with the headers that it has there. */
 interface Visit {
   readonly port: Fact<PortFact>;
+  readonly isReturned: boolean;
   readonly words: Uint32Array;
   readonly written: Uint32Array;
   readonly devices: number;
+  readonly entry: Fact<PortFact> | undefined;
+  readonly passed: PassedDevice | undefined;
+  readonly isTagPopped: boolean;
+  readonly pushed: PushedTag | undefined;
+}
+
+/** A VLAN tag that a device has put on the packet, and those below it. */
+interface PushedTag {
+  readonly tci: number;
+  readonly below: PushedTag | undefined;
+}
+
+/** What a copy of the packet is to be, and where it goes. */
+interface Copy {
+  readonly changes: readonly Action[];
+  readonly outputs: readonly Action[];
+}
+
+/** A device that a packet has passed, and those before it. */
+interface PassedDevice {
+  readonly id: string;
+  readonly before: PassedDevice | undefined;
 }
 
 /**
@@ -81,17 +107,36 @@ export class SimulationContext {
   private readonly missing = new FactSet();
   private readonly effects: Effect[] = [];
   private readonly visits: Visit[] = [];
-  private readonly copies: (readonly Action[])[] = [];
+  private readonly copies: Copy[] = [];
   private devices = 0;
   private install = true;
   private dropReason: DropReason | undefined;
   private copiesLength = 0;
   private cutCopies = 0;
 
+  /** Whether a redirected packet is taken as come back from a port that may not be up. */
+  isReturned = false;
+  /** The port of the device where the packet came in; undefined of one that the device sent by itself. */
+  inPort: Fact<PortFact> | undefined;
+  /** Where it goes out of the device; undefined before that is known, and of a flooded packet. */
+  outPort: Fact<PortFact> | undefined;
+  /** The exterior port where it entered the virtual network. */
+  entry: Fact<PortFact> | undefined;
+  /** Whether DNAT, or SNAT in reverse, has changed the destination since it came in at the device. */
+  isDestinationRewritten = false;
+  private passed: PassedDevice | undefined;
+  /** Whether the VLAN tag that the packet came with is off. */
+  private isTagPopped = false;
+  private pushed: PushedTag | undefined;
+  /** The source MAC address that it came in at the device with. */
+  private senderMac = 0;
+
   constructor(
     /** What the datapath knows of the packet. */
     readonly key: FlowKey,
     readonly limits: Limits,
+    /** The packet itself; undefined where a flow is looked at again. */
+    private readonly bytes?: Uint8Array,
   ) {
     this.packet = new FlowKey(takeWords());
     this.packet.words.set(key.words);
@@ -132,7 +177,7 @@ export class SimulationContext {
 
   /** Tell the sender of the packet something, out of the router's port that it came in at. Later packets must be seen again. */
   reply(port: Fact<PortFact>, from: RouterPortFact, reply: Reply): void {
-    this.effects.push({ type: 'reply', port, from, to: this.packet.ethSrc, reply });
+    this.effects.push({ type: 'reply', port, from, to: this.senderMac, reply });
     this.install = false;
   }
 
@@ -152,14 +197,48 @@ export class SimulationContext {
     this.written[Word.NW_TTL] = 0xff;
   }
 
-  /** The packet goes in at a port of a device, with the headers that it has at this point. */
-  enter(port: Fact<PortFact>): void {
+  pushVlan(vlanId: number): void {
+    this.pushed = { tci: VLAN_PRESENT | vlanId, below: this.pushed };
+    this.showTag();
+  }
+
+  /** Take the outer VLAN tag off. Returns whether there is one. What is below one that the packet came with is not known. */
+  popVlan(): boolean {
+    if (this.pushed !== undefined) this.pushed = this.pushed.below;
+    else if (this.packet.vlanTci !== 0) this.isTagPopped = true;
+    else return false;
+    this.showTag();
+    return true;
+  }
+
+  private showTag(): void {
+    const { packet, key, pushed } = this;
+    const isOriginal = pushed === undefined && !this.isTagPopped;
+    packet.vlanTci = pushed?.tci ?? (isOriginal ? key.vlanTci : 0);
+    packet.vlanTpid = pushed === undefined ? (isOriginal ? key.vlanTpid : 0) : EtherType.VLAN;
+  }
+
+  /**
+   * The packet goes in at a port of a device, with the headers that it has at this point.
+   * @param isReturned it is as if it had come back from there, whether or not the port is up
+   */
+  enter(port: Fact<PortFact>, isReturned = false): void {
     if (this.devices >= MAX_DEVICES) return this.drop('too-many-devices');
     const words = takeWords();
     const written = takeWords();
     words.set(this.packet.words);
     written.set(this.written);
-    this.visits.push({ port, words, written, devices: this.devices + 1 });
+    this.visits.push({
+      port,
+      isReturned,
+      words,
+      written,
+      devices: this.devices + 1,
+      entry: this.entry,
+      passed: this.passed,
+      isTagPopped: this.isTagPopped,
+      pushed: this.pushed,
+    });
   }
 
   /** The port that the packet goes in at next, with its headers back as they were when it was sent there. */
@@ -171,25 +250,64 @@ export class SimulationContext {
     this.written.set(visit.written);
     this.devices = visit.devices;
     spareWords.push(visit.words, visit.written);
+    this.entry = visit.entry;
+    this.passed = visit.passed;
+    this.isTagPopped = visit.isTagPopped;
+    this.pushed = visit.pushed;
+    this.inPort = visit.port;
+    this.isReturned = visit.isReturned;
+    this.outPort = undefined;
+    this.isDestinationRewritten = false;
+    this.senderMac = this.packet.ethSrc;
     return visit.port;
+  }
+
+  /** The packet is in a bridge or router. */
+  pass(deviceId: string): void {
+    this.passed = { id: deviceId, before: this.passed };
+  }
+
+  /** The bridges and routers that the packet has passed, this one included. */
+  passedDeviceIds(): Set<string> {
+    const ids = new Set<string>();
+    for (let device = this.passed; device !== undefined; device = device.before) ids.add(device.id);
+    return ids;
+  }
+
+  /**
+   * An address of the packet that this one, an ICMP error, is about; null if there is none. No key holds it, so the
+   * decision is for this packet only.
+   */
+  icmpData(side: Side): Uint32Array | null {
+    this.install = false;
+    return this.bytes === undefined ? null : embeddedAddress(this.bytes, side);
+  }
+
+  /**
+   * Whether the packet goes the way of the one that opened its connection; undefined while that is not known: then the
+   * decision will be to find out.
+   */
+  connection(): 'forward' | 'return' | undefined {
+    this.drop('no-connection-state');
+    return undefined;
   }
 
   /**
    * Send the packet as it is by these actions. The headers are set first. One that would make the list longer than the
    * datapath takes is left out and counted.
    */
-  output(actions: readonly Action[]): void {
-    const set = this.setHeaders();
-    const copy = set === undefined ? actions : [set, ...actions];
+  output(outputs: readonly Action[]): void {
+    const changes = this.changes();
+    const actions = [...changes, ...outputs];
     // Room for the clone that keeps the headers of the other copies as they are.
     const length =
-      this.copiesLength + this.limits.actionsLength(set === undefined ? copy : [{ type: 'clone', actions: copy }]);
+      this.copiesLength + this.limits.actionsLength(changes.length === 0 ? actions : [{ type: 'clone', actions }]);
     if (length > this.limits.maxActionsLength) {
       this.cutCopies++;
       return;
     }
     this.copiesLength = length;
-    this.copies.push(copy);
+    this.copies.push({ changes, outputs });
   }
 
   /** What came of it. To be asked for once, at the end. */
@@ -199,9 +317,9 @@ export class SimulationContext {
     if (this.missing.list.length > 0) return { type: 'wait', missing: this.missing.list };
     const actions: Action[] = [];
     const isOnlyCopy = this.copies.length === 1;
-    for (const copy of this.copies) {
-      if (isOnlyCopy || copy[0].type !== 'set') actions.push(...copy);
-      else actions.push({ type: 'clone', actions: copy });
+    for (const { changes, outputs } of this.copies) {
+      if (isOnlyCopy || changes.length === 0) actions.push(...changes, ...outputs);
+      else actions.push({ type: 'clone', actions: [...changes, ...outputs] });
     }
     return {
       type: 'done',
@@ -227,7 +345,24 @@ export class SimulationContext {
     }
   }
 
-  /** What makes the datapath's packet what it is here; undefined if nothing has to be done. */
+  /** What makes the datapath's packet what it is here. */
+  private changes(): Action[] {
+    const changes: Action[] = [];
+    if (this.isTagPopped) changes.push({ type: 'pop-vlan' });
+    for (const { tci } of this.pushedTags()) changes.push({ type: 'push-vlan', tpid: EtherType.VLAN, tci });
+    const set = this.setHeaders();
+    if (set !== undefined) changes.push(set);
+    return changes;
+  }
+
+  /** From the lowest up. */
+  private pushedTags(): PushedTag[] {
+    const tags: PushedTag[] = [];
+    for (let tag = this.pushed; tag !== undefined; tag = tag.below) tags.unshift(tag);
+    return tags;
+  }
+
+  /** Undefined if no header has to be set. */
   private setHeaders(): Action | undefined {
     this.settle();
     let mask: FlowKey | undefined;

@@ -22,6 +22,8 @@ export type DropReason =
   | 'no-route'
   | 'blackhole'
   | 'rejected'
+  | 'filtered'
+  | 'no-connection-state'
   | 'ttl-exceeded'
   | 'no-neighbor'
   | 'for-router';

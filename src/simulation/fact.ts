@@ -1,6 +1,8 @@
 import type { FlowKey } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
 import type { Ipv6 } from '../packet/address.js';
+import type { Condition } from '../topology/chains.js';
+import type { RuleIndex } from './rule-index.js';
 
 /**
  * What a simulation reads. A fact is a cell that holds one thing known of the topology or of this host; devices refer to
@@ -35,6 +37,11 @@ interface AnyPortFact {
   readonly peer?: Fact<PortFact>;
   /** Exterior: where packets leave through this port; null while that is nowhere (unbound, or its host is not ready). */
   readonly location: PortLocation | null;
+  /** What packets pass that come in, and that go out, in order. */
+  readonly inboundFilters?: readonly Fact<ChainFact>[];
+  readonly outboundFilters?: readonly Fact<ChainFact>[];
+  /** Port groups that it is in. */
+  readonly groupIds?: ReadonlySet<string>;
 }
 
 export interface BridgePortFact extends AnyPortFact {
@@ -88,6 +95,9 @@ export interface TunnelPath {
 export interface BridgeFact {
   readonly id: string;
   readonly adminStateUp: boolean;
+  /** What packets without a VLAN tag pass before the bridge looks for their way, and behind that. */
+  readonly inboundFilters?: readonly Fact<ChainFact>[];
+  readonly outboundFilters?: readonly Fact<ChainFact>[];
   /** Which port a MAC address is behind. */
   mac(mac: number): Fact<MacFact>;
   /** The MAC address of an IPv4 address. */
@@ -103,6 +113,10 @@ export interface BridgeFact {
 export interface RouterFact {
   readonly id: string;
   readonly adminStateUp: boolean;
+  /** What packets pass before they are routed, the chain of local redirection first. */
+  readonly inboundFilters?: readonly Fact<ChainFact>[];
+  /** What packets pass when their way is known, the forward chain first. */
+  readonly outboundFilters?: readonly Fact<ChainFact>[];
   /**
    * The best routes for the packet, of equal weight; none when its destination is not reachable. What was read of the packet to find
    * them is added to `seen`.
@@ -133,6 +147,83 @@ export interface RemoteHost {
   readonly tunnel: Fact<TunnelPath>;
   /** Stands for all ports of the bridge on that host. */
   readonly floodKey: number;
+}
+
+/** A list of rules, as packets are held against it. */
+export interface ChainFact {
+  readonly id: string;
+  readonly rules: RuleIndex<RuleFact>;
+  /** Whether a rule of its own asks for the state of the connection, or translates addresses. */
+  readonly isStateful: boolean;
+  /** The chains that its rules jump to, each once. */
+  readonly jumps: Iterable<Fact<ChainFact>>;
+  /** A group that one of its conditions compares with. */
+  addressGroup(id: string): AddressGroupFact;
+}
+
+interface AnyRuleFact {
+  readonly id: string;
+  readonly position: string;
+  readonly condition: Condition;
+}
+
+/** What a rule does with a packet that its condition matches: see ruleSchema. */
+export type RuleFact = SimpleRuleFact | JumpRuleFact | TraceRuleFact | NatRuleFact | TagRuleFact | RedirectRuleFact;
+
+export interface SimpleRuleFact extends AnyRuleFact {
+  readonly type: 'accept' | 'drop' | 'reject' | 'return' | 'continue';
+}
+
+export interface JumpRuleFact extends AnyRuleFact {
+  readonly type: 'jump';
+  readonly chain: Fact<ChainFact>;
+}
+
+export interface TraceRuleFact extends AnyRuleFact {
+  readonly type: 'trace';
+  readonly traceRequestId: string;
+  /** At most so many packets; undefined: no limit. */
+  readonly limit: number | undefined;
+}
+
+export interface NatRuleFact extends AnyRuleFact {
+  readonly type: 'dnat' | 'snat' | 'reverse-dnat' | 'reverse-snat';
+  readonly action: 'accept' | 'continue' | 'return';
+  /** None of reverse rules. */
+  readonly targets: readonly NatTarget[];
+}
+
+/** Addresses of one family, one word of IPv4 or four of IPv6, and ports to translate to. */
+export interface NatTarget {
+  readonly start: Uint32Array;
+  readonly end: Uint32Array;
+  readonly ports: { readonly start: number; readonly end: number } | undefined;
+}
+
+/** Takes a VLAN tag off, puts one on, or both in that order. */
+export interface TagRuleFact extends AnyRuleFact {
+  readonly type: 'tag';
+  readonly action: 'accept' | 'continue' | 'drop' | 'reject' | 'return';
+  readonly popVlan: boolean;
+  readonly pushVlanId: number | undefined;
+}
+
+/** Sends the packet out of `target`, or into it as if it had come from there, with the VLAN tag changed before. */
+export interface RedirectRuleFact extends AnyRuleFact {
+  readonly type: 'redirect';
+  readonly popVlan: boolean;
+  readonly pushVlanId: number | undefined;
+  readonly target: Fact<PortFact>;
+  readonly ingress: boolean;
+  /** Whether a packet that cannot leave at the target goes on as if it had come back from there. */
+  readonly failOpen: boolean;
+}
+
+/** A group of addresses: of each by itself, whether it is a member (null: it is not). */
+export interface AddressGroupFact {
+  ipv4(address: number): Fact<true>;
+  /** Of the IPv6 address in `words[offset..offset+3]`. */
+  ipv6(words: Uint32Array, offset: number): Fact<true>;
 }
 
 /** An IPv4 subnet of a bridge, as DHCP hands it out. Addresses are unsigned 32-bit numbers. */

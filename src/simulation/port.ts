@@ -1,15 +1,22 @@
 import type { Action } from '../flow/action.js';
+import { EtherType } from '../packet/ethernet.js';
+import { evaluate, type Verdict } from './chain.js';
 import type { SimulationContext } from './context.js';
-import type { Fact, PortFact, RemoteHost, TunnelPath } from './fact.js';
+import type { ChainFact, Fact, PortFact, RedirectRuleFact, RemoteHost, TunnelPath } from './fact.js';
+import { prohibited } from './reply.js';
 
 const TUNNEL_TTL = 64;
 
 /** The port at which a packet enters a device; undefined if it does not get in, or that is not known yet. */
 export function ingressPort(context: SimulationContext, fact: Fact<PortFact>): PortFact | undefined {
   const port = context.read(fact);
+  if (port === undefined) return undefined;
   if (port === null) context.drop('no-port');
-  else if (port?.adminStateUp === false) context.drop('port-down');
-  else return port;
+  else if (!port.adminStateUp && !context.isReturned) context.drop('port-down');
+  else {
+    if (port.peer === undefined) context.entry = fact;
+    if (passes(context, port.inboundFilters)) return port;
+  }
   return undefined;
 }
 
@@ -19,6 +26,12 @@ export function egressPort(context: SimulationContext, fact: Fact<PortFact>): vo
   if (port === undefined) return;
   if (port === null) return context.drop('no-port');
   if (!port.adminStateUp) return context.drop('port-down');
+  context.outPort = fact;
+  if (passes(context, port.outboundFilters)) emit(context, port);
+}
+
+/** A packet has passed the port's filters. */
+function emit(context: SimulationContext, port: PortFact): void {
   if (port.peer !== undefined) return context.enter(port.peer);
   if (port.location === null) return context.drop('unbound-port');
   if (port.location.type === 'local') {
@@ -31,6 +44,62 @@ export function egressPort(context: SimulationContext, fact: Fact<PortFact>): vo
   const path = context.read(port.location.tunnel);
   if (path === null) context.drop('no-tunnel');
   else if (path !== undefined) context.output(tunnelActions(path, port.location.tunnelKey));
+}
+
+/** Whether the packet passes all filters. If not it has been dropped or sent another way, or that is not known yet. */
+export function passes(context: SimulationContext, filters: readonly Fact<ChainFact>[] | undefined): boolean {
+  return filters === undefined || filters.length === 0 || filter(context, filters) === 'accept';
+}
+
+/** Does what the filters say but for accepting: the packet goes on then. */
+export function filter(context: SimulationContext, filters: readonly Fact<ChainFact>[]): Verdict {
+  const verdict = evaluate(context, filters, translate);
+  if (verdict === 'drop') context.drop('filtered');
+  else if (verdict === 'reject') reject(context);
+  else if (typeof verdict === 'object') redirect(context, verdict);
+  return verdict;
+}
+
+/** A translation goes by the state of the connection. */
+function translate(context: SimulationContext): 'wait' {
+  context.connection();
+  return 'wait';
+}
+
+/** Bridges have no address to say so from, so only routers tell the sender: who sent what was for the router, untagged. */
+function reject(context: SimulationContext): void {
+  context.drop('rejected');
+  const { packet, mask, inPort, outPort } = context;
+  const port = inPort?.value;
+  if (inPort === undefined || port?.type !== 'router') return;
+  mask.seeEthType();
+  if (packet.vlanTci !== 0 || (packet.ethType !== EtherType.IPV4 && packet.ethType !== EtherType.IPV6)) return;
+  if (outPort === undefined) {
+    mask.seeEthDst();
+    if (packet.ethDst !== port.mac) return;
+  }
+  context.reply(inPort, port, prohibited(packet));
+}
+
+/** Out of the target its filters count as passed. */
+function redirect(context: SimulationContext, { target, ingress, failOpen }: RedirectRuleFact): void {
+  if (ingress) return context.enter(target);
+  const port = context.read(target);
+  if (port === undefined) return;
+  const isUp = port === null ? false : isReady(context, port);
+  if (isUp === undefined) return;
+  if (isUp) emit(context, port!);
+  else if (failOpen && port !== null) context.enter(target, true);
+  else context.drop('port-down');
+}
+
+/** Whether packets can leave at the port; undefined while that is not known. */
+function isReady(context: SimulationContext, { adminStateUp, peer, location }: PortFact): boolean | undefined {
+  if (!adminStateUp) return false;
+  if (peer !== undefined) return true;
+  if (location === null) return false;
+  const output = context.read<unknown>(location.type === 'local' ? location.output : location.tunnel);
+  return output === undefined ? undefined : output !== null;
 }
 
 /**

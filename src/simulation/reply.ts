@@ -1,8 +1,9 @@
+import type { FlowKey } from '../flow/key.js';
 import { readU32 } from '../packet/big-endian.js';
 import { buildEthernet, ETHERNET_HEADER, EtherType } from '../packet/ethernet.js';
-import { buildIcmpEchoReply, buildIcmpError } from '../packet/icmp.js';
-import { buildIcmpv6EchoReply, buildIcmpv6Error } from '../packet/icmpv6.js';
-import type { Effect } from './decision.js';
+import { buildIcmpEchoReply, buildIcmpError, IcmpType, UnreachableCode } from '../packet/icmp.js';
+import { buildIcmpv6EchoReply, buildIcmpv6Error, Icmpv6Type, Unreachable6Code } from '../packet/icmpv6.js';
+import type { Effect, Reply } from './decision.js';
 import { type InterfaceAddress, prefixContains, type RouterPortFact } from './fact.js';
 
 /** Offsets of the source addresses in their headers (RFC 791 section 3.1, RFC 8200 section 3). */
@@ -32,6 +33,13 @@ export function buildReply(
       : buildIcmpError(icmpType, icmpCode, source.words[0], bytes, at);
   }
   return packet === undefined ? undefined : buildEthernet({ dst: to, src: from.mac, type }, packet);
+}
+
+/** Communication administratively prohibited. */
+export function prohibited({ ethType }: FlowKey): Reply {
+  return ethType === EtherType.IPV4
+    ? { type: 'error', icmpType: IcmpType.UNREACHABLE, icmpCode: UnreachableCode.PROHIBITED }
+    : { type: 'error', icmpType: Icmpv6Type.UNREACHABLE, icmpCode: Unreachable6Code.PROHIBITED };
 }
 
 /** The address of the port in the network of the packet's sender, or else its first one. */

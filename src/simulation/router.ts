@@ -7,8 +7,9 @@ import { IpProtocol } from '../packet/ip-protocol.js';
 import type { SimulationContext } from './context.js';
 import type { DropReason, Reply } from './decision.js';
 import { chooseRoute } from './ecmp.js';
-import type { Fact, NeighborFact, PortFact, RouteFact, RouterPortFact } from './fact.js';
-import { egressPort } from './port.js';
+import type { Fact, NeighborFact, PortFact, RouteFact, RouterFact, RouterPortFact } from './fact.js';
+import { egressPort, filter } from './port.js';
+import { prohibited } from './reply.js';
 import { answerRouterArp, answerRouterSolicitation } from './router-neighbors.js';
 
 type NormalRoute = Extract<RouteFact, { type: 'normal' }>;
@@ -18,6 +19,7 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   const router = context.read(port.router);
   if (router === undefined) return;
   if (router === null) return context.drop('no-router');
+  context.pass(router.id);
 
   const { packet, mask } = context;
   mask.seeEthType();
@@ -37,6 +39,7 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   };
   if (!router.adminStateUp) return tell('router-down', prohibited(packet));
 
+  if (!passesRouter(context, router.inboundFilters, tell)) return;
   const routes = context.read(router.routes(packet, mask));
   if (routes === undefined) return;
   if (routes === null || routes.length === 0) return tell('no-route', noRoute(packet));
@@ -50,12 +53,13 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
       if (isEchoRequest(context)) return context.reply(fact, port, { type: 'echo' });
       return context.drop('for-router');
     case 'normal':
-      return forward(context, route, tell);
+      return forward(context, router, route, tell);
   }
 }
 
 function forward(
   context: SimulationContext,
+  router: RouterFact,
   route: NormalRoute,
   tell: (reason: DropReason, reply: Reply) => void,
 ): void {
@@ -67,12 +71,34 @@ function forward(
   if (out === undefined) return;
   if (out === null || out.type !== 'router') return context.drop('no-port');
   if (!out.adminStateUp) return tell('port-down', prohibited(packet));
+  context.outPort = route.port;
+  if (!passesRouter(context, router.outboundFilters, tell)) return;
   const neighbor = nextHop(context, out, route.gateway);
   if (neighbor === undefined) return;
   if (neighbor === null) return tell('no-neighbor', unreachable(packet, route.gateway !== undefined));
   context.setEthernet(out.mac, neighbor.mac);
   context.setTtl(ttl - 1);
   egressPort(context, route.port);
+}
+
+/**
+ * Whether the packet passes the router's own filters. What is dropped as a first fragment may be so because it is one: as
+ * in MidoNet, the sender is asked to send smaller ones.
+ */
+function passesRouter(
+  context: SimulationContext,
+  filters: RouterFact['inboundFilters'],
+  tell: (reason: DropReason, reply: Reply) => void,
+): boolean {
+  if (filters === undefined || filters.length === 0) return true;
+  const verdict = filter(context, filters);
+  if (verdict === 'drop' && context.packet.ethType === EtherType.IPV4) {
+    context.mask.seeNwFrag();
+    if (context.packet.nwFrag === Frag.FIRST) {
+      tell('filtered', error(IcmpType.UNREACHABLE, UnreachableCode.FRAGMENTATION_NEEDED));
+    }
+  }
+  return verdict === 'accept';
 }
 
 /** Who takes the packet at the port: the gateway, or the destination itself. */
@@ -172,12 +198,6 @@ function noRoute({ ethType }: FlowKey): Reply {
 function unreachable(packet: FlowKey, isGateway: boolean): Reply {
   if (packet.ethType !== EtherType.IPV4) return error(Icmpv6Type.UNREACHABLE, Unreachable6Code.ADDRESS);
   return error(IcmpType.UNREACHABLE, isGateway ? UnreachableCode.NETWORK : UnreachableCode.HOST);
-}
-
-function prohibited({ ethType }: FlowKey): Reply {
-  return ethType === EtherType.IPV4
-    ? error(IcmpType.UNREACHABLE, UnreachableCode.PROHIBITED)
-    : error(Icmpv6Type.UNREACHABLE, Unreachable6Code.PROHIBITED);
 }
 
 /** Codes 0: in transit (RFC 792 page 6, RFC 4443 section 3.3). */

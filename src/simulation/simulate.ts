@@ -1,17 +1,20 @@
 import type { FlowKey } from '../flow/key.js';
+import { EtherType } from '../packet/ethernet.js';
 import { bridgeInput } from './bridge.js';
 import { type Limits, SimulationContext } from './context.js';
 import type { Decision } from './decision.js';
 import type { Fact, Ingress, PortFact } from './fact.js';
-import { egressPort, ingressPort } from './port.js';
+import { egressPort, ingressPort, passes } from './port.js';
 import { routerInput } from './router.js';
 
 /**
  * Work out what happens to a packet that came in with `key` at the datapath port that `ingress` describes. A pure
  * function: the same key and facts give the same decision, and so does every key that agrees in the bits of its mask.
+ *
+ * @param bytes the packet, where there is one: only decisions for it alone (`install` is false) go by more than the key
  */
-export function simulate(key: FlowKey, ingress: Fact<Ingress>, limits: Limits): Decision {
-  const context = new SimulationContext(key, limits);
+export function simulate(key: FlowKey, ingress: Fact<Ingress>, limits: Limits, bytes?: Uint8Array): Decision {
+  const context = new SimulationContext(key, limits, bytes);
   const entry = context.read(ingress);
   if (entry === null) context.drop('no-port');
   else if (entry?.type === 'port') {
@@ -35,9 +38,19 @@ export function simulate(key: FlowKey, ingress: Fact<Ingress>, limits: Limits): 
  */
 export function simulateSent(key: FlowKey, port: Fact<PortFact>, limits: Limits): Decision {
   const context = new SimulationContext(key, limits);
-  egressPort(context, port);
+  if (passesDevice(context, port)) egressPort(context, port);
   walk(context);
   return context.decision();
+}
+
+/** Whether a packet of a router's own passes what filters the router has behind its routes. ARP is not routed. */
+function passesDevice(context: SimulationContext, fact: Fact<PortFact>): boolean {
+  const port = context.read(fact);
+  if (port?.type !== 'router' || context.packet.ethType === EtherType.ARP) return true;
+  const router = context.read(port.router);
+  if (router === undefined) return false;
+  context.outPort = fact;
+  return passes(context, router?.outboundFilters);
 }
 
 /** From device to device, until no copy of the packet is left in one. */

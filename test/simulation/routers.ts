@@ -2,7 +2,7 @@ import type { FlowKey } from '../../src/flow/key.js';
 import type { FlowMask } from '../../src/flow/mask.js';
 import { parseIpv6 } from '../../src/packet/address.js';
 import { parseCidr } from '../../src/packet/ip.js';
-import type { Fact, NeighborFact, PortFact, RouteFact, RouterFact } from '../../src/simulation/fact.js';
+import type { ChainFact, Fact, NeighborFact, PortFact, RouteFact, RouterFact } from '../../src/simulation/fact.js';
 import { type Route, RouteTable } from '../../src/simulation/route-table.js';
 import { fact, type TestBridge, type TestFact } from './world.js';
 
@@ -20,6 +20,8 @@ export class TestRouter implements RouterFact {
   readonly table = new RouteTable<TestRoute>();
   private readonly found = new Map<string, TestFact<readonly RouteFact[]>>();
   adminStateUp = true;
+  inboundFilters: readonly Fact<ChainFact>[] = [];
+  outboundFilters: readonly Fact<ChainFact>[] = [];
 
   constructor(readonly id: string) {
     this.cell = fact<RouterFact>(`router ${id}`, this);

@@ -9,6 +9,7 @@ import type { Limits } from '../../src/simulation/context.js';
 import type { Decision } from '../../src/simulation/decision.js';
 import type {
   BridgeFact,
+  ChainFact,
   Fact,
   Ingress,
   MacFact,
@@ -61,6 +62,8 @@ export class TestBridge implements BridgeFact {
   readonly localOutputs = fact<readonly number[]>('outputs', []);
   readonly remoteHosts = fact<readonly RemoteHost[]>('hosts', []);
   adminStateUp = true;
+  inboundFilters: readonly Fact<ChainFact>[] = [];
+  outboundFilters: readonly Fact<ChainFact>[] = [];
 
   constructor(readonly id: string) {
     this.cell = fact<BridgeFact>(`bridge ${id}`, this);
