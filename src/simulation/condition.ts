@@ -323,7 +323,7 @@ function rangeBits(port: number, start: number, end: number): number {
 }
 
 /** The leading bits of 16, up to the first in which two different numbers differ. */
-function bitsToTell(a: number, b: number): number {
+export function bitsToTell(a: number, b: number): number {
   return (MAX_PORT << (31 - Math.clz32(a ^ b))) & MAX_PORT;
 }
 

@@ -97,6 +97,8 @@ interface PassedDevice {
 export class SimulationContext {
   /** The packet as it is at this point of its way. */
   readonly packet: FlowKey;
+  /** The exterior port that it came in at; undefined for a packet of a device's own, or out of a tunnel. */
+  ingress: Fact<PortFact> | undefined;
   /** What is read of {@link packet}, to the bit: a device says so for each field it looks at. */
   readonly mask = new FlowMask(takeWords().fill(0));
   /** The bits of {@link key} that the decision depends on. */
@@ -155,6 +157,12 @@ export class SimulationContext {
     return value;
   }
 
+  /** Read a fact that nothing waits for: the decision is made again when it is in hand. */
+  peek<T>(fact: Fact<T>): T | null | undefined {
+    this.tags.add(fact);
+    return fact.value;
+  }
+
   drop(reason: DropReason): void {
     this.dropReason = reason;
   }
@@ -178,6 +186,12 @@ export class SimulationContext {
   /** Tell the sender of the packet something, out of the router's port that it came in at. Later packets must be seen again. */
   reply(port: Fact<PortFact>, from: RouterPortFact, reply: Reply): void {
     this.effects.push({ type: 'reply', port, from, to: this.senderMac, reply });
+    this.install = false;
+  }
+
+  /** Answer a machine's request for configuration. Later packets must be seen again. */
+  configure(effect: Extract<Effect, { type: 'configure' }>): void {
+    this.effects.push(effect);
     this.install = false;
   }
 

@@ -1,6 +1,6 @@
 import type { Action } from '../flow/action.js';
 import type { FlowMask } from '../flow/mask.js';
-import type { BridgeFact, Fact, PortFact, RouterPortFact } from './fact.js';
+import type { BridgeFact, BridgePortFact, Fact, PortFact, RouterPortFact } from './fact.js';
 
 /** Why a packet goes nowhere. Counted by the agent under these names. */
 export type DropReason =
@@ -46,7 +46,20 @@ export type Effect =
       readonly from: RouterPortFact;
       readonly to: number;
       readonly reply: Reply;
+    }
+  /**
+   * Answer the machine's request, out of the port that the packet came in at. That takes the bytes of the packet: see
+   * answerConfigurationRequest in configuration.ts.
+   */
+  | {
+      readonly type: 'configure';
+      readonly bridge: BridgeFact;
+      readonly port: BridgePortFact;
+      readonly request: ConfigurationRequest;
     };
+
+/** How a machine asks for its configuration. */
+export type ConfigurationRequest = 'dhcp' | 'dhcpv6' | 'router-solicitation';
 
 /** What a router says to the sender of a packet: the answer to an echo request, or an error (RFC 792, RFC 4443). */
 export type Reply =

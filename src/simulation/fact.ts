@@ -48,6 +48,8 @@ export interface BridgePortFact extends AnyPortFact {
   readonly type: 'bridge';
   /** The only MAC address behind the port, if that is known. */
   readonly mac: number | undefined;
+  /** The addresses of the machine with that MAC address, so far as they are known: one word of IPv4, four of IPv6. */
+  readonly addresses?: readonly Uint32Array[];
   readonly bridge: Fact<BridgeFact>;
 }
 
@@ -108,6 +110,33 @@ export interface BridgeFact {
   readonly localOutputs: Fact<readonly number[]>;
   /** The other hosts that have ports of the bridge. */
   readonly remoteHosts: Fact<readonly RemoteHost[]>;
+  /** What its machines may ask for; null when nothing. */
+  readonly served: Fact<ServedFact>;
+  /** Its subnets, in the order in which they are searched for a machine. */
+  readonly dhcpSubnets: Fact<readonly DhcpSubnetFact[]>;
+  readonly dhcpV6Subnets: Fact<readonly DhcpV6SubnetFact[]>;
+}
+
+/** Which requests for configuration are answered on a bridge. */
+export interface ServedFact {
+  readonly dhcp: boolean;
+  readonly dhcpV6: boolean;
+  /** Router solicitations. */
+  readonly advertisements: boolean;
+}
+
+/** What a bridge with these subnets answers; null if nothing. */
+export function servedBy(
+  subnets: readonly DhcpSubnetFact[],
+  v6Subnets: readonly DhcpV6SubnetFact[],
+): ServedFact | null {
+  const enabled = v6Subnets.filter((subnet) => subnet.enabled);
+  const served = {
+    dhcp: subnets.some((subnet) => subnet.enabled),
+    dhcpV6: enabled.some(({ addressing }) => addressing !== 'slaac'),
+    advertisements: enabled.some(({ advertisement }) => advertisement !== undefined),
+  };
+  return served.dhcp || served.dhcpV6 || served.advertisements ? served : null;
 }
 
 export interface RouterFact {

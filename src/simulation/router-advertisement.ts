@@ -1,7 +1,7 @@
 import { formatIpv6, linkLocalAddress } from '../packet/address.js';
 import { buildRouterAdvertisement } from '../packet/router-advertisement.js';
-import { CONFIGURATION_SERVER_MAC } from './answer.js';
-import type { DhcpV6SubnetFact } from './fact.js';
+import { type Answer, CONFIGURATION_SERVER_MAC, noAnswer } from './answer.js';
+import type { BridgeFact, DhcpV6SubnetFact } from './fact.js';
 
 const HOP_LIMIT = 64;
 const FOR_EVER = 0xffff_ffff;
@@ -20,6 +20,38 @@ export interface AdvertisedGateway {
   readonly address: ArrayLike<number>;
 }
 
+/** A machine to which is advertised; all of the link if it has no address. */
+export interface AdvertisementReader {
+  readonly mac: number;
+  readonly address: ArrayLike<number>;
+}
+
+/**
+ * What a bridge says of its IPv6 subnets. The default router is the first that a subnet names and of which the bridge
+ * knows the MAC address.
+ * @param mtu of the largest packet that fits the underlay, encapsulated
+ */
+export function advertiseSubnets(bridge: BridgeFact, reader: AdvertisementReader, mtu: number): Answer {
+  const { value: subnets } = bridge.dhcpV6Subnets;
+  if (subnets === undefined) return { type: 'wait', missing: [bridge.dhcpV6Subnets] };
+  const advertised = (subnets ?? []).filter(isAdvertised);
+  if (advertised.length === 0) return noAnswer('not-advertised');
+  for (const subnet of advertised) {
+    const { gateway } = subnet;
+    if (gateway === undefined) continue;
+    const neighbor = bridge.ipv6(Uint32Array.from(gateway), 0);
+    if (neighbor.value === undefined) return { type: 'wait', missing: [neighbor] };
+    if (neighbor.value === null) continue;
+    const router = { mac: neighbor.value.mac, subnet, address: gateway };
+    return { type: 'frame', frame: advertise(advertised, router, reader, mtu) };
+  }
+  return { type: 'frame', frame: advertise(advertised, undefined, reader, mtu) };
+}
+
+function isAdvertised(subnet: DhcpV6SubnetFact): subnet is AdvertisedSubnet {
+  return subnet.enabled && subnet.advertisement !== undefined;
+}
+
 /**
  * The frame that answers a router solicitation: one advertisement for all subnets of a bridge. Without a gateway it comes
  * from the server itself, which is then no default router.
@@ -28,7 +60,7 @@ export interface AdvertisedGateway {
 export function advertise(
   subnets: readonly AdvertisedSubnet[],
   gateway: AdvertisedGateway | undefined,
-  machine: { readonly mac: number; readonly address: ArrayLike<number> },
+  reader: AdvertisementReader,
   mtu: number,
 ): Uint8Array {
   const mac = gateway?.mac ?? CONFIGURATION_SERVER_MAC;
@@ -57,7 +89,7 @@ export function advertise(
       // Nothing is advertised unasked, so what is said must hold until the machine asks again.
       dnsLifetime: FOR_EVER,
     },
-    { src, dst: machine.address, dstMac: machine.mac },
+    { src, dst: reader.address, dstMac: reader.mac },
   );
 }
 

@@ -4,6 +4,7 @@ import { EtherType } from '../packet/ethernet.js';
 import { IcmpType, UnreachableCode } from '../packet/icmp.js';
 import { Icmpv6Type, Unreachable6Code } from '../packet/icmpv6.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
+import { takeRenewal } from './configuration.js';
 import type { SimulationContext } from './context.js';
 import type { DropReason, Reply } from './decision.js';
 import { chooseRoute } from './ecmp.js';
@@ -51,6 +52,7 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
       return tell('rejected', prohibited(packet));
     case 'local':
       if (isEchoRequest(context)) return context.reply(fact, port, { type: 'echo' });
+      if (takeRenewal(context)) return;
       return context.drop('for-router');
     case 'normal':
       return forward(context, router, route, tell);

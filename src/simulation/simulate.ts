@@ -1,6 +1,7 @@
 import type { FlowKey } from '../flow/key.js';
 import { EtherType } from '../packet/ethernet.js';
 import { bridgeInput } from './bridge.js';
+import { takeConfigurationRequest } from './configuration.js';
 import { type Limits, SimulationContext } from './context.js';
 import type { Decision } from './decision.js';
 import type { Fact, Ingress, PortFact } from './fact.js';
@@ -18,8 +19,11 @@ export function simulate(key: FlowKey, ingress: Fact<Ingress>, limits: Limits, b
   const entry = context.read(ingress);
   if (entry === null) context.drop('no-port');
   else if (entry?.type === 'port') {
-    context.enter(entry.port);
-    walk(context);
+    context.ingress = entry.port;
+    if (!takeConfigurationRequest(context, entry.port)) {
+      context.enter(entry.port);
+      walk(context);
+    }
   }
   if (entry?.type === 'tunnel') {
     // The host that sent it has simulated it up to the port that the key names.

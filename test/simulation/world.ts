@@ -10,12 +10,15 @@ import type { Decision } from '../../src/simulation/decision.js';
 import type {
   BridgeFact,
   ChainFact,
+  DhcpSubnetFact,
+  DhcpV6SubnetFact,
   Fact,
   Ingress,
   MacFact,
   NeighborFact,
   PortFact,
   RemoteHost,
+  ServedFact,
   TunnelPath,
   TunnelTarget,
 } from '../../src/simulation/fact.js';
@@ -61,6 +64,9 @@ export class TestBridge implements BridgeFact {
   readonly neighbors = new Table<string, NeighborFact>('address');
   readonly localOutputs = fact<readonly number[]>('outputs', []);
   readonly remoteHosts = fact<readonly RemoteHost[]>('hosts', []);
+  readonly served = fact<ServedFact>('served', null);
+  readonly dhcpSubnets = fact<readonly DhcpSubnetFact[]>('DHCP subnets', []);
+  readonly dhcpV6Subnets = fact<readonly DhcpV6SubnetFact[]>('DHCPv6 subnets', []);
   adminStateUp = true;
   inboundFilters: readonly Fact<ChainFact>[] = [];
   outboundFilters: readonly Fact<ChainFact>[] = [];
