@@ -6,6 +6,7 @@ import { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Store } from '../nsdb/store.js';
 import { Bindings } from './bindings.js';
 import type { Cell } from './cell.js';
+import { Configurator } from './configurator.js';
 import { Forwarder, type ForwarderOptions } from './forwarder.js';
 import { MacLearner } from './mac-learner.js';
 import { ForwarderMetrics } from './metrics.js';
@@ -93,6 +94,12 @@ export class Agent {
       (port) => this.bindings.ingress(port),
       (cell) => this.cache.load(cell),
       new MacLearner(this.repository.store, clock, log),
+      new Configurator({
+        load: (cell) => this.cache.load(cell),
+        keep: (cell, seconds) => this.cache.keep(cell, seconds),
+        mtu: () => this.tunnels.mtu,
+        metrics: this.metrics,
+      }),
       this.metrics,
       options.flows,
       clock,

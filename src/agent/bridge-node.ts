@@ -6,8 +6,19 @@ import type { StoreNode, Watch } from '../nsdb/store.js';
 import { SharedTable } from '../nsdb/tables/shared-table.js';
 import { IP_TABLE, MAC_TABLE } from '../nsdb/tables/tables.js';
 import { formatMac, parseMac } from '../packet/address.js';
-import type { BridgeFact, Fact, MacFact, NeighborFact, PortFact, RemoteHost } from '../simulation/fact.js';
+import type {
+  BridgeFact,
+  DhcpSubnetFact,
+  DhcpV6SubnetFact,
+  Fact,
+  MacFact,
+  NeighborFact,
+  PortFact,
+  RemoteHost,
+  ServedFact,
+} from '../simulation/fact.js';
 import { AddressCells } from './address-cells.js';
+import { BridgeSubnets } from './bridge-subnets.js';
 import { type Cell, isIdle } from './cell.js';
 import type { TopologySource } from './topology-source.js';
 
@@ -19,6 +30,7 @@ export class BridgeNode implements BridgeFact {
   adminStateUp = true;
   private readonly macs = new Map<number, Cell<MacFact>>();
   private readonly neighbors: AddressCells<NeighborFact>;
+  private readonly subnets: BridgeSubnets;
 
   constructor(
     readonly id: string,
@@ -43,6 +55,7 @@ export class BridgeNode implements BridgeFact {
       subscribe: (self) => this.watchRemoteHosts(self),
       same: sameHosts,
     });
+    this.subnets = new BridgeSubnets(id, source);
     this.neighbors = new AddressCells((address, forget) =>
       source.cell<NeighborFact>(`address ${address} on bridge ${id}`, {
         subscribe: (self) => this.watchIp(address, self),
@@ -50,6 +63,18 @@ export class BridgeNode implements BridgeFact {
         forget,
       }),
     );
+  }
+
+  get served(): Cell<ServedFact> {
+    return this.subnets.served;
+  }
+
+  get dhcpSubnets(): Cell<readonly DhcpSubnetFact[]> {
+    return this.subnets.dhcpSubnets;
+  }
+
+  get dhcpV6Subnets(): Cell<readonly DhcpV6SubnetFact[]> {
+    return this.subnets.dhcpV6Subnets;
   }
 
   mac(mac: number): Cell<MacFact> {
@@ -101,6 +126,7 @@ export class BridgeNode implements BridgeFact {
   presume(present: boolean): void {
     this.cell.setLocal(present ? this : undefined);
     if (present) this.source.load(this.cell as Cell<unknown>);
+    this.subnets.presume(present);
   }
 
   private watchMac(mac: number, cell: Cell<MacFact>): Watch {

@@ -23,6 +23,8 @@ export class Cell<T> implements Fact<T> {
   readonly flows = new Set<FlowId>();
   /** When the last flow left; undefined while there are flows. Milliseconds of the agent's clock. */
   idleSince: number | undefined;
+  /** Until when it is watched though no flow needs it. Milliseconds of the agent's clock. */
+  keptUntil: number | undefined;
   private local: T | undefined;
   private remote: T | null | undefined;
   private watch: Watch | undefined;

@@ -5,14 +5,15 @@ import { DatapathError } from '../datapath/errors.js';
 import { type Action, actionsEqual } from '../flow/action.js';
 import { FLOW_KEY_WORDS, type FlowKey } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
-import type { Decision } from '../simulation/decision.js';
+import type { Decision, Effect } from '../simulation/decision.js';
 import type { Fact, Ingress } from '../simulation/fact.js';
 import { simulate } from '../simulation/simulate.js';
 import type { Cell } from './cell.js';
+import type { Configurator } from './configurator.js';
 import { type FlowRecord, FlowTable } from './flow-table.js';
 import type { LearnedMac, MacLearner } from './mac-learner.js';
 import type { ForwarderMetrics } from './metrics.js';
-import { type Parked, WaitingRoom } from './waiting-room.js';
+import { type Parked, type Waiting, WaitingRoom } from './waiting-room.js';
 
 export interface ForwarderOptions {
   /** A flow that no packet has hit for so long is removed, in seconds. */
@@ -53,6 +54,7 @@ export class Forwarder {
     private readonly ingress: (port: number) => Fact<Ingress>,
     private readonly load: (cell: Cell<unknown>) => void,
     private readonly learner: MacLearner,
+    private readonly configurator: Configurator,
     private readonly metrics: ForwarderMetrics,
     private readonly options: ForwarderOptions,
     /** Milliseconds. */
@@ -195,7 +197,7 @@ export class Forwarder {
     }
   }
 
-  private park(missing: readonly Cell<unknown>[], upcall: Upcall): void {
+  private park(missing: readonly Cell<unknown>[], upcall: Waiting): void {
     if (this.waiting.park(missing, upcall)) this.metrics.parked++;
     else this.metrics.drop('waiting-room-full', 1);
   }
@@ -237,7 +239,23 @@ export class Forwarder {
       this.metrics.answers++;
       this.execute(key, effect.packet, undefined, [{ type: 'output', port: effect.output }], operations);
     }
+    for (const effect of decision.effects) {
+      if (effect.type === 'configure') this.configure(effect, { key, packet, origin, complete }, operations);
+    }
     this.execute(key, packet, origin, decision.actions, operations);
+  }
+
+  /** Answer a machine's request, or have it wait for what the answer takes. */
+  private configure(
+    effect: Extract<Effect, { type: 'configure' }>,
+    request: Waiting,
+    operations: FlowOperation[],
+  ): void {
+    const { key, packet } = request;
+    const answer = this.configurator.answer(effect, packet, this.waiting.hasRoom(key.inPort));
+    if (answer.type === 'wait') this.park(answer.missing as readonly Cell<unknown>[], request);
+    if (answer.type !== 'frame') return;
+    this.execute(key, answer.frame, undefined, [{ type: 'output', port: key.inPort }], operations);
   }
 
   private install(key: FlowKey, decision: Done, pinned: boolean, operations: FlowOperation[]): void {

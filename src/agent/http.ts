@@ -103,6 +103,18 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
     },
   });
   new Counter({
+    name: 'midonet_configuration_requests_total',
+    help: 'Requests of machines for their configuration, by what came of them',
+    labelNames: ['request', 'result'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [request, counts] of metrics.configurationRequests) {
+        for (const [result, count] of counts) this.inc({ request, result }, count);
+      }
+    },
+  });
+  new Counter({
     name: 'midonet_cni_connections_dropped_total',
     help: 'Connections to the CNI socket closed without an answer, by reason',
     labelNames: ['reason'],

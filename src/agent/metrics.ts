@@ -1,3 +1,5 @@
+import type { ConfigurationRequest } from '../simulation/decision.js';
+
 /** What the forwarder counts, from the start of the agent. */
 export class ForwarderMetrics {
   upcalls = 0;
@@ -16,6 +18,15 @@ export class ForwarderMetrics {
   operationErrors = 0;
   /** Packets (more exactly: decisions) by why they were dropped. */
   readonly drops = new Map<string, number>();
+
+  /** Requests of machines for their configuration, by request and what came of it: `answered`, or why not. */
+  readonly configurationRequests = new Map<ConfigurationRequest, Map<string, number>>();
+
+  configurationRequest(request: ConfigurationRequest, result: string): void {
+    const counts = this.configurationRequests.get(request) ?? new Map<string, number>();
+    counts.set(result, (counts.get(result) ?? 0) + 1);
+    this.configurationRequests.set(request, counts);
+  }
 
   drop(reason: string, packets: number): void {
     this.drops.set(reason, (this.drops.get(reason) ?? 0) + packets);

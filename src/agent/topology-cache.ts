@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import { parseMac } from '../packet/address.js';
+import { parseIp } from '../packet/ip.js';
 import type { BridgeFact, Fact, PortFact, TunnelPath } from '../simulation/fact.js';
 import { type BridgePort, isBridgePort } from '../topology/types.js';
 import { BridgeNode } from './bridge-node.js';
@@ -81,6 +82,11 @@ export class TopologyCache implements TopologySource {
     if (cell.started) this.watched.set(cell, this.clock());
   }
 
+  /** Watch a fact that was read for so many seconds, though no flow needs it. */
+  keep(cell: Cell<unknown>, seconds: number): void {
+    cell.keptUntil = this.clock() + 1000 * seconds;
+  }
+
   /** Stop watching what no flow has needed for a minute, and forget what nothing leads to. Tells whether there was any. */
   releaseUnused(): boolean {
     const horizon = this.clock() - RELEASE_AFTER_MS;
@@ -89,7 +95,8 @@ export class TopologyCache implements TopologySource {
       if (since > horizon) break;
       this.watched.delete(cell);
       // What is set on this host packets do not wait for, so nothing would start the watch again.
-      if (!cell.isLocal && cell.flows.size === 0 && (cell.idleSince ?? since) <= horizon) {
+      const isKept = cell.keptUntil !== undefined && cell.keptUntil > this.clock();
+      if (!cell.isLocal && !isKept && cell.flows.size === 0 && (cell.idleSince ?? since) <= horizon) {
         cell.stop();
         isAnyReleased = true;
       } else this.watched.set(cell, this.clock());
@@ -151,6 +158,7 @@ export class TopologyCache implements TopologySource {
       id: port.id,
       adminStateUp: port.adminStateUp,
       mac: port.mac === undefined ? undefined : parseMac(port.mac),
+      addresses: port.addresses.map((address) => Uint32Array.from(parseIp(address)!.words)),
       bridge: this.bridge(port.bridgeId).cell,
       location: this.location(port),
     };

@@ -10,6 +10,9 @@ const MAX_KEYS_PER_PORT = 64;
 /** How long a packet waits. MidoNet's value. */
 const TIMEOUT_MS = 5000;
 
+/** A packet that may have to wait. */
+export type Waiting = Pick<Upcall, 'key' | 'packet' | 'origin' | 'complete'>;
+
 /** What is kept of an upcall. */
 export interface ParkedPacket {
   readonly bytes: Uint8Array;
@@ -59,7 +62,7 @@ export class WaitingRoom {
   }
 
   /** False if the room is full. */
-  park(missing: readonly Cell<unknown>[], { key, packet, origin, complete }: Upcall): boolean {
+  park(missing: readonly Cell<unknown>[], { key, packet, origin, complete }: Waiting): boolean {
     if (!this.hasRoom(key.inPort)) return false;
     const parked: Parked = {
       key: key.clone(),

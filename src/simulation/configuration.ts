@@ -57,7 +57,8 @@ export function takeRenewal(context: SimulationContext): boolean {
   const served = bridge && context.peek(bridge.served);
   if (!bridge || served === null || served?.dhcp === false) return false;
   if (!isOfType(context, EtherType.IPV4) || !isUdp(context, DHCP_CLIENT_PORT, DHCP_SERVER_PORT)) return false;
-  if (context.read(bridge.served) !== undefined) context.configure({ type: 'configure', bridge, port, request: 'dhcp' });
+  if (context.read(bridge.served) !== undefined)
+    context.configure({ type: 'configure', bridge, port, request: 'dhcp' });
   return true;
 }
 

@@ -93,6 +93,7 @@ test('facts are read when they are needed, and follow the NSDB', async (t) => {
     id: there.id,
     adminStateUp: true,
     mac: MAC,
+    addresses: [Uint32Array.of(IP), Uint32Array.of(0xfd00_0000, 0, 0, 1)],
     bridge: bridge.cell,
     location: { type: 'remote', tunnel: tunnels.get(hosts[1])!, tunnelKey: 7 },
   });
