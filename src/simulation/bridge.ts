@@ -4,7 +4,7 @@ import { answerArp } from './arp.js';
 import type { SimulationContext } from './context.js';
 import type { BridgeFact, BridgePortFact, Fact, PortFact } from './fact.js';
 import { answerNeighborSolicitation } from './nd.js';
-import { egressPort, flood, passes } from './port.js';
+import { egressPort, flood, passes, trackBy } from './port.js';
 
 /** 01:80:c2:00:00:00 to …:0f never cross a bridge (IEEE 802.1Q table 8-1). */
 const LINK_LOCAL_FIRST = 0x0180_c200_0000;
@@ -22,6 +22,7 @@ export function bridgeInput(context: SimulationContext, port: BridgePortFact): v
   if (!bridge.adminStateUp) return context.drop('bridge-down');
 
   context.pass(bridge.id);
+  trackBy(context, bridge);
   const { packet, mask } = context;
   mask.seeEthSrc();
   mask.seeEthDst();

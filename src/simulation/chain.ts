@@ -144,7 +144,7 @@ export function areStateful(
   context: SimulationContext,
   filters: readonly Fact<ChainFact>[] | undefined,
 ): boolean | undefined {
-  if (filters === undefined) return false;
+  if (filters === undefined || filters.length === 0) return false;
   const reached = new Set(filters);
   let isKnown = true;
   // A set goes on with what is added to it meanwhile.

@@ -1,9 +1,23 @@
-import type { Action } from '../flow/action.js';
-import { FLOW_KEY_WORDS, FlowKey, VLAN_PRESENT, Word } from '../flow/key.js';
+import type { Action, NatSpec } from '../flow/action.js';
+import { CtState, FLOW_KEY_WORDS, FlowKey, VLAN_PRESENT, Word } from '../flow/key.js';
 import { FlowMask } from '../flow/mask.js';
 import { EtherType } from '../packet/ethernet.js';
 import type { Side } from './condition.js';
-import type { Decision, DropReason, Effect, Reply } from './decision.js';
+import {
+  type Direction,
+  NO_RECIRCULATION,
+  type Recirculation,
+  type Recirculations,
+  recirculationHash,
+  TARGET_HASH_BASIS,
+  TRACKED_TUNNEL_KEY,
+  TRANSLATED_MARK,
+  TRANSLATED_TUNNEL_KEY,
+  TRANSLATED_WORDS,
+  type Translation,
+  type TranslationKind,
+} from './connection.js';
+import type { Decision, DropReason, Effect, NumberedRecirculation, Reply } from './decision.js';
 import { embeddedAddress } from './embedded.js';
 import type { Fact, PortFact, RouterPortFact } from './fact.js';
 
@@ -21,16 +35,13 @@ const MAX_DEVICES = 12;
 const SEARCHED_FACTS = 24;
 
 /** Fields that devices write: first word and number of words. */
-const WRITABLE = [
-  [Word.ETH_SRC, 2],
-  [Word.ETH_DST, 2],
+const ADDRESSES = [
   [Word.NW_SRC, 4],
   [Word.NW_DST, 4],
-  [Word.NW_TOS, 1],
-  [Word.NW_TTL, 1],
   [Word.TP_SRC, 1],
   [Word.TP_DST, 1],
 ] as const;
+const WRITABLE = [[Word.ETH_SRC, 2], [Word.ETH_DST, 2], [Word.NW_TOS, 1], [Word.NW_TTL, 1], ...ADDRESSES] as const;
 
 /**
  * Arrays as long as a flow key that no simulation uses. They are not small enough for the heap of JavaScript, so to make
@@ -70,6 +81,7 @@ interface Visit {
   readonly passed: PassedDevice | undefined;
   readonly isTagPopped: boolean;
   readonly pushed: PushedTag | undefined;
+  readonly position: Position;
 }
 
 /** A VLAN tag that a device has put on the packet, and those below it. */
@@ -90,6 +102,34 @@ interface PassedDevice {
   readonly before: PassedDevice | undefined;
 }
 
+/** How far a copy of the packet has come on the way that its recirculation tells of. */
+interface Position {
+  /** Translations passed. */
+  readonly translations: number;
+  readonly isHashUsed: boolean;
+  /** It is not the copy that came back: that has gone another way, or the way is not known any more. */
+  readonly isAstray: boolean;
+  readonly isTracked: boolean;
+}
+
+/** A copy that comes back to the datapath's flows, with an identifier that says what was done to it. */
+interface Return {
+  readonly actions: readonly Action[];
+  readonly recirculation: Recirculation;
+}
+
+/** How a packet came to be here. */
+export interface Arrival {
+  /** The exterior port where it came in; absent when it is a device's own, or another host has let it in. */
+  readonly ingress?: Fact<PortFact>;
+  /** Where a device sent it. */
+  readonly sentFrom?: Fact<PortFact>;
+  /** Absent when the datapath cannot track connections. */
+  readonly recirculations?: Recirculations;
+  /** The packet itself; absent where a flow is looked at again. */
+  readonly bytes?: Uint8Array;
+}
+
 /**
  * One packet on its way through the virtual network. Made for one simulation, which ends with {@link SimulationContext.decision}: what
  * holds the headers of the packet is used again then.
@@ -98,7 +138,7 @@ export class SimulationContext {
   /** The packet as it is at this point of its way. */
   readonly packet: FlowKey;
   /** The exterior port that it came in at; undefined for a packet of a device's own, or out of a tunnel. */
-  ingress: Fact<PortFact> | undefined;
+  readonly ingress: Fact<PortFact> | undefined;
   /** What is read of {@link packet}, to the bit: a device says so for each field it looks at. */
   readonly mask = new FlowMask(takeWords().fill(0));
   /** The bits of {@link key} that the decision depends on. */
@@ -115,6 +155,19 @@ export class SimulationContext {
   private dropReason: DropReason | undefined;
   private copiesLength = 0;
   private cutCopies = 0;
+  /** What the datapath has done to the packet before. */
+  private readonly before: Recirculation;
+  private position: Position = { translations: 0, isHashUsed: false, isAstray: false, isTracked: false };
+  /** Whether a copy has come to where the packet that came back was sent from. */
+  private hasArrived: boolean;
+  /** The zone that is to be asked what the packet is to its connection: all that is done with it. */
+  private asked: number | undefined;
+  private readonly returns: Return[] = [];
+  private readonly numbered: NumberedRecirculation[] = [];
+  /** Whether a copy is committed in the zone of the port of entry only later, with a translation. */
+  private isCommitLater = false;
+  /** The zone of the port of entry, when a copy leaves that is to be committed there. */
+  private commitZone: number | undefined;
 
   /** Whether a redirected packet is taken as come back from a port that may not be up. */
   isReturned = false;
@@ -137,11 +190,15 @@ export class SimulationContext {
     /** What the datapath knows of the packet. */
     readonly key: FlowKey,
     readonly limits: Limits,
-    /** The packet itself; undefined where a flow is looked at again. */
-    private readonly bytes?: Uint8Array,
+    private readonly arrival: Arrival = {},
   ) {
     this.packet = new FlowKey(takeWords());
     this.packet.words.set(key.words);
+    this.ingress = arrival.ingress;
+    const before = key.recircId === 0 ? NO_RECIRCULATION : arrival.recirculations?.get(key.recircId);
+    this.before = before ?? NO_RECIRCULATION;
+    this.hasArrived = before !== undefined && before.translations.length === 0 && !before.isHashed;
+    this.showTranslated();
     // A flow that did not match the recirculation identifier would catch packets in the middle of another's path, and
     // the kernel matches the VLAN tag whether asked to or not.
     this.mask.seeInPort();
@@ -164,7 +221,7 @@ export class SimulationContext {
   }
 
   drop(reason: DropReason): void {
-    this.dropReason = reason;
+    if (this.isHere()) this.dropReason = reason;
   }
 
   learn(effect: Extract<Effect, { type: 'learn' }>): void {
@@ -173,24 +230,28 @@ export class SimulationContext {
 
   /** Answer with `packet` out of the port that the packet came in at. Later packets must be seen again. */
   answer(packet: Uint8Array): void {
+    if (!this.isHere()) return;
     this.effects.push({ type: 'emit', output: this.key.inPort, packet });
     this.install = false;
   }
 
   /** Send a frame of a router's own out of one of its ports. Later packets must be seen again. */
   send(port: Fact<PortFact>, frame: Uint8Array): void {
+    if (!this.isHere()) return;
     this.effects.push({ type: 'send', port, frame });
     this.install = false;
   }
 
   /** Tell the sender of the packet something, out of the router's port that it came in at. Later packets must be seen again. */
   reply(port: Fact<PortFact>, from: RouterPortFact, reply: Reply): void {
+    if (!this.isHere()) return;
     this.effects.push({ type: 'reply', port, from, to: this.senderMac, reply });
     this.install = false;
   }
 
   /** Answer a machine's request for configuration. Later packets must be seen again. */
   configure(effect: Extract<Effect, { type: 'configure' }>): void {
+    if (!this.isHere()) return;
     this.effects.push(effect);
     this.install = false;
   }
@@ -238,6 +299,8 @@ export class SimulationContext {
    */
   enter(port: Fact<PortFact>, isReturned = false): void {
     if (this.devices >= MAX_DEVICES) return this.drop('too-many-devices');
+    // Before it is known whether this copy has gone astray.
+    if (this.before !== NO_RECIRCULATION) this.settle();
     const words = takeWords();
     const written = takeWords();
     words.set(this.packet.words);
@@ -248,6 +311,7 @@ export class SimulationContext {
       words,
       written,
       devices: this.devices + 1,
+      position: this.position,
       entry: this.entry,
       passed: this.passed,
       isTagPopped: this.isTagPopped,
@@ -263,6 +327,7 @@ export class SimulationContext {
     this.packet.words.set(visit.words);
     this.written.set(visit.written);
     this.devices = visit.devices;
+    this.position = visit.position;
     spareWords.push(visit.words, visit.written);
     this.entry = visit.entry;
     this.passed = visit.passed;
@@ -294,16 +359,132 @@ export class SimulationContext {
    */
   icmpData(side: Side): Uint32Array | null {
     this.install = false;
-    return this.bytes === undefined ? null : embeddedAddress(this.bytes, side);
+    return this.arrival.bytes === undefined ? null : embeddedAddress(this.arrival.bytes, side);
+  }
+
+  /** The packet passes a port or device that has rules which depend on connections, whether or not it comes to one. */
+  track(): void {
+    this.position = { ...this.position, isTracked: true };
   }
 
   /**
-   * Whether the packet goes the way of the one that opened its connection; undefined while that is not known: then the
-   * decision will be to find out.
+   * Whether the packet goes the way of the one that opened its connection. Undefined while that is not known: then the
+   * decision will be to find out, and this way ends here.
    */
   connection(): 'forward' | 'return' | undefined {
-    this.drop('no-connection-state');
+    if (!this.isIp()) return 'forward';
+    // What devices send of their own accord answers something, and what another host let in has been asked about there.
+    if (this.ingress === undefined) return 'return';
+    const { direction } = this.before;
+    if (direction === undefined) return this.ask();
+    if (direction !== 'key') return direction === 'forward' ? 'forward' : 'return';
+    this.seen.seeCtState(CtState.REPLY | CtState.RELATED);
+    return (this.key.ctState & (CtState.REPLY | CtState.RELATED)) === 0 ? 'forward' : 'return';
+  }
+
+  /** Whether the packet replies to one whose destination was translated; undefined as of {@link connection}. */
+  isTranslatedReply(): boolean | undefined {
+    const direction = this.direction();
+    return direction === undefined ? undefined : direction === 'translated-return';
+  }
+
+  /** The zone of the port where the packet came in; null if it came in at none, undefined when it is not in hand. */
+  entryZone(): number | null | undefined {
+    if (this.ingress === undefined) return null;
+    if (this.arrival.recirculations === undefined) {
+      this.drop('no-connection-state');
+      return undefined;
+    }
+    const port = this.read(this.ingress);
+    if (port === undefined || port === null) return undefined;
+    const fact = port.location?.type === 'local' ? port.location.zone : undefined;
+    const zone = fact === undefined ? null : this.read(fact);
+    if (zone === null) this.drop('no-connection-state');
+    return zone ?? undefined;
+  }
+
+  /** The low `bits` of a hash of the packet. Undefined while it has none: then this way ends here. */
+  bucket(bits: number): number | undefined {
+    if (this.before.isHashed && this.position.translations === this.before.translations.length) {
+      this.position = { ...this.position, isHashUsed: true };
+      this.arrive();
+      if (!this.isHere()) return undefined;
+      this.seen.seeDpHash(2 ** bits - 1);
+      return this.key.dpHash & (2 ** bits - 1);
+    }
+    if (!this.isHere()) return undefined;
+    this.isCommitLater = true;
+    this.returns.push({
+      actions: [{ type: 'hash', basis: TARGET_HASH_BASIS }],
+      recirculation: { ...this.before, isHashed: true },
+    });
     return undefined;
+  }
+
+  /**
+   * Whether the datapath has made this translation at this point of the packet's way, in which case the packet is as it
+   * came out: `made`, or `unmade` when there was nothing to make it by. Undefined when it has not come that far.
+   */
+  translated(kind: TranslationKind, zone: number): 'made' | 'unmade' | undefined {
+    const { translations } = this.before;
+    const at = this.position.translations;
+    if (at === translations.length) return undefined;
+    this.settle();
+    const translation = translations[at];
+    if (translation.kind !== kind || translation.zone !== zone) {
+      this.position = { ...this.position, isAstray: true };
+      return 'unmade';
+    }
+    this.position = { ...this.position, translations: at + 1 };
+    for (const word of TRANSLATED_WORDS) this.written[word] = 0;
+    this.showTranslated();
+    this.arrive();
+    return this.isMade(translation) ? 'made' : 'unmade';
+  }
+
+  /**
+   * Let the datapath translate the packet, and go on when it comes back: this way ends here. Once it knows a connection's
+   * translation `nat` does not count for it.
+   */
+  translate(kind: TranslationKind, zone: number, nat: NatSpec): void {
+    if (!this.isHere() || this.asked !== undefined) return;
+    if (this.before.translations.some((translation) => translation.zone === zone)) return this.drop('translated-twice');
+    const entryZone = this.entryZone();
+    if (entryZone === undefined) return;
+    // In another zone the answer of this one is gone.
+    const direction = zone === entryZone ? 'key' : this.direction();
+    if (direction === undefined) return;
+    if (zone === entryZone) this.isCommitLater = true;
+    else if (entryZone !== null) this.commitZone = entryZone;
+    const set = this.setHeaders(ADDRESSES);
+    const ct: Action = { type: 'ct', zone, commit: kind !== 'reverse', nat };
+    const translations = this.before.translations.map((translation) => ({
+      ...translation,
+      isMade: this.isMade(translation),
+    }));
+    this.returns.push({
+      actions: set === undefined ? [ct] : [set, ct],
+      recirculation: {
+        direction,
+        isCommitted: true,
+        isHashed: false,
+        sentFrom: this.arrival.sentFrom,
+        translations: [...translations, { kind, zone, ...this.translatedSeen() }],
+      },
+    });
+  }
+
+  /** What to do with a copy of the packet that leaves at a port of this host with this zone. */
+  trackAtEgress(zone: number): Action[] {
+    if (!this.isTracked()) return [];
+    const ct = { type: 'ct', zone, commit: true, nat: { kind: 'restore' } } as const;
+    return [this.isDestinationTranslated() ? { ...ct, mark: TRANSLATED_MARK, markMask: TRANSLATED_MARK } : ct];
+  }
+
+  /** The bits of its tunnel key that tell another host what to do with a copy of the packet. */
+  trackingKeyBits(): number {
+    if (!this.isTracked()) return 0;
+    return this.isDestinationTranslated() ? TRACKED_TUNNEL_KEY | TRANSLATED_TUNNEL_KEY : TRACKED_TUNNEL_KEY;
   }
 
   /**
@@ -311,6 +492,12 @@ export class SimulationContext {
    * datapath takes is left out and counted.
    */
   output(outputs: readonly Action[]): void {
+    if (!this.isHere()) return;
+    if (this.isTracked() && !this.before.isCommitted) {
+      const zone = this.entryZone();
+      if (zone === undefined) return;
+      if (zone !== null) this.commitZone = zone;
+    }
     const changes = this.changes();
     const actions = [...changes, ...outputs];
     // Room for the clone that keeps the headers of the other copies as they are.
@@ -329,22 +516,128 @@ export class SimulationContext {
     this.settle();
     spareWords.push(this.packet.words, this.mask.words, this.written);
     if (this.missing.list.length > 0) return { type: 'wait', missing: this.missing.list };
-    const actions: Action[] = [];
-    const isOnlyCopy = this.copies.length === 1;
-    for (const { changes, outputs } of this.copies) {
-      if (isOnlyCopy || changes.length === 0) actions.push(...changes, ...outputs);
-      else actions.push({ type: 'clone', actions: [...changes, ...outputs] });
-    }
-    return {
+    const done = {
       type: 'done',
-      actions,
       mask: this.seen,
       tags: this.tags.list,
       effects: this.effects,
       install: this.install,
       drop: this.dropReason,
       cut: this.cutCopies,
-    };
+      recirculations: this.numbered,
+    } as const;
+    if (this.asked !== undefined) {
+      const recirc = this.recirculate({ ...this.before, direction: 'key', sentFrom: this.arrival.sentFrom });
+      const effects = this.effects.filter(({ type }) => type === 'learn');
+      const actions: Action[] = [{ type: 'ct', zone: this.asked }, recirc];
+      return { ...done, actions, effects, install: true, drop: undefined, cut: 0 };
+    }
+    if (!this.hasArrived) return { ...done, actions: [], install: false, drop: 'stale-recirculation' };
+    return { ...done, actions: this.actions() };
+  }
+
+  private actions(): Action[] {
+    const actions: Action[] = [];
+    if (this.commitZone !== undefined && !this.isCommitLater) {
+      actions.push({ type: 'ct', zone: this.commitZone, commit: true });
+    }
+    const isOnlyCopy = this.returns.length + this.copies.length === 1;
+    for (const { actions: changes, recirculation } of this.returns) {
+      const copy = [...changes, this.recirculate(recirculation)];
+      if (isOnlyCopy) actions.push(...copy);
+      else actions.push({ type: 'clone', actions: copy });
+    }
+    for (const { changes, outputs } of this.copies) {
+      if (isOnlyCopy || (changes.length === 0 && outputs.every(leavesPacketAlone)))
+        actions.push(...changes, ...outputs);
+      else actions.push({ type: 'clone', actions: [...changes, ...outputs] });
+    }
+    return actions;
+  }
+
+  private recirculate(recirculation: Recirculation): Action {
+    const id = this.arrival.recirculations?.idOf(recirculation) ?? recirculationHash(recirculation);
+    this.numbered.push({ id, recirculation });
+    return { type: 'recirc', id };
+  }
+
+  /** What {@link connection} says, and of replies what they reply to. */
+  private direction(): Direction | undefined {
+    const way = this.connection();
+    if (way !== 'return' || this.ingress === undefined) return way;
+    const { direction } = this.before;
+    if (direction !== 'key') return direction;
+    this.seen.words[Word.CT_MARK] |= TRANSLATED_MARK;
+    return (this.key.ctMark & TRANSLATED_MARK) === 0 ? 'return' : 'translated-return';
+  }
+
+  private ask(): undefined {
+    this.asked = this.entryZone() ?? undefined;
+  }
+
+  private isIp(): boolean {
+    this.mask.seeEthType();
+    const { ethType } = this.packet;
+    return ethType === EtherType.IPV4 || ethType === EtherType.IPV6;
+  }
+
+  private isTracked(): boolean {
+    return this.position.isTracked && this.isIp();
+  }
+
+  /** Whether this copy of the packet is the one that came back, at the point of its way where it was sent from or behind that. */
+  private isHere(): boolean {
+    const { before } = this;
+    if (before === NO_RECIRCULATION) return true;
+    this.settle();
+    const { translations, isHashUsed, isAstray } = this.position;
+    return !isAstray && translations === before.translations.length && (isHashUsed || !before.isHashed);
+  }
+
+  private arrive(): void {
+    if (this.isHere()) this.hasArrived = true;
+  }
+
+  /** Whether a translation of this copy's way has changed the packet. */
+  private isMade({ kind, isMade }: Translation): boolean {
+    if (isMade !== undefined) return isMade;
+    if (kind === 'source') return true;
+    this.seen.seeCtState(CtState.DNAT);
+    return (this.key.ctState & CtState.DNAT) !== 0;
+  }
+
+  /** Whether this copy goes to another destination than it came in with, because of what this host or the one before did. */
+  private isDestinationTranslated(): boolean {
+    if (this.ingress === undefined && this.arrival.sentFrom === undefined) {
+      return (this.key.tunId & TRANSLATED_TUNNEL_KEY) !== 0;
+    }
+    for (let i = 0; i < this.position.translations; i++) {
+      const translation = this.before.translations[i];
+      if (translation.kind === 'destination' && this.isMade(translation)) return true;
+    }
+    return false;
+  }
+
+  /** Show the packet's addresses as they are before the next translation, or behind the last one. */
+  private showTranslated(): void {
+    const { translations } = this.before;
+    if (translations.length === 0) return;
+    const next = translations[this.position.translations];
+    for (let i = 0; i < TRANSLATED_WORDS.length; i++) {
+      const word = TRANSLATED_WORDS[i];
+      this.packet.words[word] = next === undefined ? this.key.words[word] : next.values[i];
+    }
+  }
+
+  /** What the decision depends on of the words that a translation changes. */
+  private translatedSeen(): { values: Uint32Array; mask: Uint32Array } {
+    const values = new Uint32Array(TRANSLATED_WORDS.length);
+    const mask = new Uint32Array(TRANSLATED_WORDS.length);
+    for (let i = 0; i < TRANSLATED_WORDS.length; i++) {
+      mask[i] = this.seen.words[TRANSLATED_WORDS[i]];
+      values[i] = this.key.words[TRANSLATED_WORDS[i]] & mask[i];
+    }
+    return { values, mask };
   }
 
   /** Take down what was read of `count` words: to be done before it changes what of them was written. */
@@ -352,10 +645,14 @@ export class SimulationContext {
     const { written } = this;
     const read = this.mask.words;
     const seen = this.seen.words;
+    const next = this.before.translations[this.position.translations];
     for (let i = first; i < first + count; i++) {
       if (read[i] === 0) continue;
-      seen[i] |= read[i] & ~written[i];
+      const bits = read[i] & ~written[i];
       read[i] = 0;
+      const at = next === undefined ? -1 : (TRANSLATED_WORDS as readonly number[]).indexOf(i);
+      if (next === undefined || at < 0) seen[i] |= bits;
+      else if ((bits & ~next.mask[at]) !== 0) this.position = { ...this.position, isAstray: true };
     }
   }
 
@@ -377,10 +674,10 @@ export class SimulationContext {
   }
 
   /** Undefined if no header has to be set. */
-  private setHeaders(): Action | undefined {
+  private setHeaders(fields: readonly (readonly [number, number])[] = WRITABLE): Action | undefined {
     this.settle();
     let mask: FlowKey | undefined;
-    for (const [first, count] of WRITABLE) {
+    for (const [first, count] of fields) {
       if (!this.isToBeSet(first, count)) continue;
       mask ??= new FlowKey();
       for (let word = first; word < first + count; word++) mask.words[word] = this.written[word];
@@ -401,4 +698,9 @@ export class SimulationContext {
     }
     return false;
   }
+}
+
+/** Whether other copies may follow without a clone. */
+function leavesPacketAlone({ type }: Action): boolean {
+  return type === 'output' || type === 'set-tunnel';
 }

@@ -1,5 +1,6 @@
 import type { Action } from '../flow/action.js';
 import type { FlowMask } from '../flow/mask.js';
+import type { Recirculation } from './connection.js';
 import type { BridgeFact, BridgePortFact, Fact, PortFact, RouterPortFact } from './fact.js';
 
 /** Why a packet goes nowhere. Counted by the agent under these names. */
@@ -26,7 +27,10 @@ export type DropReason =
   | 'no-connection-state'
   | 'ttl-exceeded'
   | 'no-neighbor'
-  | 'for-router';
+  | 'for-router'
+  | 'no-connection-state'
+  | 'stale-recirculation'
+  | 'translated-twice';
 
 /** What shall happen besides forwarding. */
 export type Effect =
@@ -71,6 +75,12 @@ export type Reply =
       readonly icmpCode: number;
     };
 
+/** What the identifier of a `recirc` action stands for: whoever carries the actions out keeps it for the packets that come back. */
+export interface NumberedRecirculation {
+  readonly id: number;
+  readonly recirculation: Recirculation;
+}
+
 /** What came of a simulation. */
 export type Decision =
   /** Some facts are not in hand: get these, then simulate from scratch. */
@@ -89,4 +99,6 @@ export type Decision =
       readonly drop: DropReason | undefined;
       /** Copies of a flooded packet that were left out because the datapath takes no longer action list. */
       readonly cut: number;
+      /** Of all `recirc` actions. */
+      readonly recirculations: readonly NumberedRecirculation[];
     };

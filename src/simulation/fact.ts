@@ -26,6 +26,8 @@ export type Ingress =
 /** The datapath ports that a packet with a tunnel key goes out at. */
 export interface TunnelTarget {
   readonly outputs: readonly number[];
+  /** Connection tracking zones of their ports, in the same order; absent when the datapath cannot track. */
+  readonly zones?: readonly number[];
 }
 
 export type PortFact = BridgePortFact | RouterPortFact;
@@ -84,7 +86,8 @@ export function prefixContains(network: InterfaceAddress, words: Uint32Array, of
 }
 
 export type PortLocation =
-  | { readonly type: 'local'; readonly output: Fact<number> }
+  /** `zone`: in which connections are tracked (see connection.ts), 1 to 65535; absent when the datapath cannot. */
+  | { readonly type: 'local'; readonly output: Fact<number>; readonly zone?: Fact<number> }
   | { readonly type: 'remote'; readonly tunnel: Fact<TunnelPath>; readonly tunnelKey: number };
 
 /** The way to another host: datapath port of the tunnel device, outer IPv4 addresses. */

@@ -1,6 +1,6 @@
 import type { Action } from '../flow/action.js';
 import { EtherType } from '../packet/ethernet.js';
-import { evaluate, type Verdict } from './chain.js';
+import { areStateful, evaluate, type Verdict } from './chain.js';
 import type { SimulationContext } from './context.js';
 import type { ChainFact, Fact, PortFact, RedirectRuleFact, RemoteHost, TunnelPath } from './fact.js';
 import { prohibited } from './reply.js';
@@ -15,6 +15,7 @@ export function ingressPort(context: SimulationContext, fact: Fact<PortFact>): P
   else if (!port.adminStateUp && !context.isReturned) context.drop('port-down');
   else {
     if (port.peer === undefined) context.entry = fact;
+    trackBy(context, port);
     if (passes(context, port.inboundFilters)) return port;
   }
   return undefined;
@@ -27,6 +28,7 @@ export function egressPort(context: SimulationContext, fact: Fact<PortFact>): vo
   if (port === null) return context.drop('no-port');
   if (!port.adminStateUp) return context.drop('port-down');
   context.outPort = fact;
+  trackBy(context, port);
   if (passes(context, port.outboundFilters)) emit(context, port);
 }
 
@@ -38,12 +40,31 @@ function emit(context: SimulationContext, port: PortFact): void {
     const output = context.read(port.location.output);
     if (output === null) context.drop('unbound-port');
     else if (output === context.key.inPort) context.drop('same-port');
-    else if (output !== undefined) context.output([{ type: 'output', port: output }]);
+    else if (output !== undefined) outputHere(context, output, port.location.zone);
     return;
   }
   const path = context.read(port.location.tunnel);
   if (path === null) context.drop('no-tunnel');
-  else if (path !== undefined) context.output(tunnelActions(path, port.location.tunnelKey));
+  else if (path !== undefined) context.output(tunnelActions(path, port.location.tunnelKey | context.trackingKeyBits()));
+}
+
+/** A copy out of a port of this host. */
+function outputHere(context: SimulationContext, output: number, fact: Fact<number> | undefined): void {
+  const zone = fact === undefined ? null : context.read(fact);
+  if (zone === undefined) return;
+  const tracking = zone === null ? [] : context.trackAtEgress(zone);
+  context.output([...tracking, { type: 'output', port: output }]);
+}
+
+/**
+ * The packet comes to a port or device. If packets of either direction may be asked there what they are to their
+ * connection, that is to be known of the connection of this one.
+ */
+export function trackBy(
+  context: SimulationContext,
+  { inboundFilters, outboundFilters }: Pick<PortFact, 'inboundFilters' | 'outboundFilters'>,
+): void {
+  if (areStateful(context, inboundFilters) || areStateful(context, outboundFilters)) context.track();
 }
 
 /** Whether the packet passes all filters. If not it has been dropped or sent another way, or that is not known yet. */
@@ -110,7 +131,9 @@ export function flood(context: SimulationContext, outputs: readonly number[], ho
   for (const port of outputs) if (port !== context.key.inPort) context.output([{ type: 'output', port }]);
   for (const host of hosts) {
     const path = context.read(host.tunnel);
-    if (path !== undefined && path !== null) context.output(tunnelActions(path, host.floodKey));
+    if (path !== undefined && path !== null) {
+      context.output(tunnelActions(path, host.floodKey | context.trackingKeyBits()));
+    }
   }
 }
 

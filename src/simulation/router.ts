@@ -9,7 +9,7 @@ import type { SimulationContext } from './context.js';
 import type { DropReason, Reply } from './decision.js';
 import { chooseRoute } from './ecmp.js';
 import type { Fact, NeighborFact, PortFact, RouteFact, RouterFact, RouterPortFact } from './fact.js';
-import { egressPort, filter } from './port.js';
+import { egressPort, filter, trackBy } from './port.js';
 import { prohibited } from './reply.js';
 import { answerRouterArp, answerRouterSolicitation } from './router-neighbors.js';
 
@@ -21,6 +21,7 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   if (router === undefined) return;
   if (router === null) return context.drop('no-router');
   context.pass(router.id);
+  trackBy(context, router);
 
   const { packet, mask } = context;
   mask.seeEthType();

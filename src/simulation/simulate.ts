@@ -2,6 +2,7 @@ import type { FlowKey } from '../flow/key.js';
 import { EtherType } from '../packet/ethernet.js';
 import { bridgeInput } from './bridge.js';
 import { takeConfigurationRequest } from './configuration.js';
+import { type Recirculations, TRACKED_TUNNEL_KEY, TRANSLATED_TUNNEL_KEY } from './connection.js';
 import { type Limits, SimulationContext } from './context.js';
 import type { Decision } from './decision.js';
 import type { Fact, Ingress, PortFact } from './fact.js';
@@ -12,26 +13,29 @@ import { routerInput } from './router.js';
  * Work out what happens to a packet that came in with `key` at the datapath port that `ingress` describes. A pure
  * function: the same key and facts give the same decision, and so does every key that agrees in the bits of its mask.
  *
+ * @param recirculations absent when the datapath cannot track connections: packets that need that are dropped
  * @param bytes the packet, where there is one: only decisions for it alone (`install` is false) go by more than the key
  */
-export function simulate(key: FlowKey, ingress: Fact<Ingress>, limits: Limits, bytes?: Uint8Array): Decision {
-  const context = new SimulationContext(key, limits, bytes);
-  const entry = context.read(ingress);
-  if (entry === null) context.drop('no-port');
-  else if (entry?.type === 'port') {
-    context.ingress = entry.port;
-    if (!takeConfigurationRequest(context, entry.port)) {
-      context.enter(entry.port);
+export function simulate(
+  key: FlowKey,
+  ingress: Fact<Ingress>,
+  limits: Limits,
+  recirculations?: Recirculations,
+  bytes?: Uint8Array,
+): Decision {
+  const sentFrom = key.recircId === 0 ? undefined : recirculations?.get(key.recircId)?.sentFrom;
+  if (sentFrom !== undefined) return simulateSent(key, sentFrom, limits, recirculations);
+  const way = ingress.value;
+  const port = way?.type === 'port' ? way.port : undefined;
+  const context = new SimulationContext(key, limits, { ingress: port, recirculations, bytes });
+  context.read(ingress);
+  if (way === null) context.drop('no-port');
+  else if (way?.type === 'tunnel') leaveTunnel(context, way);
+  else if (way !== undefined) {
+    if (!takeConfigurationRequest(context, way.port)) {
+      context.enter(way.port);
       walk(context);
     }
-  }
-  if (entry?.type === 'tunnel') {
-    // The host that sent it has simulated it up to the port that the key names.
-    context.mask.seeTunDst();
-    context.mask.seeTunId();
-    const target = context.read(entry.target(key.tunId));
-    if (target === null) context.drop('unknown-tunnel-key');
-    else if (target !== undefined) for (const port of target.outputs) context.output([{ type: 'output', port }]);
   }
   return context.decision();
 }
@@ -40,8 +44,15 @@ export function simulate(key: FlowKey, ingress: Fact<Ingress>, limits: Limits, b
  * Work out what happens to a packet of a device's own that leaves it at `port`. `key` is that of the packet, with no datapath port:
  * nothing of it may be put in a flow.
  */
-export function simulateSent(key: FlowKey, port: Fact<PortFact>, limits: Limits): Decision {
-  const context = new SimulationContext(key, limits);
+export function simulateSent(
+  key: FlowKey,
+  port: Fact<PortFact>,
+  limits: Limits,
+  recirculations?: Recirculations,
+): Decision {
+  const context = new SimulationContext(key, limits, { sentFrom: port, recirculations });
+  // It may speak of a connection whose addresses are translated, as ICMP errors do.
+  context.track();
   if (passesDevice(context, port)) egressPort(context, port);
   walk(context);
   return context.decision();
@@ -55,6 +66,21 @@ function passesDevice(context: SimulationContext, fact: Fact<PortFact>): boolean
   if (router === undefined) return false;
   context.outPort = fact;
   return passes(context, router?.outboundFilters);
+}
+
+/** The host that sent the packet has simulated it up to the ports that its tunnel key names. */
+function leaveTunnel(context: SimulationContext, tunnel: Extract<Ingress, { type: 'tunnel' }>): void {
+  const { key, mask } = context;
+  mask.seeTunDst();
+  mask.seeTunId();
+  const target = context.read(tunnel.target(key.tunId & ~(TRACKED_TUNNEL_KEY | TRANSLATED_TUNNEL_KEY)));
+  if (target === null) return context.drop('unknown-tunnel-key');
+  if (target === undefined) return;
+  if ((key.tunId & TRACKED_TUNNEL_KEY) !== 0) context.track();
+  target.outputs.forEach((output, i) => {
+    const tracking = target.zones === undefined ? [] : context.trackAtEgress(target.zones[i]);
+    context.output([...tracking, { type: 'output', port: output }]);
+  });
 }
 
 /** From device to device, until no copy of the packet is left in one. */

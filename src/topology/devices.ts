@@ -18,8 +18,8 @@ import {
 
 /** Bridges, routers, their ports and routes, and the ranges of addresses of a bridge. */
 
-/** The tunnel key of a port, 1 to 2^23 - 1: unique on the host the port is bound to. Bit 23 is kept for tracking. */
-export const MAX_TUNNEL_KEY = 0x7f_ffff;
+/** The tunnel key of a port, 1 to 2^22 - 1: unique on the host the port is bound to. Bits 22 and 23 speak of connections. */
+export const MAX_TUNNEL_KEY = 0x3f_ffff;
 const tunnelKey = z.int().min(1).max(MAX_TUNNEL_KEY);
 
 const filters = { inboundFilterId: reference.optional(), outboundFilterId: reference.optional() };
