@@ -277,7 +277,7 @@ export class Bindings implements LocalPorts {
     this.output(port.id).set(number);
     if (wanted.local) cache.setLocalPort(port);
     this.ingress(number).set({ type: 'port', port: cache.port(port.id) });
-    this.target(tunnelKey).set({ outputs: [number] });
+    this.target(tunnelKey).set({ outputs: [number], ports: [] });
     this.options.onTunnelKey(tunnelKey);
     this.joinBridge(wanted);
   }
@@ -305,7 +305,7 @@ export class Bindings implements LocalPorts {
     const ports = this.active.get(bridgeId) ?? new Set();
     ports.add(wanted);
     this.active.set(bridgeId, ports);
-    this.floodTargetChanged(bridgeId);
+    this.bridgePortsChanged(bridgeId);
     if (ports.size === 1) {
       this.options.cache().bridge(bridgeId).presume(true);
       this.announceBridge(bridgeId);
@@ -316,7 +316,7 @@ export class Bindings implements LocalPorts {
     const { bridgeId } = wanted.port;
     const ports = this.active.get(bridgeId);
     if (!ports?.delete(wanted)) return;
-    this.floodTargetChanged(bridgeId);
+    this.bridgePortsChanged(bridgeId);
     if (ports.size === 0) {
       this.active.delete(bridgeId);
       this.options.cache().bridge(bridgeId).presume(false);
@@ -324,17 +324,47 @@ export class Bindings implements LocalPorts {
     }
   }
 
-  private floodTargetChanged(bridgeId: string): void {
+  /** Ports of the bridge came, went or changed. */
+  private bridgePortsChanged(bridgeId: string): void {
+    this.floodTargetsChanged(bridgeId);
+    const hasOpenKey = this.options.keys.keyOf(openBridgeOwner(bridgeId)) !== undefined;
+    if (this.hasIsolated(bridgeId) !== hasOpenKey) this.announceBridge(bridgeId);
+  }
+
+  private floodTargetsChanged(bridgeId: string): void {
     // Flows of the last run flood to ports that are not attached again yet.
     if (!this.complete) return;
-    const outputs: number[] = [];
-    for (const { port, number } of this.active.get(bridgeId) ?? []) if (port.adminStateUp) outputs.push(number!);
-    outputs.sort((a, b) => a - b);
-    this.options.cache().bridge(bridgeId).localOutputs.set(outputs);
-    const key = this.options.keys.keyOf(bridgeOwner(bridgeId));
+    const cache = this.options.cache();
+    const up = [...(this.active.get(bridgeId) ?? [])].filter(({ port }) => port.adminStateUp);
+    up.sort((a, b) => a.number! - b.number!);
+    const outputs = up.filter(({ port }) => !dependsOnPacket(port)).map(({ number }) => number!);
+    const asking = up.filter(({ port }) => dependsOnPacket(port));
+    const all = { outputs, ports: asking.map(({ port }) => cache.port(port.id)) };
+    const open = { outputs, ports: asking.filter(({ port }) => !port.isolated).map(({ port }) => cache.port(port.id)) };
+    cache.bridge(bridgeId).localPorts.set(all);
+    this.setFloodTarget(bridgeOwner(bridgeId), all);
+    this.setFloodTarget(openBridgeOwner(bridgeId), open);
+  }
+
+  private setFloodTarget(owner: string, target: TunnelTarget): void {
+    const key = this.options.keys.keyOf(owner);
     if (key === undefined) return;
-    this.target(key).set(outputs.length === 0 ? null : { outputs });
-    if (outputs.length > 0) this.options.onTunnelKey(key);
+    const isEmpty = target.outputs.length + target.ports.length === 0;
+    this.target(key).set(isEmpty ? null : target);
+    if (!isEmpty) this.options.onTunnelKey(key);
+  }
+
+  private hasIsolated(bridgeId: string): boolean {
+    for (const { port } of this.active.get(bridgeId) ?? []) if (port.isolated) return true;
+    return false;
+  }
+
+  /** Nothing comes under this tunnel key any more. */
+  private releaseKey(owner: string): void {
+    const key = this.options.keys.keyOf(owner);
+    if (key === undefined) return;
+    this.options.keys.release(owner);
+    this.target(key).set(null);
   }
 
   /** Tell the other hosts whether flooded packets of the bridge are to come here. */
@@ -343,12 +373,17 @@ export class Bindings implements LocalPorts {
     publisher.publish(`bridge ${bridgeId}`, async (signal) => {
       if (!this.active.has(bridgeId)) {
         await repository.setBridgeHost(bridgeId, hostId, undefined, signal);
-        if (!this.active.has(bridgeId)) keys.release(bridgeOwner(bridgeId));
+        if (!this.active.has(bridgeId)) {
+          this.releaseKey(bridgeOwner(bridgeId));
+          this.releaseKey(openBridgeOwner(bridgeId));
+        }
         return;
       }
       const floodKey = keys.take(bridgeOwner(bridgeId));
-      this.floodTargetChanged(bridgeId);
-      await repository.setBridgeHost(bridgeId, hostId, { floodKey }, signal);
+      const openFloodKey = this.hasIsolated(bridgeId) ? keys.take(openBridgeOwner(bridgeId)) : undefined;
+      this.floodTargetsChanged(bridgeId);
+      await repository.setBridgeHost(bridgeId, hostId, { floodKey, openFloodKey }, signal);
+      if (!this.hasIsolated(bridgeId)) this.releaseKey(openBridgeOwner(bridgeId));
     });
   }
 
@@ -432,7 +467,7 @@ export class Bindings implements LocalPorts {
       const { binding } = current.port;
       current.port = { ...port, binding };
       if (current.number === undefined) return;
-      this.floodTargetChanged(port.bridgeId);
+      this.bridgePortsChanged(port.bridgeId);
       if (port.binding?.tunnelKey !== binding?.tunnelKey) this.publishKey(current);
       return;
     }
@@ -455,7 +490,8 @@ export class Bindings implements LocalPorts {
   private becomeComplete(): void {
     if (this.complete || this.closed) return;
     this.complete = true;
-    for (const bridgeId of this.active.keys()) this.floodTargetChanged(bridgeId);
+    for (const bridgeId of this.active.keys()) this.floodTargetsChanged(bridgeId);
+    this.options.cache().setLocalPortsKnown();
     for (const cells of [this.outputs, this.ingresses, this.targets] as Map<unknown, Cell<unknown>>[]) {
       for (const cell of cells.values()) if (cell.value === undefined) cell.set(null);
     }
@@ -567,6 +603,17 @@ function portOwner(portId: string): string {
 
 function bridgeOwner(bridgeId: string): string {
   return `bridge ${bridgeId}`;
+}
+
+/** Of the ports of the bridge that are not isolated. */
+function openBridgeOwner(bridgeId: string): string {
+  return `bridge ${bridgeId} open`;
+}
+
+/** Whether a packet that is flooded may not leave at the port, or not as it is. */
+function dependsOnPacket(port: Port): boolean {
+  const mirrors = [...(port.outboundMirrorIds ?? []), ...(port.preOutFilterMirrorIds ?? [])];
+  return port.isolated === true || port.outboundFilterId !== undefined || mirrors.length > 0;
 }
 
 function samePort(a: Port, b: Port): boolean {

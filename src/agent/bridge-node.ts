@@ -1,10 +1,10 @@
 import { decodeJson } from '../nsdb/json.js';
-import { bridgeHostsPath } from '../nsdb/layout.js';
+import { bridgeHostsPath, bridgeLinksPath } from '../nsdb/layout.js';
 import { nodeName } from '../nsdb/path.js';
 import { type BridgeHost, bridgeHostSchema } from '../nsdb/repository/topology-repository.js';
 import type { StoreNode, Watch } from '../nsdb/store.js';
 import { SharedTable } from '../nsdb/tables/shared-table.js';
-import { IP_TABLE, MAC_TABLE } from '../nsdb/tables/tables.js';
+import { IP_TABLE, macTable } from '../nsdb/tables/tables.js';
 import { formatMac, parseMac } from '../packet/address.js';
 import type {
   BridgeFact,
@@ -16,6 +16,7 @@ import type {
   PortFact,
   RemoteHost,
   ServedFact,
+  TunnelTarget,
 } from '../simulation/fact.js';
 import { AddressCells } from './address-cells.js';
 import { BridgeSubnets } from './bridge-subnets.js';
@@ -25,10 +26,13 @@ import type { TopologySource } from './topology-source.js';
 /** A bridge's facts: the bridge itself and the entries of its tables that packets asked for. */
 export class BridgeNode implements BridgeFact {
   readonly cell: Cell<BridgeFact>;
-  readonly localOutputs: Cell<readonly number[]>;
+  readonly localPorts: Cell<TunnelTarget>;
   readonly remoteHosts: Cell<readonly RemoteHost[]>;
   adminStateUp = true;
-  private readonly macs = new Map<number, Cell<MacFact>>();
+  /** By VLAN. */
+  private readonly interior = new Map<number, Cell<readonly Fact<PortFact>[]>>();
+  /** By VLAN, then by address. */
+  private readonly macs = new Map<number, Map<number, Cell<MacFact>>>();
   private readonly neighbors: AddressCells<NeighborFact>;
   private readonly subnets: BridgeSubnets;
 
@@ -50,7 +54,7 @@ export class BridgeNode implements BridgeFact {
           source.invalid,
         ),
     });
-    this.localOutputs = source.cell<readonly number[]>(`local ports of bridge ${id}`, { same: sameNumbers });
+    this.localPorts = source.cell<TunnelTarget>(`local ports of bridge ${id}`, { same: sameTarget });
     this.remoteHosts = source.cell<readonly RemoteHost[]>(`hosts of bridge ${id}`, {
       subscribe: (self) => this.watchRemoteHosts(self),
       same: sameHosts,
@@ -77,19 +81,45 @@ export class BridgeNode implements BridgeFact {
     return this.subnets.dhcpV6Subnets;
   }
 
-  mac(mac: number): Cell<MacFact> {
-    let cell = this.macs.get(mac);
+  interiorPorts(vlan: number): Cell<readonly Fact<PortFact>[]> {
+    let cell = this.interior.get(vlan);
     if (cell === undefined) {
-      cell = this.source.cell<MacFact>(`mac ${formatMac(mac)} on bridge ${this.id}`, {
-        subscribe: (self) => this.watchMac(mac, self),
-        same: (a, b) => a.port === b.port,
+      cell = this.source.cell<readonly Fact<PortFact>[]>(`interior ports of bridge ${this.id} in VLAN ${vlan}`, {
+        subscribe: (self) => this.watchInteriorPorts(vlan, self),
+        same: sameElements,
         forget: (self) => {
-          if (this.macs.get(mac) === self) this.macs.delete(mac);
+          if (this.interior.get(vlan) === self) this.interior.delete(vlan);
         },
       });
-      this.macs.set(mac, cell);
+      this.interior.set(vlan, cell);
     }
     return cell;
+  }
+
+  mac(mac: number, vlan = 0): Cell<MacFact> {
+    let macs = this.macs.get(vlan);
+    if (macs === undefined) {
+      macs = new Map();
+      this.macs.set(vlan, macs);
+    }
+    let cell = macs.get(mac);
+    if (cell === undefined) {
+      const name = `mac ${formatMac(mac)} on bridge ${this.id}`;
+      cell = this.source.cell<MacFact>(vlan === 0 ? name : `${name} in VLAN ${vlan}`, {
+        subscribe: (self) => this.watchMac(mac, vlan, self),
+        same: (a, b) => a.port === b.port,
+        forget: (self) => this.forgetMac(mac, vlan, self),
+      });
+      macs.set(mac, cell);
+    }
+    return cell;
+  }
+
+  private forgetMac(mac: number, vlan: number, cell: Cell<MacFact>): void {
+    const macs = this.macs.get(vlan);
+    if (macs?.get(mac) !== cell) return;
+    macs.delete(mac);
+    if (macs.size === 0) this.macs.delete(vlan);
   }
 
   ipv4(address: number): Cell<NeighborFact> {
@@ -107,19 +137,22 @@ export class BridgeNode implements BridgeFact {
 
   /** Whether nothing of it is watched, set on this host or carried by a flow. */
   get isIdle(): boolean {
-    const outputs = this.localOutputs.value?.length ?? 0;
+    const local = this.localPorts.value;
+    const localPorts = local ? local.outputs.length + local.ports.length : 0;
     return (
-      this.macs.size + outputs === 0 &&
+      this.interior.size + this.macs.size + localPorts === 0 &&
       this.neighbors.isEmpty &&
       isIdle(this.cell) &&
-      isIdle(this.localOutputs) &&
+      isIdle(this.localPorts) &&
       isIdle(this.remoteHosts)
     );
   }
 
-  /** The ports that MAC addresses lead to. */
+  /** The ports that MAC addresses lead to, and those that floods go to. */
   *portsInUse(): Generator<Fact<PortFact>> {
-    for (const { value } of this.macs.values()) if (value) yield value.port;
+    for (const macs of this.macs.values()) for (const { value } of macs.values()) if (value) yield value.port;
+    for (const { value } of this.interior.values()) yield* value ?? [];
+    yield* this.localPorts.value?.ports ?? [];
   }
 
   /** Ports of this host are on the bridge, so there is one, whether or not the NSDB can be asked. */
@@ -129,9 +162,16 @@ export class BridgeNode implements BridgeFact {
     this.subnets.presume(present);
   }
 
-  private watchMac(mac: number, cell: Cell<MacFact>): Watch {
+  private watchInteriorPorts(vlan: number, cell: Cell<readonly Fact<PortFact>[]>): Watch {
+    const { repository } = this.source;
+    return repository.store.watchChildren(bridgeLinksPath(this.id, vlan), (ids = []) =>
+      cell.set(ids.map((id) => this.source.port(id))),
+    );
+  }
+
+  private watchMac(mac: number, vlan: number, cell: Cell<MacFact>): Watch {
     const { repository, invalid } = this.source;
-    return new SharedTable(repository.store, MAC_TABLE, this.id).watchEntry(
+    return new SharedTable(repository.store, macTable(vlan), this.id).watchEntry(
       mac,
       (entry) => cell.set(entry === undefined ? null : { port: this.source.port(entry.portId) }),
       invalid,
@@ -159,7 +199,7 @@ export class BridgeNode implements BridgeFact {
       if (!current) return;
       // In one order on every host and after every restart, so that flows come out the same.
       const sorted = [...members].sort(([a], [b]) => (a < b ? -1 : 1));
-      cell.set(sorted.map(([hostId, { floodKey }]) => ({ tunnel: this.source.tunnel(hostId), floodKey })));
+      cell.set(sorted.map(([hostId, keys]) => ({ tunnel: this.source.tunnel(hostId), ...keys })));
     };
     const follow = (path: string, node: StoreNode | undefined) => {
       const hostId = nodeName(path);
@@ -180,10 +220,16 @@ export class BridgeNode implements BridgeFact {
   }
 }
 
-function sameNumbers(a: readonly number[], b: readonly number[]): boolean {
+function sameTarget(a: TunnelTarget, b: TunnelTarget): boolean {
+  return sameElements(a.outputs, b.outputs) && sameElements(a.ports, b.ports);
+}
+
+function sameElements<T>(a: readonly T[], b: readonly T[]): boolean {
   return a.length === b.length && a.every((value, i) => value === b[i]);
 }
 
 function sameHosts(a: readonly RemoteHost[], b: readonly RemoteHost[]): boolean {
-  return a.length === b.length && a.every((host, i) => host.tunnel === b[i].tunnel && host.floodKey === b[i].floodKey);
+  const same = (host: RemoteHost, other: RemoteHost) =>
+    host.tunnel === other.tunnel && host.floodKey === other.floodKey && host.openFloodKey === other.openFloodKey;
+  return a.length === b.length && a.every((host, i) => same(host, b[i]));
 }

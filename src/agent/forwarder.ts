@@ -231,7 +231,7 @@ export class Forwarder {
     if (decision.install && complete) this.install(key, decision, false, operations);
     else {
       for (const effect of decision.effects) {
-        if (effect.type === 'learn') this.learner.learn(effect.bridge.id, effect.mac, effect.port.id);
+        if (effect.type === 'learn') this.learner.learn(effect.bridge.id, effect.vlan, effect.mac, effect.port.id);
       }
     }
     for (const effect of decision.effects) {
@@ -308,9 +308,9 @@ export class Forwarder {
     const learned: LearnedMac[] = [];
     for (const effect of decision.effects) {
       if (effect.type !== 'learn') continue;
-      const { bridge, mac, port } = effect;
-      const before = known.find((entry) => entry.mac === mac && entry.bridgeId === bridge.id);
-      learned.push(before ?? this.learner.learn(bridge.id, mac, port.id));
+      const { bridge, vlan, mac, port } = effect;
+      const before = known.find((entry) => entry.mac === mac && entry.vlan === vlan && entry.bridgeId === bridge.id);
+      learned.push(before ?? this.learner.learn(bridge.id, vlan, mac, port.id));
     }
     return learned;
   }

@@ -21,6 +21,7 @@ export class TopologyCache implements TopologySource {
   private readonly bridges = new Map<string, BridgeNode>();
   /** Facts to be given up and when they were last found to be needed, oldest first. */
   private readonly watched = new Map<Cell<unknown>, number>();
+  private localPortsKnown = false;
 
   /**
    * @param tunnel gives the way to a host
@@ -47,6 +48,7 @@ export class TopologyCache implements TopologySource {
     let node = this.bridges.get(id);
     if (node === undefined) {
       node = new BridgeNode(id, this);
+      if (this.localPortsKnown) node.localPorts.set(null);
       this.bridges.set(id, node);
     }
     return node;
@@ -118,12 +120,13 @@ export class TopologyCache implements TopologySource {
   }
 
   /**
-   * Forget ports that no MAC address leads to any more, and bridges that no port does. They are not watched; what still led
+   * Forget ports that nothing of a bridge leads to any more, nor the port that they are linked to, and bridges that no port does. They are not watched; what still led
    * to one would have a fact of its own beside that of whoever asks by name.
    */
   private forgetUnused(): void {
     const ports = new Set<Fact<PortFact>>();
     for (const bridge of this.bridges.values()) for (const port of bridge.portsInUse()) ports.add(port);
+    for (const { value } of this.ports.values()) if (value?.peer !== undefined) ports.add(value.peer);
     for (const port of this.ports.values()) {
       if (isIdle(port) && !this.watched.has(port as Cell<unknown>) && !ports.has(port)) port.stop();
     }
@@ -141,6 +144,12 @@ export class TopologyCache implements TopologySource {
   clearLocalPort(port: BridgePort): void {
     this.seed(port, false);
     this.clearLocal(this.port(port.id));
+  }
+
+  /** All bridges that have ports on this host have been told of them. */
+  setLocalPortsKnown(): void {
+    this.localPortsKnown = true;
+    for (const { localPorts } of this.bridges.values()) if (localPorts.value === undefined) localPorts.set(null);
   }
 
   close(): void {
@@ -161,6 +170,9 @@ export class TopologyCache implements TopologySource {
       addresses: port.addresses.map((address) => Uint32Array.from(parseIp(address)!.words)),
       bridge: this.bridge(port.bridgeId).cell,
       location: this.location(port),
+      peer: port.peerId === undefined ? undefined : this.port(port.peerId),
+      vlanId: port.peerId === undefined ? undefined : port.vlanId,
+      isIsolated: port.isolated ?? false,
     };
   }
 
@@ -205,6 +217,9 @@ function samePort(a: PortFact, b: PortFact): boolean {
     a.adminStateUp === b.adminStateUp &&
     a.mac === b.mac &&
     a.bridge === b.bridge &&
+    a.peer === b.peer &&
+    a.vlanId === b.vlanId &&
+    a.isIsolated === b.isIsolated &&
     sameLocation(a.location, b.location)
   );
 }

@@ -9,8 +9,10 @@ import { fnv1a } from './fnv.js';
  *     /bridges/ID                        bridge
  *     /bridges/ID/ports/SHARD/PORT       (empty) its ports
  *     /bridges/ID/address-pools/POOL     (empty) its address pools
- *     /bridges/ID/hosts/HOST             {floodKey}: a host with exterior ports on the bridge
+ *     /bridges/ID/hosts/HOST             {floodKey, openFloodKey}: a host with exterior ports on the bridge
+ *     /bridges/ID/links/VLAN/PORT        (empty) its interior ports, by VLAN; 0 for those that have none
  *     /bridges/ID/macs/SHARD/MAC         {portId}: persistent when seeded, ephemeral when learned
+ *     /bridges/ID/macs-VLAN/SHARD/MAC    the same for packets with the tag of a VLAN
  *     /bridges/ID/ips/SHARD/ADDRESS      {mac}
  *     /ports/SHARD/ID                    port
  *     /ports/SHARD/ID/neighbors/SHARD/ADDRESS {mac}
@@ -34,7 +36,7 @@ import { fnv1a } from './fnv.js';
  *     …/ID/refs/KIND.FIELD               {id}: the only object that may do so
  *     …/ID/unique/KIND.FIELD/VALUE       {id}: the object that has the value, which no other below this one may have
  *
- * What is below `refs`, `unique` and `members` is made when it is first needed.
+ * The folders `links`, `macs-VLAN`, `refs`, `unique` and `members`, and those below them, are made when they are first needed.
  */
 
 /** Kinds of which there are few: machines, networks and what is set up for all of them. */
@@ -144,9 +146,18 @@ export function bridgeHostPath(bridgeId: string, hostId: string): string {
   return `/bridges/${bridgeId}/hosts/${hostId}`;
 }
 
+/** The interior ports of a bridge that a VLAN goes through; VLAN 0: those that have none. */
+export function bridgeLinksPath(bridgeId: string, vlanId: number): string {
+  return `/bridges/${bridgeId}/links/${vlanId}`;
+}
+
 /** Folders of tables, for {@link tableEntryPath}. Those of a port or router are made when they are first needed. */
 export function bridgeMacsPath(bridgeId: string): string {
   return `/bridges/${bridgeId}/macs`;
+}
+
+export function bridgeVlanMacsPath(bridgeId: string, vlan: number): string {
+  return `/bridges/${bridgeId}/macs-${vlan}`;
 }
 
 export function bridgeIpsPath(bridgeId: string): string {

@@ -4,7 +4,10 @@ import { answerArp } from './arp.js';
 import type { SimulationContext } from './context.js';
 import type { BridgeFact, BridgePortFact, Fact, PortFact } from './fact.js';
 import { answerNeighborSolicitation } from './nd.js';
-import { egressPort, flood, passes, trackBy } from './port.js';
+import { egressPort, outputHereToAll, outputToHost, passes, trackBy } from './port.js';
+
+/** The identifier in tag control information. */
+const VLAN_ID = 0xfff;
 
 /** 01:80:c2:00:00:00 to …:0f never cross a bridge (IEEE 802.1Q table 8-1). */
 const LINK_LOCAL_FIRST = 0x0180_c200_0000;
@@ -27,10 +30,16 @@ export function bridgeInput(context: SimulationContext, port: BridgePortFact): v
   mask.seeEthSrc();
   mask.seeEthDst();
   if (isMulticastMac(packet.ethSrc)) return context.drop('multicast-source');
-  if (port.mac === undefined) context.learn({ type: 'learn', bridge, mac: packet.ethSrc, port });
+  // What goes through such a port belongs to one VLAN, without saying so.
+  if (port.vlanId !== undefined && packet.vlanTci !== 0) return context.drop('other-vlan');
+  const vlan = port.vlanId ?? packet.vlanTci & VLAN_ID;
+  // Where bridges are linked in a circle, one copy of a flooded packet comes through and no more.
+  if (!context.isFirstCopyIn(bridge, vlan)) return context.drop('loop');
+  if (learns(context, port)) context.learn({ type: 'learn', bridge, mac: packet.ethSrc, vlan, port });
   if (packet.vlanTci === 0 && !passes(context, bridge.inboundFilters)) return;
+  if (port.vlanId !== undefined) context.pushVlan(port.vlanId);
 
-  if (!isMulticastMac(packet.ethDst)) return forward(context, bridge);
+  if (!isMulticastMac(packet.ethDst)) return forward(context, bridge, port);
   if (packet.ethDst >= LINK_LOCAL_FIRST && packet.ethDst <= LINK_LOCAL_LAST) return context.drop('link-local');
   if (packet.ethDst === MAC_BROADCAST) {
     mask.seeEthType();
@@ -39,13 +48,57 @@ export function bridgeInput(context: SimulationContext, port: BridgePortFact): v
     mask.seeEthType();
     if (packet.ethType === EtherType.IPV6 && answerNeighborSolicitation(context, bridge)) return;
   }
-  floodBridge(context, bridge);
+  floodBridge(context, bridge, port);
 }
 
-function forward(context: SimulationContext, bridge: BridgeFact): void {
-  const entry = context.read(bridge.mac(context.packet.ethDst));
-  if (entry === null) floodBridge(context, bridge);
-  else if (entry !== undefined && passesOut(context, bridge, entry.port)) egressPort(context, entry.port);
+/**
+ * Whether the bridge is to learn which addresses are behind the port. Not that of the one machine there, which it is told,
+ * nor that of a router.
+ */
+function learns(context: SimulationContext, port: BridgePortFact): boolean {
+  if (port.mac !== undefined) return false;
+  return port.peer === undefined || context.read(port.peer)?.type === 'bridge';
+}
+
+/** The VLAN that the packet is in; 0 for none. */
+function vlanOf({ packet }: SimulationContext): number {
+  return packet.vlanTci & VLAN_ID;
+}
+
+function forward(context: SimulationContext, bridge: BridgeFact, port: BridgePortFact): void {
+  const to = findPort(context, bridge);
+  if (to === null) return floodBridge(context, bridge, port);
+  if (to === undefined || !reaches(context, port, to)) return;
+  if (passesOut(context, bridge, to)) egressPort(context, to);
+}
+
+/** The port that the destination is behind; null if nobody knows. */
+function findPort(context: SimulationContext, bridge: BridgeFact): Fact<PortFact> | null | undefined {
+  const mac = context.packet.ethDst;
+  const vlan = vlanOf(context);
+  const entry = context.read(bridge.mac(mac, vlan));
+  if (entry === undefined) return undefined;
+  if (entry !== null) return entry.port;
+  if (vlan === 0) return null;
+  // A machine that the bridge was told of is where it is whatever tags its packets have.
+  const untagged = context.read(bridge.mac(mac, 0));
+  if (untagged === null || untagged === undefined) return untagged;
+  const port = context.read(untagged.port);
+  if (port === undefined) return undefined;
+  return port?.type === 'bridge' && port.mac === mac ? untagged.port : null;
+}
+
+/** Whether the bridge lets the packet from `port` out at another. Takes the tag off where that port is for one VLAN. */
+function reaches(context: SimulationContext, port: BridgePortFact, to: Fact<PortFact>): boolean {
+  const out = context.read(to);
+  if (out === undefined) return false;
+  if (to === context.inPort) context.drop('same-port');
+  else if (out?.type !== 'bridge') return true;
+  else if (port.isIsolated && out.isIsolated) context.drop('isolated');
+  else if (out.vlanId === undefined) return true;
+  else if (out.vlanId !== vlanOf(context)) context.drop('other-vlan');
+  else return context.popVlan();
+  return false;
 }
 
 /** Whether the packet passes what filters the bridge has behind its own decision; `port` where it goes to one. */
@@ -57,10 +110,29 @@ function passesOut(context: SimulationContext, bridge: BridgeFact, port?: Fact<P
   return passes(context, bridge.outboundFilters);
 }
 
-function floodBridge(context: SimulationContext, bridge: BridgeFact): void {
+/**
+ * A copy out of every port of the bridge on this host and into what its interior ports lead to, but for where it came from,
+ * and one to every other host. Those that would make the action list longer than the datapath takes are left out and counted.
+ */
+function floodBridge(context: SimulationContext, bridge: BridgeFact, port: BridgePortFact): void {
   if (!passesOut(context, bridge)) return;
-  const outputs = context.read(bridge.localOutputs);
+  const vlan = vlanOf(context);
+  const local = context.read(bridge.localPorts);
   const hosts = context.read(bridge.remoteHosts);
-  if (outputs === undefined || hosts === undefined) return;
-  flood(context, outputs ?? [], hosts ?? []);
+  const linked = context.read(bridge.interiorPorts(0));
+  const linkedInVlan = vlan === 0 ? null : context.read(bridge.interiorPorts(vlan));
+  if (local === undefined || hosts === undefined || linked === undefined || linkedInVlan === undefined) return;
+  context.beginFlood(bridge, vlan);
+  if (local !== null) outputHereToAll(context, local);
+  for (const host of hosts ?? []) {
+    outputToHost(context, host, (port.isIsolated ? host.openFloodKey : undefined) ?? host.floodKey);
+  }
+  for (const ports of [local?.ports, linked, linkedInVlan]) {
+    for (const to of ports ?? []) {
+      if (to === context.inPort) continue;
+      context.branch(() => {
+        if (reaches(context, port, to)) egressPort(context, to);
+      });
+    }
+  }
 }

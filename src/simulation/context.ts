@@ -19,7 +19,7 @@ import {
 } from './connection.js';
 import type { Decision, DropReason, Effect, NumberedRecirculation, Reply } from './decision.js';
 import { embeddedAddress } from './embedded.js';
-import type { Fact, PortFact, RouterPortFact } from './fact.js';
+import type { BridgeFact, Fact, PortFact, RouterPortFact } from './fact.js';
 
 /** What bounds a decision. */
 export interface Limits {
@@ -82,7 +82,11 @@ interface Visit {
   readonly isTagPopped: boolean;
   readonly pushed: PushedTag | undefined;
   readonly position: Position;
+  readonly flood: Flood | undefined;
 }
+
+/** The bridges that copies of a flooded packet have been in, and in which VLANs there. */
+type Flood = Map<BridgeFact, Set<number>>;
 
 /** A VLAN tag that a device has put on the packet, and those below it. */
 interface PushedTag {
@@ -183,6 +187,7 @@ export class SimulationContext {
   /** Whether the VLAN tag that the packet came with is off. */
   private isTagPopped = false;
   private pushed: PushedTag | undefined;
+  private flood: Flood | undefined;
   /** The source MAC address that it came in at the device with. */
   private senderMac = 0;
 
@@ -256,7 +261,9 @@ export class SimulationContext {
     this.install = false;
   }
 
+  /** A router sends the packet on: where it goes from here has nothing to do with how it came. */
   setEthernet(src: number, dst: number): void {
+    this.flood = undefined;
     this.settle(Word.ETH_SRC, 4);
     this.packet.ethSrc = src;
     this.packet.ethDst = dst;
@@ -293,12 +300,49 @@ export class SimulationContext {
     packet.vlanTpid = pushed === undefined ? (isOriginal ? key.vlanTpid : 0) : EtherType.VLAN;
   }
 
+  /** From here on, copies of the packet go everywhere. */
+  beginFlood(bridge: BridgeFact, vlan: number): void {
+    this.flood ??= new Map([[bridge, new Set([vlan])]]);
+  }
+
+  /** Whether no other copy of a flooded packet has been in this VLAN of the bridge. */
+  isFirstCopyIn(bridge: BridgeFact, vlan: number): boolean {
+    if (this.flood === undefined) return true;
+    const vlans = this.flood.get(bridge);
+    if (vlans?.has(vlan)) return false;
+    if (vlans === undefined) this.flood.set(bridge, new Set([vlan]));
+    else vlans.add(vlan);
+    return true;
+  }
+
+  /** Send a copy of the packet somewhere: behind `act` the packet is what it was before. */
+  branch(act: () => void): void {
+    const words = takeWords();
+    const written = takeWords();
+    words.set(this.packet.words);
+    written.set(this.written);
+    const { isTagPopped, pushed, outPort, isDestinationRewritten, position } = this;
+    act();
+    this.settle();
+    this.packet.words.set(words);
+    this.written.set(written);
+    spareWords.push(words, written);
+    this.isTagPopped = isTagPopped;
+    this.pushed = pushed;
+    this.outPort = outPort;
+    this.isDestinationRewritten = isDestinationRewritten;
+    this.position = position;
+  }
+
   /**
    * The packet goes in at a port of a device, with the headers that it has at this point.
    * @param isReturned it is as if it had come back from there, whether or not the port is up
    */
   enter(port: Fact<PortFact>, isReturned = false): void {
-    if (this.devices >= MAX_DEVICES) return this.drop('too-many-devices');
+    if (this.devices >= MAX_DEVICES) {
+      if (this.flood !== undefined) this.cutCopies++;
+      return this.drop('too-many-devices');
+    }
     // Before it is known whether this copy has gone astray.
     if (this.before !== NO_RECIRCULATION) this.settle();
     const words = takeWords();
@@ -316,12 +360,16 @@ export class SimulationContext {
       passed: this.passed,
       isTagPopped: this.isTagPopped,
       pushed: this.pushed,
+      flood: this.flood,
     });
   }
 
-  /** The port that the packet goes in at next, with its headers back as they were when it was sent there. */
+  /**
+   * The port that the packet goes in at next, with its headers back as they were when it was sent there. First come, first
+   * served, so that the copies of a flooded packet take the shortest ways.
+   */
   nextVisit(): Fact<PortFact> | undefined {
-    const visit = this.visits.pop();
+    const visit = this.visits.shift();
     if (visit === undefined) return undefined;
     this.settle();
     this.packet.words.set(visit.words);
@@ -333,6 +381,7 @@ export class SimulationContext {
     this.passed = visit.passed;
     this.isTagPopped = visit.isTagPopped;
     this.pushed = visit.pushed;
+    this.flood = visit.flood;
     this.inPort = visit.port;
     this.isReturned = visit.isReturned;
     this.outPort = undefined;
@@ -522,7 +571,7 @@ export class SimulationContext {
       tags: this.tags.list,
       effects: this.effects,
       install: this.install,
-      drop: this.dropReason,
+      drop: this.copies.length + this.returns.length > 0 ? undefined : this.dropReason,
       cut: this.cutCopies,
       recirculations: this.numbered,
     } as const;

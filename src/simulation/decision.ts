@@ -12,6 +12,9 @@ export type DropReason =
   | 'multicast-source'
   | 'link-local'
   | 'same-port'
+  | 'isolated'
+  | 'other-vlan'
+  | 'loop'
   | 'unbound-port'
   | 'no-tunnel'
   | 'unknown-tunnel-key'
@@ -34,8 +37,14 @@ export type DropReason =
 
 /** What shall happen besides forwarding. */
 export type Effect =
-  /** The source address was seen behind the port. */
-  | { readonly type: 'learn'; readonly bridge: BridgeFact; readonly mac: number; readonly port: PortFact }
+  /** The source address was seen behind the port, in a VLAN or (0) without a tag. */
+  | {
+      readonly type: 'learn';
+      readonly bridge: BridgeFact;
+      readonly mac: number;
+      readonly vlan: number;
+      readonly port: PortFact;
+    }
   /** Send this packet out of a datapath port. */
   | { readonly type: 'emit'; readonly output: number; readonly packet: Uint8Array }
   /** Send this frame out of a router's port, through whatever devices are behind it. */
@@ -96,6 +105,7 @@ export type Decision =
       readonly effects: readonly Effect[];
       /** False when every such packet must be seen by the agent (it is answered here), so no flow may take it. */
       readonly install: boolean;
+      /** Undefined when some copy of the packet goes somewhere. */
       readonly drop: DropReason | undefined;
       /** Copies of a flooded packet that were left out because the datapath takes no longer action list. */
       readonly cut: number;

@@ -23,11 +23,14 @@ export type Ingress =
   /** `target` gives what a tunnel key of this host stands for. */
   | { readonly type: 'tunnel'; target(tunnelKey: number): Fact<TunnelTarget> };
 
-/** The datapath ports that a packet with a tunnel key goes out at. */
+/** The ports of this host that a packet with a tunnel key goes out at. */
 export interface TunnelTarget {
+  /** Datapath ports of those that take whatever comes. */
   readonly outputs: readonly number[];
   /** Connection tracking zones of their ports, in the same order; absent when the datapath cannot track. */
   readonly zones?: readonly number[];
+  /** Ports at which it depends on the packet, such as those with filters. */
+  readonly ports: readonly Fact<PortFact>[];
 }
 
 export type PortFact = BridgePortFact | RouterPortFact;
@@ -53,6 +56,10 @@ export interface BridgePortFact extends AnyPortFact {
   /** The addresses of the machine with that MAC address, so far as they are known: one word of IPv4, four of IPv6. */
   readonly addresses?: readonly Uint32Array[];
   readonly bridge: Fact<BridgeFact>;
+  /** Interior: the VLAN of the bridge that goes through this port, without its tag; undefined for whatever comes. */
+  readonly vlanId?: number;
+  /** Whether it exchanges packets only with ports of the bridge that are not isolated. */
+  readonly isIsolated?: boolean;
 }
 
 export interface RouterPortFact extends AnyPortFact {
@@ -103,16 +110,18 @@ export interface BridgeFact {
   /** What packets without a VLAN tag pass before the bridge looks for their way, and behind that. */
   readonly inboundFilters?: readonly Fact<ChainFact>[];
   readonly outboundFilters?: readonly Fact<ChainFact>[];
-  /** Which port a MAC address is behind. */
-  mac(mac: number): Fact<MacFact>;
+  /** Which port a MAC address is behind in a VLAN; 0 for packets without a tag. */
+  mac(mac: number, vlan?: number): Fact<MacFact>;
   /** The MAC address of an IPv4 address. */
   ipv4(address: number): Fact<NeighborFact>;
   /** The MAC address of the IPv6 address in `words[offset..offset+3]`. */
   ipv6(words: Uint32Array, offset: number): Fact<NeighborFact>;
-  /** Datapath ports of the bridge's ports on this host. */
-  readonly localOutputs: Fact<readonly number[]>;
+  /** The bridge's ports on this host: what its flood key stands for. */
+  readonly localPorts: Fact<TunnelTarget>;
   /** The other hosts that have ports of the bridge. */
   readonly remoteHosts: Fact<readonly RemoteHost[]>;
+  /** The interior ports of a VLAN; 0 for those without one, which take part in all of them. */
+  interiorPorts(vlan: number): Fact<readonly Fact<PortFact>[]>;
   /** What its machines may ask for; null when nothing. */
   readonly served: Fact<ServedFact>;
   /** Its subnets, in the order in which they are searched for a machine. */
@@ -179,6 +188,8 @@ export interface RemoteHost {
   readonly tunnel: Fact<TunnelPath>;
   /** Stands for all ports of the bridge on that host. */
   readonly floodKey: number;
+  /** Stands for those that are not isolated; absent when none is. */
+  readonly openFloodKey?: number;
 }
 
 /** A list of rules, as packets are held against it. */

@@ -2,7 +2,7 @@ import type { Action } from '../flow/action.js';
 import { EtherType } from '../packet/ethernet.js';
 import { areStateful, evaluate, type Verdict } from './chain.js';
 import type { SimulationContext } from './context.js';
-import type { ChainFact, Fact, PortFact, RedirectRuleFact, RemoteHost, TunnelPath } from './fact.js';
+import type { ChainFact, Fact, PortFact, RedirectRuleFact, RemoteHost, TunnelPath, TunnelTarget } from './fact.js';
 import { prohibited } from './reply.js';
 
 const TUNNEL_TTL = 64;
@@ -123,17 +123,20 @@ function isReady(context: SimulationContext, { adminStateUp, peer, location }: P
   return output === undefined ? undefined : output !== null;
 }
 
-/**
- * A copy out of every datapath port in `outputs` but the one it came in at, and one to every host. Copies that would make
- * the action list longer than the datapath takes are left out and counted.
- */
-export function flood(context: SimulationContext, outputs: readonly number[], hosts: readonly RemoteHost[]): void {
-  for (const port of outputs) if (port !== context.key.inPort) context.output([{ type: 'output', port }]);
-  for (const host of hosts) {
-    const path = context.read(host.tunnel);
-    if (path !== undefined && path !== null) {
-      context.output(tunnelActions(path, host.floodKey | context.trackingKeyBits()));
-    }
+/** A copy out of every port of this host that takes whatever comes, but for the one that it came in at. */
+export function outputHereToAll(context: SimulationContext, { outputs, zones }: TunnelTarget): void {
+  outputs.forEach((port, i) => {
+    if (port === context.key.inPort) return;
+    const tracking = zones === undefined ? [] : context.trackAtEgress(zones[i]);
+    context.output([...tracking, { type: 'output', port }]);
+  });
+}
+
+/** A copy to another host, under one of its tunnel keys. */
+export function outputToHost(context: SimulationContext, { tunnel }: RemoteHost, tunnelKey: number): void {
+  const path = context.read(tunnel);
+  if (path !== undefined && path !== null) {
+    context.output(tunnelActions(path, tunnelKey | context.trackingKeyBits()));
   }
 }
 

@@ -27,13 +27,14 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   mask.seeEthType();
   mask.seeEthDst();
   if (packet.vlanTci !== 0) return context.drop('not-routable');
+  const isForMany = isMulticastMac(packet.ethDst);
+  // What others should have, and was flooded, is not its business.
+  if (!isForMany && packet.ethDst !== port.mac) return context.drop('not-for-router');
   if (packet.ethType === EtherType.ARP) return answerRouterArp(context, fact, port);
   if (packet.ethType !== EtherType.IPV4 && packet.ethType !== EtherType.IPV6) return context.drop('not-routable');
   if (packet.ethType === EtherType.IPV6 && answerRouterSolicitation(context, fact, port)) return;
-  if (packet.ethDst !== port.mac) {
-    // A router takes no part in groups, and what others should have is not its business.
-    return context.drop(isMulticastMac(packet.ethDst) ? 'not-routable' : 'not-for-router');
-  }
+  // A router takes no part in groups.
+  if (isForMany) return context.drop('not-routable');
   if (!isRoutable(context)) return context.drop('not-routable');
   const tell = (reason: DropReason, reply: Reply) => {
     context.reply(fact, port, reply);

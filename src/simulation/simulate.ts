@@ -6,7 +6,7 @@ import { type Recirculations, TRACKED_TUNNEL_KEY, TRANSLATED_TUNNEL_KEY } from '
 import { type Limits, SimulationContext } from './context.js';
 import type { Decision } from './decision.js';
 import type { Fact, Ingress, PortFact } from './fact.js';
-import { egressPort, ingressPort, passes } from './port.js';
+import { egressPort, ingressPort, outputHereToAll, passes } from './port.js';
 import { routerInput } from './router.js';
 
 /**
@@ -77,10 +77,8 @@ function leaveTunnel(context: SimulationContext, tunnel: Extract<Ingress, { type
   if (target === null) return context.drop('unknown-tunnel-key');
   if (target === undefined) return;
   if ((key.tunId & TRACKED_TUNNEL_KEY) !== 0) context.track();
-  target.outputs.forEach((output, i) => {
-    const tracking = target.zones === undefined ? [] : context.trackAtEgress(target.zones[i]);
-    context.output([...tracking, { type: 'output', port: output }]);
-  });
+  outputHereToAll(context, target);
+  for (const port of target.ports) context.branch(() => egressPort(context, port));
 }
 
 /** From device to device, until no copy of the packet is left in one. */

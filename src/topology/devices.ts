@@ -83,8 +83,10 @@ const portFields = {
   preOutFilterMirrorIds: references,
   portGroupIds: references,
   qosPolicyId: reference.optional(),
-  /** The VLAN whose traffic goes through this port of a bridge. */
+  /** The VLAN of the bridge whose traffic goes through this port, without its tag, to the port that it is linked to. */
   vlanId: vlanId.optional(),
+  /** Exchanges packets only with those ports of the bridge that are not isolated. */
+  isolated: z.boolean().optional(),
   /** The hardware VTEP behind this port of a bridge. */
   vtepId: reference.optional(),
   /** The DHCP subnet whose router this port of a bridge leads to. */
@@ -119,7 +121,7 @@ export const portSchema = z
       }
       if (port.subnets !== undefined) fault('subnets', 'expected none on a port of a bridge');
     } else {
-      for (const field of ['vlanId', 'vtepId', 'dhcpSubnetId'] as const) {
+      for (const field of ['vlanId', 'isolated', 'vtepId', 'dhcpSubnetId'] as const) {
         if (port[field] !== undefined) fault(field, 'expected none on a port of a router');
       }
       if (port.addresses.length > 0) fault('addresses', 'expected none on a port of a router, which has subnets');

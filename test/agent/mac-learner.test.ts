@@ -33,12 +33,12 @@ test('an address is written with its port, moves, and goes 15 s after the last f
   const { bridgeId, path, clock, learner, portAt, repository } = await setUp(t);
   const [p, q] = [randomUUID(), randomUUID()];
   const one = learner();
-  const learned = one.learn(bridgeId, MAC, p);
+  const learned = one.learn(bridgeId, 0, MAC, p);
   one.use(learned);
   one.use(learned);
   await until('it is learned', async () => (await portAt()) === p);
   t.truthy((await repository.store.get(path))?.stat.ephemeralOwner);
-  t.is(one.learn(bridgeId, MAC, q), learned);
+  t.is(one.learn(bridgeId, 0, MAC, q), learned);
   await until('it has moved', async () => (await portAt()) === q);
   one.release(learned);
   clock.now = 100_000;
@@ -57,11 +57,11 @@ test('packets that leave no flow keep an address learned, too', async (t) => {
   const { bridgeId, clock, learner, portAt } = await setUp(t);
   const p = randomUUID();
   const one = learner();
-  one.learn(bridgeId, MAC, p);
+  one.learn(bridgeId, 0, MAC, p);
   await until('it is learned', async () => (await portAt()) === p);
   for (let i = 0; i < 5; i++) {
     clock.now += 10_000;
-    one.learn(bridgeId, MAC, p);
+    one.learn(bridgeId, 0, MAC, p);
     one.expire();
   }
   await delay(20);
@@ -72,10 +72,10 @@ test('of two hosts the one that saw the address last has it, and the other leave
   const { bridgeId, path, learner, portAt, repository } = await setUp(t);
   const [p, q] = [randomUUID(), randomUUID()];
   const [one, two] = [learner(), learner()];
-  const first = one.learn(bridgeId, MAC, p);
+  const first = one.learn(bridgeId, 0, MAC, p);
   one.use(first);
   await until('one has it', async () => (await portAt()) === p);
-  two.use(two.learn(bridgeId, MAC, q));
+  two.use(two.learn(bridgeId, 0, MAC, q));
   await until('two has it', async () => (await portAt()) === q);
   const created = (await repository.store.get(path))?.stat.czxid;
   await delay(100);
@@ -85,7 +85,7 @@ test('of two hosts the one that saw the address last has it, and the other leave
   one.release(first);
   one.expire();
   t.is(await portAt(), q);
-  one.learn(bridgeId, MAC, p);
+  one.learn(bridgeId, 0, MAC, p);
   await until('one saw it again', async () => (await portAt()) === p);
 });
 
@@ -93,7 +93,7 @@ test('an entry that the topology seeded is never replaced', async (t) => {
   const { bridgeId, path, learner, portAt, repository } = await setUp(t);
   const port = await repository.create('port', { id: randomUUID(), bridgeId, mac: '02:00:00:00:00:01' });
   const one = learner();
-  one.use(one.learn(bridgeId, MAC, randomUUID()));
+  one.use(one.learn(bridgeId, 0, MAC, randomUUID()));
   await delay(50);
   t.is(await portAt(), port.id);
   t.is((await repository.store.get(path))?.stat.version, 0);
@@ -107,15 +107,15 @@ test('what cannot be learned now is learned when the NSDB is back; a bridge that
   await nsdb.stop();
   await until('it has noticed', () => store.state !== 'connected');
   const [p, q] = [randomUUID(), randomUUID()];
-  const learned = one.learn(bridgeId, MAC, p);
-  t.is(one.learn(bridgeId, MAC, q), learned);
+  const learned = one.learn(bridgeId, 0, MAC, p);
+  t.is(one.learn(bridgeId, 0, MAC, q), learned);
   await nsdb.resume();
   await until('it is learned', async () => (await portAt()) === q);
   t.deepEqual(warnings, []);
   const gone = randomUUID();
-  const lost = one.learn(gone, MAC, p);
+  const lost = one.learn(gone, 0, MAC, p);
   await until('that is said', () => warnings.length === 1);
-  t.not(one.learn(gone, MAC, p), lost);
+  t.not(one.learn(gone, 0, MAC, p), lost);
   t.deepEqual(await repository.store.children('/bridges'), [bridgeId]);
 });
 
@@ -123,7 +123,7 @@ test('what was unused while the NSDB was away is taken back when it returns', as
   const { nsdb, bridgeId, clock, learner, portAt } = await setUp(t);
   const store = nsdb.store({ operationTimeout: 100 });
   const one = learner(store);
-  one.learn(bridgeId, MAC, randomUUID());
+  one.learn(bridgeId, 0, MAC, randomUUID());
   await until('it is learned', async () => (await portAt()) !== undefined);
   const session = store.sessionId;
   await nsdb.stop();

@@ -96,6 +96,9 @@ test('facts are read when they are needed, and follow the NSDB', async (t) => {
     addresses: [Uint32Array.of(IP), Uint32Array.of(0xfd00_0000, 0, 0, 1)],
     bridge: bridge.cell,
     location: { type: 'remote', tunnel: tunnels.get(hosts[1])!, tunnelKey: 7 },
+    peer: undefined,
+    vlanId: undefined,
+    isIsolated: false,
   });
   await repository.modify('port', there.id, (old) => ({
     ...old,

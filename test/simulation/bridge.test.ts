@@ -150,7 +150,7 @@ test('source addresses are learned behind a port whose address is not known, and
   for (const srcMac of [A, other]) t.deepEqual(world.done(keyOf(tcpFrame({ srcMac, dstMac: B }), 1)).effects, []);
   a.value = { ...(a.value as BridgePortFact), mac: undefined };
   t.deepEqual(world.done(keyOf(tcpFrame({ srcMac: other, dstMac: B }), 1)).effects, [
-    { type: 'learn', bridge, mac: other, port: a.value as BridgePortFact },
+    { type: 'learn', bridge, mac: other, vlan: 0, port: a.value as BridgePortFact },
   ]);
 });
 
@@ -167,9 +167,9 @@ test('what is not in hand is waited for, all of it that can be told at once', (t
   const key = keyOf(tcpFrame({ srcMac: A, dstMac: 0x0200_0000_0099 }), 1);
   t.deepEqual(world.run(key), { type: 'wait', missing: [bridge.mac(0x0200_0000_0099)] });
   bridge.mac(0x0200_0000_0099).value = null;
-  bridge.localOutputs.value = undefined;
+  bridge.localPorts.value = undefined;
   bridge.remoteHosts.value = undefined;
-  t.deepEqual(world.run(key), { type: 'wait', missing: [bridge.localOutputs, bridge.remoteHosts] });
+  t.deepEqual(world.run(key), { type: 'wait', missing: [bridge.localPorts, bridge.remoteHosts] });
   a.value = undefined;
   t.deepEqual(world.run(key), { type: 'wait', missing: [a] });
   world.ingress(1).value = undefined;
@@ -179,8 +179,8 @@ test('what is not in hand is waited for, all of it that can be told at once', (t
 test('out of a tunnel, the key alone says where to', (t) => {
   const world = new World();
   world.tunnelDevice(9);
-  world.targets.at(77).value = { outputs: [2] };
-  world.targets.at(500).value = { outputs: [1, 2, 3] };
+  world.targets.at(77).value = { outputs: [2], ports: [] };
+  world.targets.at(500).value = { outputs: [1, 2, 3], ports: [] };
   const frame = tcpFrame({ srcMac: C, dstMac: A });
   const one = world.done(tunnelKeyOf(frame, 9, 77, PATH.src));
   t.deepEqual(one.actions, [output(2)]);

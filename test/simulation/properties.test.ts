@@ -67,7 +67,7 @@ function build(plan: Plan): World {
   for (const [address, mac] of plan.neighbors4) bridge.ipv4(address).value = { mac };
   for (const [address, mac] of plan.neighbors6) bridge.ipv6(Uint32Array.from(address), 0).value = { mac };
   world.tunnelDevice(TUNNEL_PORT);
-  for (const [key, outputs] of plan.targets) world.targets.at(key).value = { outputs };
+  for (const [key, outputs] of plan.targets) world.targets.at(key).value = { outputs, ports: [] };
   return world;
 }
 
@@ -293,7 +293,7 @@ test('bounds: a flood to thousands of hosts and ports keeps to the longest actio
       const world = new World();
       const bridge = new TestBridge('b');
       world.localPort(bridge, 1);
-      bridge.localOutputs.value = Array.from({ length: ports + 1 }, (_, i) => i + 1);
+      bridge.localPorts.value = { outputs: Array.from({ length: ports + 1 }, (_, i) => i + 1), ports: [] };
       bridge.remoteHosts.value = Array.from({ length: hosts }, (_, i) => ({
         tunnel: fact<TunnelPath>(`tunnel ${i}`, { output: TUNNEL_PORT, src: 1, dst: 2 + i }),
         floodKey: i + 1,

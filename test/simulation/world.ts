@@ -61,12 +61,14 @@ class Table<K, T> {
 export class TestBridge implements BridgeFact {
   readonly cell: TestFact<BridgeFact>;
   readonly macs = new Table<number, MacFact>('mac');
+  private readonly taggedMacs = new Map<number, Table<number, MacFact>>();
   readonly neighbors = new Table<string, NeighborFact>('address');
-  readonly localOutputs = fact<readonly number[]>('outputs', []);
+  readonly localPorts = fact<TunnelTarget>('local ports', { outputs: [], ports: [] });
   readonly remoteHosts = fact<readonly RemoteHost[]>('hosts', []);
   readonly served = fact<ServedFact>('served', null);
   readonly dhcpSubnets = fact<readonly DhcpSubnetFact[]>('DHCP subnets', []);
   readonly dhcpV6Subnets = fact<readonly DhcpV6SubnetFact[]>('DHCPv6 subnets', []);
+  readonly links = new Table<number, readonly Fact<PortFact>[]>('interior ports of VLAN');
   adminStateUp = true;
   inboundFilters: readonly Fact<ChainFact>[] = [];
   outboundFilters: readonly Fact<ChainFact>[] = [];
@@ -75,8 +77,15 @@ export class TestBridge implements BridgeFact {
     this.cell = fact<BridgeFact>(`bridge ${id}`, this);
   }
 
-  mac(mac: number): TestFact<MacFact> {
-    return this.macs.at(mac);
+  mac(mac: number, vlan = 0): TestFact<MacFact> {
+    if (vlan === 0) return this.macs.at(mac);
+    const table = this.taggedMacs.get(vlan) ?? new Table<number, MacFact>(`mac in VLAN ${vlan}`, this.macs.rest);
+    this.taggedMacs.set(vlan, table);
+    return table.at(mac);
+  }
+
+  interiorPorts(vlan: number): TestFact<readonly Fact<PortFact>[]> {
+    return this.links.at(vlan);
   }
 
   ipv4(address: number): TestFact<NeighborFact> {
@@ -113,7 +122,8 @@ export class World {
       location: { type: 'local', output: fact('output', number) },
     });
     this.ingress(number).value = { type: 'port', port };
-    bridge.localOutputs.value = [...(bridge.localOutputs.value ?? []), number];
+    const { outputs, ports } = bridge.localPorts.value!;
+    bridge.localPorts.value = { outputs: [...outputs, number], ports };
     if (mac !== undefined) bridge.mac(mac).value = { port };
     return port;
   }
@@ -129,6 +139,30 @@ export class World {
     });
     bridge.mac(mac).value = { port };
     return port;
+  }
+
+  /** Links two bridges; what goes through the link is, in the VLANs given, with a tag on one side or on both. */
+  link(a: TestBridge, b: TestBridge, vlans: { a?: number; b?: number } = {}): [TestFact<PortFact>, TestFact<PortFact>] {
+    const atA = fact<PortFact>(`port of ${a.id} to ${b.id}`, undefined);
+    const atB = fact<PortFact>(`port of ${b.id} to ${a.id}`, undefined);
+    const join = (bridge: TestBridge, port: TestFact<PortFact>, peer: TestFact<PortFact>, vlanId?: number) => {
+      const id = port.tag;
+      port.value = {
+        type: 'bridge',
+        id,
+        adminStateUp: true,
+        mac: undefined,
+        bridge: bridge.cell,
+        location: null,
+        peer,
+        vlanId,
+      };
+      const links = bridge.interiorPorts(vlanId ?? 0);
+      links.value = [...(links.value ?? []), port];
+    };
+    join(a, atA, atB, vlans.a);
+    join(b, atB, atA, vlans.b);
+    return [atA, atB];
   }
 
   tunnelDevice(number: number): void {

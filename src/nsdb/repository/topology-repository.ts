@@ -40,8 +40,14 @@ import { Transaction } from './transaction.js';
 export * from '../topology-errors.js';
 export * from './index-entries.js';
 
-/** A host that has exterior ports on a bridge, and the tunnel key under which it takes a flooded packet. */
-export const bridgeHostSchema = z.strictObject({ floodKey: z.int().positive() });
+/**
+ * A host that has exterior ports on a bridge, and the tunnel keys under which it takes a flooded packet: for all of them, and
+ * for those that are not isolated if some are.
+ */
+export const bridgeHostSchema = z.strictObject({
+  floodKey: z.int().positive(),
+  openFloodKey: z.int().positive().optional(),
+});
 export type BridgeHost = z.output<typeof bridgeHostSchema>;
 
 /**
