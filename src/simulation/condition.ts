@@ -110,9 +110,13 @@ export function compileCondition(condition: Condition): CompiledCondition {
   if (c.matchForwardFlow) add('matchForwardFlow', connectionCheck('forward'));
   if (c.matchReturnFlow) add('matchReturnFlow', connectionCheck('return'));
 
-  const portsCompared = c.sourcePorts !== undefined || c.destinationPorts !== undefined;
-  const fragments = FRAGMENTS[c.fragmentPolicy ?? (portsCompared ? 'header' : 'any')];
-  return { fragments, conjunctionInverted: c.conjunctionInverted ?? false, checks };
+  return { fragments: FRAGMENTS[fragmentPolicyOf(c)], conjunctionInverted: c.conjunctionInverted ?? false, checks };
+}
+
+export type FragmentPolicy = keyof typeof FRAGMENTS;
+
+export function fragmentPolicyOf({ fragmentPolicy, sourcePorts, destinationPorts }: Condition): FragmentPolicy {
+  return fragmentPolicy ?? (sourcePorts !== undefined || destinationPorts !== undefined ? 'header' : 'any');
 }
 
 /**

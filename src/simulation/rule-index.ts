@@ -3,7 +3,7 @@ import type { FlowMask } from '../flow/mask.js';
 import { bitAt, commonBits } from '../packet/prefix.js';
 import type { Rule } from '../topology/chains.js';
 import { type CompiledCondition, compileCondition, matches, type Surroundings } from './condition.js';
-import { type Constraint, constraintsOf, type Prefix, type RuleField } from './rule-field.js';
+import { type Constraint, divideCondition, type Prefix, type RuleField } from './rule-field.js';
 
 /** What an index has to know of a rule; `position` and `id` say where it stands, see `ruleSchema`. */
 export type IndexedRule = Pick<Rule, 'id' | 'position' | 'condition'>;
@@ -11,9 +11,11 @@ export type IndexedRule = Pick<Rule, 'id' | 'position' | 'condition'>;
 /** A rule with its place among the others. */
 export interface PlacedRule<R extends IndexedRule> {
   readonly rule: R;
+  /** What is left to be checked when the index has found the rule. */
   readonly condition: CompiledCondition;
-  /** The leading digits of the position as a number. It orders nearly all rules; for the others the texts are compared. */
-  readonly rank: number;
+  /** Leading digits of the position, as two small numbers; rules that agree in them are compared by their texts. */
+  readonly rankHigh: number;
+  readonly rankLow: number;
 }
 
 /** Rules that agree in what has been compared on the way to them. */
@@ -32,12 +34,14 @@ interface Bucket<R extends IndexedRule> {
 interface Node<R extends IndexedRule> {
   readonly kind: 'node';
   readonly field: RuleField;
-  readonly words: readonly number[];
+  /** The first of `words`. */
+  readonly head: number;
   readonly length: number;
-  bucket: Bucket<R> | undefined;
   /** Nodes of longer prefixes, by their bit at `length`. */
   zero: Node<R> | undefined;
   one: Node<R> | undefined;
+  bucket: Bucket<R> | undefined;
+  readonly words: readonly number[];
   /** Of all rules in the node and below. */
   first: PlacedRule<R>;
   last: PlacedRule<R>;
@@ -74,9 +78,15 @@ export class RuleIndex<R extends IndexedRule> {
   /** Takes the place of any rule with the same id. */
   insert(rule: R): void {
     this.remove(rule.id);
-    const placed = { rule, condition: compileCondition(rule.condition), rank: rankOf(rule.position) };
+    const { constraints, rest } = divideCondition(rule.condition);
+    const placed = {
+      rule,
+      condition: compileCondition(rest),
+      rankHigh: rankOf(rule.position, 0),
+      rankLow: rankOf(rule.position, RANK_DIGITS),
+    };
     this.placed.set(rule.id, placed);
-    alter(this.root, constraintsOf(rule.condition), 0, (rules) => rules.splice(countUpTo(rules, placed), 0, placed));
+    alter(this.root, constraints, 0, (rules) => rules.splice(countUpTo(rules, placed), 0, placed));
   }
 
   /** False if there is no such rule. */
@@ -84,7 +94,7 @@ export class RuleIndex<R extends IndexedRule> {
     const placed = this.placed.get(id);
     if (placed === undefined) return false;
     this.placed.delete(id);
-    const constraints = constraintsOf(placed.rule.condition);
+    const { constraints } = divideCondition(placed.rule.condition);
     alter(this.root, constraints, 0, (rules) => rules.splice(countUpTo(rules, placed) - 1, 1));
     return true;
   }
@@ -109,7 +119,7 @@ export class RuleIndex<R extends IndexedRule> {
     let tried: PlacedRule<R> | undefined;
     for (let part = frontier.take(); part !== undefined; part = frontier.take()) {
       if (part.kind === 'node') {
-        expand(part, after, packet, seen, frontier);
+        descend(part, after, packet, seen, frontier);
         continue;
       }
       const placed = frontier.takenRule;
@@ -124,34 +134,47 @@ export class RuleIndex<R extends IndexedRule> {
   }
 }
 
-/** Add to the frontier what of a node the packet may match. */
-function expand<R extends IndexedRule>(
-  node: Node<R>,
+/** Go down a trie by the packet's bits while that leads to the earliest rule, and leave the rest to the frontier. */
+function descend<R extends IndexedRule>(
+  from: Node<R>,
   after: PlacedRule<R> | undefined,
   packet: FlowKey,
   seen: FlowMask,
   frontier: Frontier<R>,
 ): void {
-  const { field, words, length, bucket, zero, one } = node;
+  const { field } = from;
   const comparison = field.compare(packet, seen);
   if (comparison === 'none') return;
-  if (comparison === 'by-value') {
-    const common = commonBits(packet.words, field.word, words, length);
+  if (comparison === 'all') {
+    frontier.addParts(from, after);
+    return;
+  }
+  const { words } = packet;
+  let node = from;
+  for (;;) {
+    const { length } = node;
+    const isShort = length <= 32;
+    const common = isShort
+      ? Math.min(Math.clz32(words[field.word] ^ node.head), length)
+      : commonBits(words, field.word, node.words, length);
     if (common < length) {
       field.see(seen, common + 1);
       return;
     }
-    field.see(seen, length);
-    if (bucket === undefined) {
-      // The earliest rule is below, so the next bit has to be seen in any case.
-      field.see(seen, length + 1);
-      frontier.addNode(bitAt(packet.words, field.word, length) === 0 ? zero : one, after);
+    if (node.bucket !== undefined) {
+      field.see(seen, length);
+      frontier.addParts(node, after);
       return;
     }
+    // The earliest rule is in one of the two children, so this bit tells in any case.
+    const next: Node<R> = bitAt(words, field.word, length) === 0 ? node.zero! : node.one!;
+    if (after !== undefined || (next.first !== node.first && !frontier.isNext(next.first))) {
+      field.see(seen, length + 1);
+      frontier.addNode(next, after);
+      return;
+    }
+    node = next;
   }
-  if (bucket !== undefined) frontier.addBucket(bucket, after);
-  frontier.addNode(zero, after);
-  frontier.addNode(one, after);
 }
 
 /** Parts of an index, to be looked at in the order of their earliest rules: a binary heap. */
@@ -180,6 +203,18 @@ class Frontier<R extends IndexedRule> {
     const index = after === undefined ? 0 : countUpTo(rules, after);
     if (index < rules.length) this.add(bucket, rules[index], index);
     for (let i = 0; i < tries.length; i++) this.addNode(tries[i], after);
+  }
+
+  /** What the packet may match of a node whose prefix it has. */
+  addParts({ bucket, zero, one }: Node<R>, after: PlacedRule<R> | undefined): void {
+    if (bucket !== undefined) this.addBucket(bucket, after);
+    this.addNode(zero, after);
+    this.addNode(one, after);
+  }
+
+  /** Whether a rule is in front of all that `add…` has put in. */
+  isNext(rule: PlacedRule<R>): boolean {
+    return this.size === 0 || precedes(rule, this.firsts[0]);
   }
 
   /** Take out the part with the earliest rule, of a bucket only that rule; undefined when nothing is left. */
@@ -278,16 +313,33 @@ function alterNode<R extends IndexedRule>(
 
 /** What takes the place of a node below which something has changed: itself, unless nothing, or one child, is left. */
 function settle<R extends IndexedRule>(node: Node<R>): Node<R> | undefined {
-  const { bucket, zero, one } = node;
-  if (bucket !== undefined && bucket.rules.length === 0 && bucket.tries.length === 0) node.bucket = undefined;
+  const { zero, one } = node;
+  if (node.bucket?.rules.length === 0 && node.bucket.tries.length === 0) node.bucket = undefined;
   if (node.bucket === undefined && (zero === undefined || one === undefined)) return zero ?? one;
-  const { rules, tries } = node.bucket ?? newBucket<R>();
-  const parts = [zero, one, ...tries].filter((part) => part !== undefined);
-  const firsts = [...rules.slice(0, 1), ...parts.map((part) => part.first)];
-  const lasts = [...rules.slice(-1), ...parts.map((part) => part.last)];
-  node.first = firsts.reduce((a, b) => (precedes(b, a) ? b : a));
-  node.last = lasts.reduce((a, b) => (precedes(a, b) ? b : a));
+  let first = earlier(zero?.first, one?.first);
+  let last = later(zero?.last, one?.last);
+  if (node.bucket !== undefined) {
+    const { rules, tries } = node.bucket;
+    first = earlier(first, rules[0]);
+    last = later(last, rules[rules.length - 1]);
+    for (const root of tries) {
+      first = earlier(first, root.first);
+      last = later(last, root.last);
+    }
+  }
+  node.first = first!;
+  node.last = last!;
   return node;
+}
+
+function earlier<R extends IndexedRule>(a: PlacedRule<R> | undefined, b: PlacedRule<R> | undefined) {
+  if (a === undefined || b === undefined) return a ?? b;
+  return precedes(b, a) ? b : a;
+}
+
+function later<R extends IndexedRule>(a: PlacedRule<R> | undefined, b: PlacedRule<R> | undefined) {
+  if (a === undefined || b === undefined) return a ?? b;
+  return precedes(a, b) ? b : a;
 }
 
 function newBucket<R extends IndexedRule>(): Bucket<R> {
@@ -300,11 +352,12 @@ function newNode<R extends IndexedRule>(field: RuleField, words: readonly number
   return {
     kind: 'node',
     field,
-    words,
+    head: words[0],
     length,
-    bucket: undefined,
     zero: undefined,
     one: undefined,
+    bucket: undefined,
+    words,
     first: unsettled,
     last: unsettled,
   };
@@ -322,15 +375,17 @@ function countUpTo<R extends IndexedRule>(rules: readonly PlacedRule<R>[], place
   return low;
 }
 
-/** As many digits of base 36 as fit in a number without loss. */
-const RANK_DIGITS = 10;
+/** As many digits of base 36 as V8 keeps in an object without allocating. */
+const RANK_DIGITS = 5;
 
-function rankOf(position: string): number {
-  return Number.parseInt(position.slice(0, RANK_DIGITS).padEnd(RANK_DIGITS, '0'), 36);
+function rankOf(position: string, from: number): number {
+  return Number.parseInt(position.slice(from, from + RANK_DIGITS).padEnd(RANK_DIGITS, '0'), 36);
 }
 
 function precedes<R extends IndexedRule>(a: PlacedRule<R>, b: PlacedRule<R>): boolean {
-  return a.rank < b.rank || (a.rank === b.rank && precedesByText(a.rule, b.rule));
+  if (a.rankHigh !== b.rankHigh) return a.rankHigh < b.rankHigh;
+  if (a.rankLow !== b.rankLow) return a.rankLow < b.rankLow;
+  return precedesByText(a.rule, b.rule);
 }
 
 function precedesByText(a: IndexedRule, b: IndexedRule): boolean {
