@@ -13,6 +13,7 @@ import { answerConfigurationRequest } from '../../src/simulation/configuration.j
 import type { Effect } from '../../src/simulation/decision.js';
 import { type BridgePortFact, type DhcpHostFact, type DhcpV6HostFact, servedBy } from '../../src/simulation/fact.js';
 import { dhcpV6Frame, subnet, subnetV6 } from './configuration.js';
+import { joinToBridge, TestRouter } from './routers.js';
 import { fact, keyOf, TestBridge, tcpFrame, World } from './world.js';
 
 const MAC = 0x0200_0000_0001;
@@ -140,6 +141,34 @@ test('what a bridge answers follows from its enabled subnets', (t) => {
     dhcpV6: true,
     advertisements: false,
   });
+});
+
+test('a machine that renews its address from the gateway is answered by the DHCP server', (t) => {
+  const GATEWAY_MAC = 0x0200_0000_00ff;
+  const gateway = parseIpv4('10.0.0.1')!;
+  const { world, bridge } = set(ALL);
+  const router = new TestRouter('r');
+  joinToBridge(router, bridge, GATEWAY_MAC, gateway);
+  router.add('own', '10.0.0.1/32', { type: 'local' });
+  const key = (srcPort: number) =>
+    keyOf(
+      buildEthernet(
+        { dst: GATEWAY_MAC, src: MAC, type: EtherType.IPV4 },
+        buildIpv4({ src: parseIpv4('10.0.0.5')!, dst: gateway, protocol: IpProtocol.UDP }, buildUdp(srcPort, 67)),
+      ),
+      1,
+    );
+  const decision = world.done(key(68));
+  t.deepEqual(
+    decision.effects.map((effect) => effect.type === 'configure' && effect.request),
+    ['dhcp'],
+  );
+  t.false(decision.install);
+  t.is(world.done(key(69)).drop, 'for-router');
+  bridge.served.value = { ...ALL, dhcp: false };
+  t.is(world.done(key(68)).drop, 'for-router');
+  bridge.served.value = undefined;
+  t.deepEqual(world.run(key(68)), { type: 'wait', missing: [bridge.served] });
 });
 
 function ask(bridge: TestBridge, frame: Uint8Array, request: 'dhcp' | 'dhcpv6' | 'router-solicitation', port?: object) {
