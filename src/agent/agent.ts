@@ -12,6 +12,7 @@ import { MacLearner } from './mac-learner.js';
 import { ForwarderMetrics } from './metrics.js';
 import { Publisher } from './publisher.js';
 import { Registration, type ZoneMembership } from './registration.js';
+import { RouterAdvertiser } from './router-advertiser.js';
 import { TopologyCache } from './topology-cache.js';
 import { TunnelKeys } from './tunnel-keys.js';
 import { type TunnelDevices, Tunnels } from './tunnels.js';
@@ -43,6 +44,7 @@ export class Agent {
   readonly publisher: Publisher;
   readonly cache: TopologyCache;
   readonly forwarder: Forwarder;
+  readonly advertiser: RouterAdvertiser;
   private registration: Registration | undefined;
   /** Datapath ports whose packets enter by tunnel key. */
   private tunnelPorts: ReadonlySet<number> = new Set();
@@ -105,6 +107,15 @@ export class Agent {
       clock,
       log,
     );
+    this.advertiser = new RouterAdvertiser({
+      bridges: () => Array.from(this.bindings.activeBridges(), (id) => this.cache.bridge(id)),
+      load: (cell) => this.cache.load(cell),
+      keep: (cell, seconds) => this.cache.keep(cell, seconds),
+      mtu: () => this.tunnels.mtu,
+      datapath,
+      metrics: this.metrics,
+      clock,
+    });
   }
 
   /**
@@ -139,6 +150,7 @@ export class Agent {
     agent.tunnels.start();
     agent.ticker = setInterval(() => {
       agent.forwarder.tick();
+      agent.advertiser.tick();
       if (agent.cache.releaseUnused()) agent.tunnels.forgetUnused(agent.cache.tunnelsInUse());
       agent.bindings.forgetUnused();
       agent.zones.tick();

@@ -129,6 +129,11 @@ export class Bindings implements LocalPorts {
     return this.complete;
   }
 
+  /** Bridges that have ports whose interface is attached. */
+  activeBridges(): Iterable<string> {
+    return this.active.keys();
+  }
+
   /** Number of ports whose interface is attached. */
   get activePorts(): number {
     let count = 0;

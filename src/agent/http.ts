@@ -76,6 +76,11 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
       'Copies of flooded packets that did not fit in one flow',
       () => metrics.cutCopies,
     ],
+    [
+      'midonet_router_advertisements_total',
+      'Router advertisements sent to machines that did not ask',
+      () => metrics.routerAdvertisements,
+    ],
     ['midonet_datapath_errors_total', 'Operations that the datapath refused', () => metrics.operationErrors],
     ['midonet_cni_calls_total', 'Calls of the CNI program', () => cni().calls],
     ['midonet_cni_calls_failed_total', 'Calls of the CNI program answered with an error', () => cni().failed],

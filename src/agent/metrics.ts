@@ -16,6 +16,8 @@ export class ForwarderMetrics {
   cutCopies = 0;
   foreignFlows = 0;
   operationErrors = 0;
+  /** Sent to machines that did not ask. */
+  routerAdvertisements = 0;
   /** Packets (more exactly: decisions) by why they were dropped. */
   readonly drops = new Map<string, number>();
 

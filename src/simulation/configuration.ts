@@ -14,7 +14,7 @@ import type { ConfigurationRequest, Effect } from './decision.js';
 import { answerDhcp, subnetOf } from './dhcp.js';
 import { answerDhcpV6 } from './dhcpv6.js';
 import type { DhcpSubnetFact, Fact, PortFact, ServedFact } from './fact.js';
-import { advertiseSubnets } from './router-advertisement.js';
+import { answerSolicitation } from './router-advertisement.js';
 
 /** 33:33:00:01:00:02, of ff02::1:2, to which DHCPv6 clients send (RFC 8415 section 7.1, RFC 2464 section 7). */
 const ALL_DHCP_SERVERS_MAC = 0x3333_0001_0002;
@@ -144,7 +144,7 @@ export function answerConfigurationRequest(
       });
     case 'router-solicitation': {
       const address = solicitor(frame);
-      return address === undefined ? noAnswer('malformed') : advertiseSubnets(bridge, { mac, address }, mtu);
+      return address === undefined ? noAnswer('malformed') : answerSolicitation(bridge, { mac, address }, mtu);
     }
   }
 }

@@ -332,6 +332,7 @@ export class Cluster {
     for (const host of this.hosts) {
       if (!host.isRunning) continue;
       host.agent.forwarder.tick();
+      host.agent.advertiser.tick();
       host.agent.cache.releaseUnused();
       host.agent.bindings.forgetUnused();
     }

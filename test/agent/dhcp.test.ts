@@ -30,6 +30,7 @@ import { until } from './until.js';
 const DHCP_AT = 42;
 const DHCPV6_AT = 62;
 const ICMPV6_AT = 54;
+const ALL_NODES_MAC = 0x3333_0000_0001;
 
 async function start(t: ExecutionContext, hosts = 1) {
   const c = await Cluster.start({ hosts });
@@ -79,12 +80,17 @@ function request(pod: Pod, type: number, fields: Partial<DhcpMessage> = {}): Uin
   return dhcpFrame(pod.mac, buildDhcp(message));
 }
 
+/** What came that is not for all IPv6 machines: routers are advertised to these unasked. */
+function received(pod: Pod): Uint8Array[] {
+  return pod.device!.received().filter((frame) => readU48(frame, 0) !== ALL_NODES_MAC);
+}
+
 /** What the pod is told, and nothing else. */
 async function answerTo<T>(pod: Pod, frame: Uint8Array, read: (frame: Uint8Array) => T | undefined): Promise<T> {
   pod.device!.clear();
   pod.send(frame);
-  await until(`${pod.interfaceName} has an answer`, () => pod.device!.received().length > 0, 4000);
-  const [answer, ...more] = pod.device!.received();
+  await until(`${pod.interfaceName} has an answer`, () => received(pod).length > 0, 4000);
+  const [answer, ...more] = received(pod);
   const message = read(answer);
   if (message === undefined || more.length > 0) throw new Error('something else came');
   return message;
@@ -301,8 +307,57 @@ test('a router solicitation is answered with the subnets and their gateway', asy
   const { mac, lifetime, mtu, prefixes } = await answerTo(pod, frame, read);
   t.deepEqual([mac, lifetime, mtu], [router.mac, 1800, 1450]);
   t.like(prefixes[0], { prefix: 64, autonomous: true, onLink: true });
-  t.is(readU48(pod.device!.received()[0], 0), pod.mac);
-  t.deepEqual(router.device!.received(), []);
+  t.deepEqual(received(router), []);
+});
+
+test('routers are advertised unasked: on change, and again before what was said runs out', async (t) => {
+  const { c, bridgeId } = await start(t, 2);
+  const [host, other] = c.hosts;
+  const router = await attach(other, c.pod(bridgeId));
+  const id = await createSubnetV6(c, bridgeId, {
+    addressing: 'slaac',
+    gateway: formatIpv6(router.ip6),
+    advertisement: { routerLifetime: 900 },
+  });
+  await c.published();
+  const pods = [await attach(host, c.pod(bridgeId)), await attach(host, c.pod(bridgeId))];
+  const subnets = host.agent.cache.bridge(bridgeId).dhcpV6Subnets;
+  /** What both pods have heard since the last call. */
+  const heard = async (count: number) => {
+    await until('advertisements have come', () => pods.every(({ device }) => device!.received().length >= count));
+    const [one, two] = pods.map(({ device }) => device!.received());
+    for (const { device } of pods) device!.clear();
+    t.deepEqual(one, two);
+    t.is(one.length, count);
+    t.is(readU48(one[0], 0), ALL_NODES_MAC);
+    return one.map((frame) => parseRouterAdvertisement(frame, ICMPV6_AT, frame.length)!);
+  };
+  await until('the subnet is known', () => subnets.value?.length === 1);
+  // It is told by a timer of the agent's, too.
+  for (const { device } of pods) device!.clear();
+  await until('they have heard', async () => {
+    await c.advance(1000);
+    return pods.every(({ device }) => device!.received().length > 0);
+  });
+  const [first] = await heard(1);
+  t.like(first, { mac: router.mac, lifetime: 900 });
+  for (let second = 0; second < 298; second += 50) await c.advance(50_000);
+  t.like((await heard(1))[0], { mac: router.mac, lifetime: 900 });
+
+  host.gate.shut();
+  await until('the NSDB is lost', () => host.store.state !== 'connected');
+  for (let second = 0; second < 298; second += 50) await c.advance(50_000);
+  await heard(1);
+  host.gate.reopen();
+  await c.repository.delete('dhcp-v6-subnet', id);
+  await until('the subnet is gone', () => subnets.value?.length === 0);
+  await c.advance(1000);
+  const [last] = await heard(1);
+  t.like(last, { mac: router.mac, lifetime: 0 });
+  t.is(last.prefixes[0].preferred, 0);
+  await c.advance(600_000);
+  await c.quiet();
+  t.true(pods.every(({ device }) => device!.received().length === 0));
 });
 
 test('flows between machines are as wide on a bridge with subnets as on one without', async (t) => {
