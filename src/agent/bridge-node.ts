@@ -59,7 +59,7 @@ export class BridgeNode implements BridgeFact {
       subscribe: (self) => this.watchRemoteHosts(self),
       same: sameHosts,
     });
-    this.subnets = new BridgeSubnets(id, source);
+    this.subnets = new BridgeSubnets(id, source, (address) => this.ipv4(address));
     this.neighbors = new AddressCells((address, forget) =>
       source.cell<NeighborFact>(`address ${address} on bridge ${id}`, {
         subscribe: (self) => this.watchIp(address, self),

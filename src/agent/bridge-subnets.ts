@@ -2,11 +2,13 @@ import { memberPath } from '../nsdb/layout.js';
 import { MEMBERS, type Member } from '../nsdb/repository/members.js';
 import { formatMac, requireIpv4, requireIpv4Cidr, requireIpv6, requireIpv6Cidr } from '../packet/address.js';
 import { parseDhcpOption } from '../packet/dhcp-options.js';
+import { CONFIGURATION_SERVER_MAC } from '../simulation/answer.js';
 import {
   type DhcpHostFact,
   type DhcpSubnetFact,
   type DhcpV6HostFact,
   type DhcpV6SubnetFact,
+  type NeighborFact,
   type ServedFact,
   servedBy,
 } from '../simulation/fact.js';
@@ -25,9 +27,14 @@ export class BridgeSubnets {
   private readonly v4: SubnetList<'dhcp-subnet', DhcpHostFact, DhcpSubnetFact>;
   private readonly v6: SubnetList<'dhcp-v6-subnet', DhcpV6HostFact, DhcpV6SubnetFact>;
 
+  /** The DHCP servers' own addresses, so far as no other machine has them too. */
+  private servers: ReadonlySet<number> = new Set();
+
+  /** @param neighbor the MAC address of an IPv4 address on the bridge */
   constructor(
     bridgeId: string,
     private readonly source: TopologySource,
+    private readonly neighbor: (address: number) => Cell<NeighborFact>,
   ) {
     this.served = source.cell<ServedFact>(`what bridge ${bridgeId} answers`, { same: sameServed });
     const changed = () => this.subnetsChanged();
@@ -56,6 +63,14 @@ export class BridgeSubnets {
     const { value: v6 } = this.v6.cell;
     if (v4 && v6) this.served.set(servedBy(v4, v6));
     else this.served.stop();
+    this.setServers(new Set((v4 ?? []).flatMap(ownAddress)));
+  }
+
+  /** Have ARP requests for the servers answered: machines that renew an address send to the server alone. */
+  private setServers(servers: ReadonlySet<number>): void {
+    for (const address of this.servers) if (!servers.has(address)) this.source.clearLocal(this.neighbor(address));
+    for (const address of servers) this.neighbor(address).setLocal({ mac: CONFIGURATION_SERVER_MAC });
+    this.servers = servers;
   }
 }
 
@@ -218,6 +233,11 @@ function dhcpV6HostFact({ address }: Member<'dhcp-v6-subnet'>): DhcpV6HostFact {
 
 function optional<T>(text: string | undefined, parse: (text: string) => T): T | undefined {
   return text === undefined ? undefined : parse(text);
+}
+
+/** The address of the subnet's DHCP server; none if that is the gateway's. */
+function ownAddress({ enabled, serverAddress, gateway }: DhcpSubnetFact): number[] {
+  return enabled && serverAddress !== undefined && serverAddress !== gateway ? [serverAddress] : [];
 }
 
 function sameServed(a: ServedFact, b: ServedFact): boolean {

@@ -199,7 +199,7 @@ export class TopologyCache implements TopologySource {
   }
 
   /** Flows that need the fact load it when they are revisited; it is given up when none does. */
-  private clearLocal<T>(cell: Cell<T>): void {
+  clearLocal<T>(cell: Cell<T>): void {
     cell.setLocal(undefined);
     this.watched.delete(cell as Cell<unknown>);
     this.watched.set(cell as Cell<unknown>, this.clock());

@@ -11,6 +11,8 @@ export interface TopologySource {
   cell<T>(tag: string, options: Omit<CellOptions<T>, 'onChange'>): Cell<T>;
   /** Begin to read and watch a fact, until no flow has needed it for a minute. */
   load(cell: Cell<unknown>): void;
+  /** Take back what is set on this host for a fact. Who needs it reads it from then on. */
+  clearLocal<T>(cell: Cell<T>): void;
   port(id: string): Fact<PortFact>;
   /** The way to a host. */
   tunnel(hostId: string): Fact<TunnelPath>;

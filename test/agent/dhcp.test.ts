@@ -2,7 +2,8 @@ import { randomUUID } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
 import { Word } from '../../src/flow/key.js';
 import { formatIpv4, formatIpv6, formatMac, linkLocalAddress, parseIpv4 } from '../../src/packet/address.js';
-import { readU16, readU48 } from '../../src/packet/big-endian.js';
+import { buildArpRequest } from '../../src/packet/arp.js';
+import { readU16, readU48, writeU48 } from '../../src/packet/big-endian.js';
 import {
   buildDhcp,
   type DhcpMessage,
@@ -22,6 +23,7 @@ import {
   parseDhcpV6,
 } from '../../src/packet/dhcpv6.js';
 import { buildRouterSolicitation, parseRouterAdvertisement } from '../../src/packet/router-advertisement.js';
+import { CONFIGURATION_SERVER_MAC } from '../../src/simulation/answer.js';
 import { dhcpFrame, dhcpV6Frame } from '../simulation/configuration.js';
 import { Cluster, type Pod, type TestHost } from './cluster.js';
 import { until } from './until.js';
@@ -207,6 +209,23 @@ test('a bridge follows its subnets: changed, disabled, deleted and made while ma
   await c.repository.delete('dhcp-subnet', id);
   await until('nothing is answered', () => served.value === null);
   await goesOn();
+});
+
+test('the server is found by its own address, and answers what is sent to it alone', async (t) => {
+  const { c, bridgeId } = await start(t);
+  const [host] = c.hosts;
+  const id = await createSubnet(c, bridgeId, { serverAddress: '10.1.0.2' });
+  const pod = await attach(host, c.pod(bridgeId));
+  const server = parseIpv4('10.1.0.2')!;
+  const node = host.agent.cache.bridge(bridgeId);
+  await until('the server is known', () => node.ipv4(server).value !== undefined);
+  const arp = await answerTo(pod, buildArpRequest(pod.mac, pod.ip, server), (frame) => readU48(frame, 22));
+  t.is(arp, CONFIGURATION_SERVER_MAC);
+  const renewal = request(pod, DhcpMessageType.REQUEST, { clientAddress: pod.ip });
+  writeU48(renewal, 0, arp);
+  t.is((await answerTo(pod, renewal, readDhcp)).type, DhcpMessageType.ACK);
+  await c.repository.modify('dhcp-subnet', id, (subnet) => ({ ...subnet, serverAddress: undefined }));
+  await until('the server has no address of its own', () => !node.ipv4(server).isLocal);
 });
 
 test('without the NSDB a machine renews what it was given, and a stranger waits in vain', async (t) => {
