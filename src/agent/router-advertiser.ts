@@ -1,6 +1,7 @@
 import type { Datapath } from '../datapath/datapath.js';
 import { FlowKey } from '../flow/key.js';
 import { IPV6_UNSPECIFIED } from '../packet/address.js';
+import type { TunnelTarget } from '../simulation/fact.js';
 import {
   type Advertised,
   type AdvertisedSubnet,
@@ -92,7 +93,7 @@ export class RouterAdvertiser {
   /** To all machines of the bridge on this host. */
   private send(bridge: BridgeNode, advertised: Advertised): void {
     const { datapath, mtu, metrics } = this.options;
-    const outputs = bridge.localOutputs.value ?? [];
+    const outputs = outputsOf(bridge.localPorts.value);
     const packet = advertise(advertised, EVERYBODY, mtu());
     metrics.routerAdvertisements += outputs.length;
     for (let i = 0; i < outputs.length; i += OUTPUTS_AT_ONCE) {
@@ -100,6 +101,15 @@ export class RouterAdvertiser {
       datapath.submit([{ type: 'execute', key: new FlowKey(), packet, actions }]);
     }
   }
+}
+
+/** The datapath ports of a bridge's ports on this host, those with filters too: no filter is asked about the agent's own packets. */
+function outputsOf(target: TunnelTarget | null | undefined): number[] {
+  const filtered = (target?.ports ?? []).flatMap(({ value }) => {
+    const output = value?.location?.type === 'local' ? value.location.output.value : undefined;
+    return output === undefined || output === null ? [] : [output];
+  });
+  return [...(target?.outputs ?? []), ...filtered];
 }
 
 /** How long what is said of the subnets can go without being said again, in seconds. */
