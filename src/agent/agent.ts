@@ -4,6 +4,8 @@ import type { Datapath, DatapathFeatures, TrackedConnection } from '../datapath/
 import { FlowKey, TunnelFlag } from '../flow/key.js';
 import { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Store } from '../nsdb/store.js';
+import { EtherType } from '../packet/ethernet.js';
+import { TRACKED_TUNNEL_KEY } from '../simulation/connection.js';
 import { Bindings } from './bindings.js';
 import type { Cell } from './cell.js';
 import { Configurator } from './configurator.js';
@@ -15,7 +17,7 @@ import { Registration, type ZoneMembership } from './registration.js';
 import { RouterAdvertiser } from './router-advertiser.js';
 import { TopologyCache } from './topology-cache.js';
 import { TunnelKeys } from './tunnel-keys.js';
-import { type TunnelDevices, Tunnels } from './tunnels.js';
+import { type TunnelDevices, type TunnelEndpoint, Tunnels } from './tunnels.js';
 import { Zones } from './zones.js';
 
 export interface AgentOptions {
@@ -85,8 +87,8 @@ export class Agent {
       this.repository,
       hostId,
       (id) => this.tunnels.path(id),
-      (id) => this.bindings.output(id),
-      (id) => this.bindings.forgetOutput(id),
+      (id) => ({ output: this.bindings.output(id), zone: this.bindings.zone(id) }),
+      (id) => this.bindings.forgetPort(id),
       onChange,
       clock,
       log,
@@ -227,17 +229,30 @@ export class Agent {
     this.pinTunnelKeys(this.bindings.tunnelKeys());
   }
 
-  /** Packets with these keys are let in by the kernel alone, without an upcall for the first. */
+  /**
+   * Packets with these keys are let in by the kernel alone, without an upcall for the first: those that the sender wants tracked, too,
+   * which can only be IP.
+   */
   private pinTunnelKeys(tunnelKeys: readonly number[]): void {
     for (const endpoint of this.tunnels.endpoints()) {
       for (const tunnelKey of tunnelKeys) {
-        const key = new FlowKey();
-        key.inPort = endpoint.port;
-        key.tunDst = endpoint.address;
-        key.tunId = tunnelKey;
-        key.tunFlags = TunnelFlag.KEY;
-        this.forwarder.pin(key);
+        this.forwarder.pin(tunnelFlowKey(endpoint, tunnelKey));
+        if (!this.features.conntrack) continue;
+        for (const ethType of [EtherType.IPV4, EtherType.IPV6]) {
+          const key = tunnelFlowKey(endpoint, tunnelKey | TRACKED_TUNNEL_KEY);
+          key.ethType = ethType;
+          this.forwarder.pin(key);
+        }
       }
     }
   }
+}
+
+function tunnelFlowKey(endpoint: TunnelEndpoint, tunnelKey: number): FlowKey {
+  const key = new FlowKey();
+  key.inPort = endpoint.port;
+  key.tunDst = endpoint.address;
+  key.tunId = tunnelKey;
+  key.tunFlags = TunnelFlag.KEY;
+  return key;
 }

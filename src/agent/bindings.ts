@@ -29,6 +29,8 @@ interface Wanted {
   readonly local: boolean;
   /** Datapath port number while the interface is attached. */
   number: number | undefined;
+  /** In which its connections are tracked, once it was attached; null when the kernel tracks none. */
+  zone: number | null;
   /** Whether the interface was ever attached for this port. */
   attached: boolean;
 }
@@ -57,6 +59,7 @@ export class Bindings implements LocalPorts {
   private readonly wanted = new Map<string, Wanted>();
   private readonly byInterface = new Map<string, Wanted>();
   private readonly outputs = new Map<string, Cell<number>>();
+  private readonly zones = new Map<string, Cell<number>>();
   private readonly ingresses = new Map<number, Cell<Ingress>>();
   private readonly targets = new Map<number, Cell<TunnelTarget>>();
   /** Active ports by bridge. */
@@ -104,6 +107,11 @@ export class Bindings implements LocalPorts {
     return this.cell(this.outputs, portId, `output of port ${portId}`);
   }
 
+  /** The zone in which connections of a port of this host are tracked. */
+  zone(portId: string): Cell<number> {
+    return this.cell(this.zones, portId, `zone of port ${portId}`);
+  }
+
   /** How packets from a datapath port enter. */
   ingress(number: number): Cell<Ingress> {
     return this.cell(this.ingresses, number, `datapath port ${number}`);
@@ -115,8 +123,10 @@ export class Bindings implements LocalPorts {
   }
 
   /** No packet has gone to the port for a while. */
-  forgetOutput(portId: string): void {
-    if (!this.wanted.has(portId)) this.outputs.delete(portId);
+  forgetPort(portId: string): void {
+    if (this.wanted.has(portId)) return;
+    this.outputs.delete(portId);
+    this.zones.delete(portId);
   }
 
   /** Tunnel keys in use. */
@@ -153,7 +163,7 @@ export class Bindings implements LocalPorts {
     const bound: BridgePort = { ...valid, binding: { hostId, interfaceName, tunnelKey } };
     const before = this.wanted.get(port.id);
     if (before !== undefined) this.forget(before);
-    const wanted: Wanted = { port: bound, interfaceName, local: true, number: undefined, attached: false };
+    const wanted: Wanted = { port: bound, interfaceName, local: true, number: undefined, zone: null, attached: false };
     this.want(wanted);
     this.activate(wanted, number, tunnelKey);
     this.publishPort(bound);
@@ -279,10 +289,13 @@ export class Bindings implements LocalPorts {
     wanted.attached = true;
     const { port } = wanted;
     const cache = this.options.cache();
+    const zone = this.options.zones.take(portOwner(port.id)) ?? null;
+    wanted.zone = zone;
     this.output(port.id).set(number);
+    this.zone(port.id).set(zone);
     if (wanted.local) cache.setLocalPort(port);
     this.ingress(number).set({ type: 'port', port: cache.port(port.id) });
-    this.target(tunnelKey).set({ outputs: [number], ports: [] });
+    this.target(tunnelKey).set(targetOf([wanted]));
     this.options.onTunnelKey(tunnelKey);
     this.joinBridge(wanted);
   }
@@ -342,10 +355,13 @@ export class Bindings implements LocalPorts {
     const cache = this.options.cache();
     const up = [...(this.active.get(bridgeId) ?? [])].filter(({ port }) => port.adminStateUp);
     up.sort((a, b) => a.number! - b.number!);
-    const outputs = up.filter(({ port }) => !dependsOnPacket(port)).map(({ number }) => number!);
+    const plain = targetOf(up.filter(({ port }) => !dependsOnPacket(port)));
     const asking = up.filter(({ port }) => dependsOnPacket(port));
-    const all = { outputs, ports: asking.map(({ port }) => cache.port(port.id)) };
-    const open = { outputs, ports: asking.filter(({ port }) => !port.isolated).map(({ port }) => cache.port(port.id)) };
+    const all = { ...plain, ports: asking.map(({ port }) => cache.port(port.id)) };
+    const open = {
+      ...plain,
+      ports: asking.filter(({ port }) => !port.isolated).map(({ port }) => cache.port(port.id)),
+    };
     cache.bridge(bridgeId).localPorts.set(all);
     this.setFloodTarget(bridgeOwner(bridgeId), all);
     this.setFloodTarget(openBridgeOwner(bridgeId), open);
@@ -476,7 +492,7 @@ export class Bindings implements LocalPorts {
       if (port.binding?.tunnelKey !== binding?.tunnelKey) this.publishKey(current);
       return;
     }
-    this.want({ port, interfaceName, local: false, number: undefined, attached: false });
+    this.want({ port, interfaceName, local: false, number: undefined, zone: null, attached: false });
     this.changed();
   }
 
@@ -497,7 +513,7 @@ export class Bindings implements LocalPorts {
     this.complete = true;
     for (const bridgeId of this.active.keys()) this.floodTargetsChanged(bridgeId);
     this.options.cache().setLocalPortsKnown();
-    for (const cells of [this.outputs, this.ingresses, this.targets] as Map<unknown, Cell<unknown>>[]) {
+    for (const cells of [this.outputs, this.zones, this.ingresses, this.targets] as Map<unknown, Cell<unknown>>[]) {
       for (const cell of cells.values()) if (cell.value === undefined) cell.set(null);
     }
     this.releaseUnused().catch((error: Error) =>
@@ -600,6 +616,13 @@ export class Bindings implements LocalPorts {
       }
     });
   }
+}
+
+/** Where packets go that come for these ports, which are attached and take whatever comes. */
+function targetOf(wanted: readonly Wanted[]): TunnelTarget {
+  const outputs = wanted.map(({ number }) => number!);
+  const zones = wanted.flatMap(({ zone }) => (zone === null ? [] : [zone]));
+  return { outputs, zones: zones.length < wanted.length ? undefined : zones, ports: [] };
 }
 
 function portOwner(portId: string): string {

@@ -221,7 +221,9 @@ export class BridgeNode implements BridgeFact {
 }
 
 function sameTarget(a: TunnelTarget, b: TunnelTarget): boolean {
-  return sameElements(a.outputs, b.outputs) && sameElements(a.ports, b.ports);
+  return (
+    sameElements(a.outputs, b.outputs) && sameElements(a.zones ?? [], b.zones ?? []) && sameElements(a.ports, b.ports)
+  );
 }
 
 function sameElements<T>(a: readonly T[], b: readonly T[]): boolean {

@@ -13,6 +13,7 @@ import type { Configurator } from './configurator.js';
 import { type FlowRecord, FlowTable } from './flow-table.js';
 import type { LearnedMac, MacLearner } from './mac-learner.js';
 import type { ForwarderMetrics } from './metrics.js';
+import { RecirculationTable } from './recirculation-table.js';
 import { type Parked, type Waiting, WaitingRoom } from './waiting-room.js';
 
 export interface ForwarderOptions {
@@ -38,7 +39,8 @@ type Done = Extract<Decision, { type: 'done' }>;
  * those that are idle or too many, and adopts those it finds after a restart.
  */
 export class Forwarder {
-  readonly flows = new FlowTable();
+  readonly flows: FlowTable;
+  readonly recirculations: RecirculationTable;
   private readonly waiting: WaitingRoom;
   /** Flows whose facts changed. */
   private readonly stale = new Set<FlowId>();
@@ -62,6 +64,12 @@ export class Forwarder {
     private readonly log: Logger,
   ) {
     this.waiting = new WaitingRoom(clock);
+    this.flows = new FlowTable((id) => this.recirculations.released(id));
+    this.recirculations = new RecirculationTable(
+      (id) => this.flows.recirculates(id),
+      (cell) => this.factChanged(cell),
+      clock,
+    );
   }
 
   /** Take a batch of packets that no flow matched. */
@@ -142,6 +150,7 @@ export class Forwarder {
 
   /** To be called once a second: idle flows, packets that waited too long, addresses not seen any more. */
   tick(): void {
+    this.recirculations.tick();
     for (const parked of this.waiting.expire()) this.metrics.drop('waited-too-long', parked.packets.length);
     this.learner.expire();
     if (!this.checking) {
@@ -187,9 +196,13 @@ export class Forwarder {
   }
 
   private decide(key: FlowKey, mayLoad = true): Decision {
+    const { datapath } = this;
+    const recirculations = datapath.features.conntrack ? this.recirculations : undefined;
     for (;;) {
       this.metrics.simulations++;
-      const decision = simulate(key, this.ingress(key.inPort), this.datapath);
+      const decision = simulate(key, this.ingress(key.inPort), datapath, recirculations);
+      // Before its actions are put anywhere, as packets may come back at once.
+      if (decision.type === 'done') this.recirculations.learn(decision.recirculations);
       if (decision.type === 'done' || !mayLoad) return decision;
       for (const fact of decision.missing) this.load(fact as Cell<unknown>);
       // A fact that is known at once changes before anybody waits for it.

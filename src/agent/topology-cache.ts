@@ -6,6 +6,7 @@ import type { BridgeFact, Fact, PortFact, TunnelPath } from '../simulation/fact.
 import { type BridgePort, isBridgePort } from '../topology/types.js';
 import { BridgeNode } from './bridge-node.js';
 import { Cell, type CellOptions, isIdle } from './cell.js';
+import type { LocalPortFacts } from './local-ports.js';
 import type { TopologySource } from './topology-source.js';
 
 /** How long a fact that no flow needs is still watched. */
@@ -32,7 +33,7 @@ export class TopologyCache implements TopologySource {
     readonly repository: TopologyRepository,
     readonly hostId: string,
     readonly tunnel: (hostId: string) => Fact<TunnelPath>,
-    private readonly output: (portId: string) => Fact<number>,
+    private readonly here: (portId: string) => LocalPortFacts,
     private readonly forgotten: (portId: string) => void,
     private readonly onChange: (cell: Cell<unknown>) => void,
     private readonly clock: () => number,
@@ -179,7 +180,7 @@ export class TopologyCache implements TopologySource {
   private location(port: BridgePort): PortFact['location'] {
     const binding = port.binding;
     if (binding === undefined) return null;
-    if (binding.hostId === this.hostId) return { type: 'local', output: this.output(port.id) };
+    if (binding.hostId === this.hostId) return { type: 'local', ...this.here(port.id) };
     if (binding.tunnelKey === undefined) return null;
     return { type: 'remote', tunnel: this.tunnel(binding.hostId), tunnelKey: binding.tunnelKey };
   }

@@ -64,8 +64,8 @@ export interface Recirculation {
 
 /** The recirculations that a host knows. */
 export interface Recirculations {
-  /** Undefined of an identifier that stands for none (any more): what comes back with it is dropped. */
-  get(id: number): Recirculation | undefined;
+  /** Null: the identifier stands for none (any more), so what comes back with it is dropped. */
+  get(id: number): Fact<Recirculation>;
   /**
    * The identifier of a recirculation, which need not be known: that by which it is known, or else the first one from
    * {@link recirculationHash} on that stands for no other.

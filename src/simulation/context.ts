@@ -200,9 +200,10 @@ export class SimulationContext {
     this.packet = new FlowKey(takeWords());
     this.packet.words.set(key.words);
     this.ingress = arrival.ingress;
-    const before = key.recircId === 0 ? NO_RECIRCULATION : arrival.recirculations?.get(key.recircId);
+    const known = key.recircId === 0 ? undefined : arrival.recirculations?.get(key.recircId);
+    const before = key.recircId === 0 ? NO_RECIRCULATION : known && this.read(known);
     this.before = before ?? NO_RECIRCULATION;
-    this.hasArrived = before !== undefined && before.translations.length === 0 && !before.isHashed;
+    this.hasArrived = before != null && before.translations.length === 0 && !before.isHashed;
     this.showTranslated();
     // A flow that did not match the recirculation identifier would catch packets in the middle of another's path, and
     // the kernel matches the VLAN tag whether asked to or not.

@@ -23,7 +23,7 @@ export function simulate(
   recirculations?: Recirculations,
   bytes?: Uint8Array,
 ): Decision {
-  const sentFrom = key.recircId === 0 ? undefined : recirculations?.get(key.recircId)?.sentFrom;
+  const sentFrom = key.recircId === 0 ? undefined : recirculations?.get(key.recircId).value?.sentFrom;
   if (sentFrom !== undefined) return simulateSent(key, sentFrom, limits, recirculations);
   const way = ingress.value;
   const port = way?.type === 'port' ? way.port : undefined;

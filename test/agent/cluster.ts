@@ -335,6 +335,7 @@ export class Cluster {
       host.agent.advertiser.tick();
       host.agent.cache.releaseUnused();
       host.agent.bindings.forgetUnused();
+      host.agent.zones.tick();
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }

@@ -81,6 +81,28 @@ test('flows that send to a port are found by it, in copies too, as long as they 
   t.deepEqual([...table.touching(1), ...table.touching(4)], []);
 });
 
+test('it is known whether packets come back by an identifier, and told when none does any more', (t) => {
+  const unused: number[] = [];
+  const table = new FlowTable((id) => unused.push(id));
+  const recirc = (id: number): Action => ({ type: 'recirc', id });
+  const one = record(table, 1, { actions: [{ type: 'clone', actions: [recirc(7)] }, recirc(8)] });
+  const two = record(table, 2, { actions: [recirc(7)] });
+  table.add(one);
+  table.add(two);
+  t.deepEqual(
+    [7, 8, 9].map((id) => table.recirculates(id)),
+    [true, true, false],
+  );
+  table.setActions(one, [recirc(9)]);
+  t.deepEqual(
+    [7, 8, 9].map((id) => table.recirculates(id)),
+    [true, false, true],
+  );
+  table.remove(two, 0);
+  t.deepEqual(unused, [8, 7]);
+  t.false(table.recirculates(7));
+});
+
 test('a fact knows the flows that carry it, and since when there are none', (t) => {
   const table = new FlowTable();
   const [a, b, c] = ['a', 'b', 'c'].map(cell);

@@ -26,6 +26,7 @@ async function setUp(t: ExecutionContext) {
   const forgotten: string[] = [];
   const tunnels = new Map<string, Cell<TunnelPath>>();
   const outputs = new Map<string, Cell<number>>();
+  const zones = new Map<string, Cell<number>>();
   const errors: string[] = [];
   const cellIn = <T>(map: Map<string, Cell<T>>, key: string) => {
     const cell = map.get(key) ?? new Cell<T>(key, { onChange: () => {} });
@@ -37,7 +38,7 @@ async function setUp(t: ExecutionContext) {
     new TopologyRepository(store),
     hosts[0],
     (id) => cellIn(tunnels, id),
-    (id) => cellIn(outputs, id),
+    (id) => ({ output: cellIn(outputs, id), zone: cellIn(zones, id) }),
     (id) => forgotten.push(id),
     (cell) => changed.push(cell.tag),
     () => clock.now,
@@ -68,6 +69,7 @@ async function setUp(t: ExecutionContext) {
     forgotten,
     tunnels,
     outputs,
+    zones,
     errors,
     loaded,
     port,
@@ -75,7 +77,7 @@ async function setUp(t: ExecutionContext) {
 }
 
 test('facts are read when they are needed, and follow the NSDB', async (t) => {
-  const { repository, cache, hosts, bridgeId, tunnels, outputs, loaded, port, store } = await setUp(t);
+  const { repository, cache, hosts, bridgeId, tunnels, outputs, zones, loaded, port, store } = await setUp(t);
   const there = port(hosts[1]);
   await repository.create('port', there);
   t.is(store.metrics.tracked, 0);
@@ -105,7 +107,7 @@ test('facts are read when they are needed, and follow the NSDB', async (t) => {
     binding: { hostId: hosts[0], interfaceName: 'eth1' },
   }));
   await until('it is here', () => fact.value?.location?.type === 'local');
-  t.deepEqual(fact.value!.location, { type: 'local', output: outputs.get(there.id)! });
+  t.deepEqual(fact.value!.location, { type: 'local', output: outputs.get(there.id)!, zone: zones.get(there.id)! });
   await repository.modify('port', there.id, (old) => ({
     ...old,
     binding: { hostId: hosts[1], interfaceName: 'eth1' },
@@ -187,7 +189,7 @@ test('what no flow has needed for a minute is given up', async (t) => {
 });
 
 test('what is of this host hides what the NSDB says, needs it not, and leaves nothing', async (t) => {
-  const { nsdb, cache, hosts, bridgeId, outputs, clock, port, loaded, repository } = await setUp(t);
+  const { nsdb, cache, hosts, bridgeId, outputs, zones, clock, port, loaded, repository } = await setUp(t);
   const elsewhere = await repository.create('port', { ...port(hosts[1]), id: randomUUID() });
   const bridge = cache.bridge(bridgeId);
   await loaded(bridge.mac(MAC));
@@ -199,7 +201,11 @@ test('what is of this host hides what the NSDB says, needs it not, and leaves no
   t.deepEqual(bridge.mac(MAC).value, { port: cache.port(here.id) });
   t.deepEqual(bridge.ipv4(IP).value, { mac: MAC });
   t.deepEqual(bridge.neighbor('fd00::1').value, { mac: MAC });
-  t.deepEqual(cache.port(here.id).value?.location, { type: 'local', output: outputs.get(here.id)! });
+  t.deepEqual(cache.port(here.id).value?.location, {
+    type: 'local',
+    output: outputs.get(here.id)!,
+    zone: zones.get(here.id)!,
+  });
   const [portCell, macCell] = [cache.port(here.id), bridge.mac(MAC)];
   for (let i = 0; i < 3; i++) {
     clock.now += 60_000;
