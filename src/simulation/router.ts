@@ -24,12 +24,12 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   trackBy(context, router);
 
   const { packet, mask } = context;
-  mask.seeEthType();
   mask.seeEthDst();
   if (packet.vlanTci !== 0) return context.drop('not-routable');
   const isForMany = isMulticastMac(packet.ethDst);
   // What others should have, and was flooded, is not its business.
   if (!isForMany && packet.ethDst !== port.mac) return context.drop('not-for-router');
+  mask.seeEthType();
   if (packet.ethType === EtherType.ARP) return answerRouterArp(context, fact, port);
   if (packet.ethType !== EtherType.IPV4 && packet.ethType !== EtherType.IPV6) return context.drop('not-routable');
   if (packet.ethType === EtherType.IPV6 && answerRouterSolicitation(context, fact, port)) return;

@@ -95,6 +95,7 @@ export function joinToBridge(router: TestRouter, bridge: TestBridge, mac: number
     ipv4: (ip) => neighbor(String(ip)),
     ipv6: (words, offset) => neighbor(words.slice(offset, offset + 4).join(':')),
   };
+  bridge.addInteriorPort(atBridge);
   bridge.mac(mac).value = { port: atBridge };
   bridge.ipv4(address).value = { mac };
   const link: Interior = { atRouter, atBridge, neighbors, answer: undefined };

@@ -88,6 +88,11 @@ export class TestBridge implements BridgeFact {
     return this.links.at(vlan);
   }
 
+  addInteriorPort(port: Fact<PortFact>, vlan = 0): void {
+    const links = this.links.at(vlan);
+    links.value = [...(links.value ?? []), port];
+  }
+
   ipv4(address: number): TestFact<NeighborFact> {
     return this.neighbors.at(String(address));
   }
@@ -141,7 +146,7 @@ export class World {
     return port;
   }
 
-  /** Links two bridges; what goes through the link is, in the VLANs given, with a tag on one side or on both. */
+  /** Links two bridges; `vlans` are those that the link is for on either side. */
   link(a: TestBridge, b: TestBridge, vlans: { a?: number; b?: number } = {}): [TestFact<PortFact>, TestFact<PortFact>] {
     const atA = fact<PortFact>(`port of ${a.id} to ${b.id}`, undefined);
     const atB = fact<PortFact>(`port of ${b.id} to ${a.id}`, undefined);
@@ -157,8 +162,7 @@ export class World {
         peer,
         vlanId,
       };
-      const links = bridge.interiorPorts(vlanId ?? 0);
-      links.value = [...(links.value ?? []), port];
+      bridge.addInteriorPort(port, vlanId);
     };
     join(a, atA, atB, vlans.a);
     join(b, atB, atA, vlans.b);
