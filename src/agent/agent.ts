@@ -12,6 +12,7 @@ import { Configurator } from './configurator.js';
 import { Forwarder, type ForwarderOptions } from './forwarder.js';
 import { MacLearner } from './mac-learner.js';
 import { ForwarderMetrics } from './metrics.js';
+import { Neighbors } from './neighbors.js';
 import { Publisher } from './publisher.js';
 import { Registration, type ZoneMembership } from './registration.js';
 import { RouterAdvertiser } from './router-advertiser.js';
@@ -45,6 +46,7 @@ export class Agent {
   readonly tunnels: Tunnels;
   readonly publisher: Publisher;
   readonly cache: TopologyCache;
+  readonly neighbors: Neighbors;
   readonly forwarder: Forwarder;
   readonly advertiser: RouterAdvertiser;
   private registration: Registration | undefined;
@@ -72,6 +74,8 @@ export class Agent {
       zones,
       onPortReplaced: (port) => this.forwarder.portReplaced(port),
       onTunnelKey: (key) => this.pinTunnelKeys([key]),
+      onRouterPort: (port) => this.neighbors.announce(port),
+      onRouterPortGone: (portId) => this.neighbors.portGone(portId),
       onChange,
       log,
     });
@@ -88,16 +92,30 @@ export class Agent {
       hostId,
       (id) => this.tunnels.path(id),
       (id) => ({ output: this.bindings.output(id), zone: this.bindings.zone(id) }),
+      (portId, address, cell) => this.neighbors.watch(portId, address, cell),
       (id) => this.bindings.forgetPort(id),
       onChange,
       clock,
       log,
     );
+    this.neighbors = new Neighbors({
+      store,
+      port: (id) => {
+        const port = this.cache.port(id);
+        this.cache.load(port as Cell<unknown>);
+        return port;
+      },
+      send: (port, frame) => this.forwarder.send(port, frame),
+      invalid: (error) => this.cache.invalid(error),
+      clock,
+      log,
+    });
     this.forwarder = new Forwarder(
       datapath,
       (port) => this.bindings.ingress(port),
       (cell) => this.cache.load(cell),
       new MacLearner(this.repository.store, clock, log),
+      (heard) => this.neighbors.heard(heard),
       new Configurator({
         load: (cell) => this.cache.load(cell),
         keep: (cell, seconds) => this.cache.keep(cell, seconds),
@@ -153,6 +171,7 @@ export class Agent {
     agent.ticker = setInterval(() => {
       agent.forwarder.tick();
       agent.advertiser.tick();
+      agent.neighbors.tick();
       if (agent.cache.releaseUnused()) agent.tunnels.forgetUnused(agent.cache.tunnelsInUse());
       agent.bindings.forgetUnused();
       agent.zones.tick();
@@ -209,6 +228,7 @@ export class Agent {
       await this.publisher.drain(2000);
     }
     this.forwarder.close();
+    await this.neighbors.close();
     this.publisher.close();
     this.bindings.close();
     this.tunnels.close();

@@ -9,7 +9,7 @@ import {
 } from '../nsdb/repository/topology-repository.js';
 import type { Watch } from '../nsdb/store.js';
 import type { Ingress, TunnelTarget } from '../simulation/fact.js';
-import { type BridgePort, bridgePortSchema, isBridgePort, type Port } from '../topology/types.js';
+import { type BridgePort, bridgePortSchema, isBridgePort, type Port, routerPortMac } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { Cell } from './cell.js';
 import type { LocalPorts } from './local-ports.js';
@@ -23,7 +23,7 @@ const SETTLE_MS = 20;
 
 /** A port that is to be on this host. */
 interface Wanted {
-  port: BridgePort;
+  port: Port;
   interfaceName: string;
   /** Attached by this host's own front ends, which need no NSDB; otherwise bound in the NSDB. */
   readonly local: boolean;
@@ -47,6 +47,10 @@ export interface BindingsOptions {
   readonly onPortReplaced: (number: number) => void;
   /** A tunnel key of this host came into use: packets with it may come. */
   readonly onTunnelKey: (tunnelKey: number) => void;
+  /** A port of a router is attached here, or the router has other addresses at it. */
+  readonly onRouterPort: (port: Port) => void;
+  /** A port of a router is not attached here any more. */
+  readonly onRouterPortGone: (portId: string) => void;
   readonly onChange: (cell: Cell<unknown>) => void;
   readonly log: Logger;
 }
@@ -146,9 +150,7 @@ export class Bindings implements LocalPorts {
 
   /** Number of ports whose interface is attached. */
   get activePorts(): number {
-    let count = 0;
-    for (const ports of this.active.values()) count += ports.size;
-    return count;
+    return this.byNumber.size;
   }
 
   async attach(port: BridgePort, interfaceName: string, signal?: AbortSignal): Promise<void> {
@@ -293,11 +295,12 @@ export class Bindings implements LocalPorts {
     wanted.zone = zone;
     this.output(port.id).set(number);
     this.zone(port.id).set(zone);
-    if (wanted.local) cache.setLocalPort(port);
+    if (wanted.local && isBridgePort(port)) cache.setLocalPort(port);
     this.ingress(number).set({ type: 'port', port: cache.port(port.id) });
     this.target(tunnelKey).set(targetOf([wanted]));
     this.options.onTunnelKey(tunnelKey);
     this.joinBridge(wanted);
+    if (port.routerId !== undefined) this.options.onRouterPort(port);
   }
 
   private deactivate(wanted: Wanted): void {
@@ -315,11 +318,13 @@ export class Bindings implements LocalPorts {
       this.target(tunnelKey).set(null);
       this.targets.delete(tunnelKey);
     }
-    if (wanted.local) this.options.cache().clearLocalPort(port);
+    if (wanted.local && isBridgePort(port)) this.options.cache().clearLocalPort(port);
+    if (port.routerId !== undefined) this.options.onRouterPortGone(port.id);
   }
 
   private joinBridge(wanted: Wanted): void {
     const { bridgeId } = wanted.port;
+    if (bridgeId === undefined) return;
     const ports = this.active.get(bridgeId) ?? new Set();
     ports.add(wanted);
     this.active.set(bridgeId, ports);
@@ -332,6 +337,7 @@ export class Bindings implements LocalPorts {
 
   private leaveBridge(wanted: Wanted): void {
     const { bridgeId } = wanted.port;
+    if (bridgeId === undefined) return;
     const ports = this.active.get(bridgeId);
     if (!ports?.delete(wanted)) return;
     this.bridgePortsChanged(bridgeId);
@@ -409,7 +415,7 @@ export class Bindings implements LocalPorts {
   }
 
   /** @param replaces whether a port that the NSDB has under this id is replaced */
-  private publishPort(port: BridgePort, replaces: (current: Port) => boolean = () => true): void {
+  private publishPort(port: Port, replaces: (current: Port) => boolean = () => true): void {
     const { repository, publisher } = this.options;
     publisher.publish(`port ${port.id}`, async (signal) => {
       try {
@@ -468,7 +474,7 @@ export class Bindings implements LocalPorts {
     const wanted = this.wanted.get(id);
     if (wanted?.local) return;
     const interfaceName = port?.binding?.hostId === this.options.hostId ? port.binding.interfaceName : undefined;
-    if (port === undefined || interfaceName === undefined || !isBridgePort(port)) {
+    if (port === undefined || interfaceName === undefined) {
       if (wanted !== undefined) this.unbind(wanted);
       return;
     }
@@ -480,15 +486,17 @@ export class Bindings implements LocalPorts {
       this.publishDeletion(id);
       return;
     }
-    if (wanted !== undefined && (wanted.interfaceName !== interfaceName || wanted.port.bridgeId !== port.bridgeId)) {
+    if (wanted !== undefined && (wanted.interfaceName !== interfaceName || !isOfSameDevice(wanted.port, port))) {
       this.unbind(wanted);
     }
     const current = this.wanted.get(id);
     if (current !== undefined) {
-      const { binding } = current.port;
+      const before = current.port;
+      const { binding } = before;
       current.port = { ...port, binding };
       if (current.number === undefined) return;
-      this.bridgePortsChanged(port.bridgeId);
+      if (port.bridgeId !== undefined) this.bridgePortsChanged(port.bridgeId);
+      else if (!isKnownAlike(before, port)) this.options.onRouterPort(port);
       if (port.binding?.tunnelKey !== binding?.tunnelKey) this.publishKey(current);
       return;
     }
@@ -571,6 +579,7 @@ export class Bindings implements LocalPorts {
       if (this.closed || this.wanted.get(wanted.port.id) !== wanted || wanted.number !== number) continue;
       if (number !== undefined && ports.get(wanted.interfaceName)?.number !== number) this.deactivate(wanted);
       if (wanted.number === undefined) await this.tryActivate(wanted);
+      if (wanted.number === undefined) this.withdrawKey(wanted);
     }
     // Not before what is wanted has been attached: flows of the last run must not find themselves without a port.
     if (all) this.becomeComplete();
@@ -598,7 +607,15 @@ export class Bindings implements LocalPorts {
     if (!wanted.local) this.publishKey(wanted);
   }
 
-  /** Tell other hosts the tunnel key of a port that is bound here in the NSDB. */
+  /** Routers take other ways, if there are any, than through a port whose interface is not there. */
+  private withdrawKey(wanted: Wanted): void {
+    const { port } = wanted;
+    if (port.routerId === undefined || port.binding?.tunnelKey === undefined) return;
+    wanted.port = { ...port, binding: { ...port.binding, tunnelKey: undefined } };
+    this.publishKey(wanted);
+  }
+
+  /** Tell other hosts the tunnel key of a port that is bound here in the NSDB, or that it has none. */
   private publishKey(wanted: Wanted): void {
     const { hostId, publisher, repository } = this.options;
     const { id } = wanted.port;
@@ -642,6 +659,15 @@ function openBridgeOwner(bridgeId: string): string {
 function dependsOnPacket(port: Port): boolean {
   const mirrors = [...(port.outboundMirrorIds ?? []), ...(port.preOutFilterMirrorIds ?? [])];
   return port.isolated === true || port.outboundFilterId !== undefined || mirrors.length > 0;
+}
+
+function isOfSameDevice(a: Port, b: Port): boolean {
+  return a.bridgeId === b.bridgeId && a.routerId === b.routerId;
+}
+
+/** Whether neighbours know the router by the same addresses at both. */
+function isKnownAlike(a: Port, b: Port): boolean {
+  return routerPortMac(a) === routerPortMac(b) && a.subnets?.join() === b.subnets?.join();
 }
 
 function samePort(a: Port, b: Port): boolean {

@@ -59,8 +59,8 @@ export class Cell<T> implements Fact<T> {
     if (!this.isLocal) this.options.forget?.(this);
   }
 
-  /** What the source says; `null` when there is no such thing. */
-  set(value: T | null): void {
+  /** What the source says; `null` when there is no such thing, undefined while that is being found out again. */
+  set(value: T | null | undefined): void {
     const before = this.value;
     this.remote = value;
     this.changed(before);

@@ -22,6 +22,8 @@ export interface FlowRecord {
   learned: readonly LearnedMac[];
   /** Not removed for being idle: the way in for a tunnel key. */
   pinned: boolean;
+  /** When it is removed, used or not, by the agent's clock; undefined: once it is idle. */
+  readonly until?: number;
   /** Second, by the agent's clock, in which to ask whether it is idle. */
   checkAt: number;
 }

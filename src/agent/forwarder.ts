@@ -3,11 +3,14 @@ import type { Logger } from 'pino';
 import type { Datapath, Flow, FlowId, FlowOperation, PacketOrigin, Upcall } from '../datapath/datapath.js';
 import { DatapathError } from '../datapath/errors.js';
 import { type Action, actionsEqual } from '../flow/action.js';
-import { FLOW_KEY_WORDS, type FlowKey } from '../flow/key.js';
+import { extractKey } from '../flow/extract.js';
+import { FLOW_KEY_WORDS, FlowKey } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
 import type { Decision, Effect } from '../simulation/decision.js';
-import type { Fact, Ingress } from '../simulation/fact.js';
-import { simulate } from '../simulation/simulate.js';
+import type { Fact, Ingress, PortFact } from '../simulation/fact.js';
+import { buildReply } from '../simulation/reply.js';
+import { simulate, simulateSent } from '../simulation/simulate.js';
+import { AnswerLimit } from './answer-limit.js';
 import type { Cell } from './cell.js';
 import type { Configurator } from './configurator.js';
 import { type FlowRecord, FlowTable } from './flow-table.js';
@@ -31,6 +34,8 @@ const STATISTICS_BATCH = 64;
 const LOST_AFTER_MS = 1000;
 /** How long after a refused operation the datapath's flows are read again. */
 const RESYNC_MS = 1000;
+/** How long packets are dropped unseen that came too often to be answered. */
+const UNANSWERED_MS = 1000;
 
 type Done = Extract<Decision, { type: 'done' }>;
 
@@ -42,6 +47,7 @@ export class Forwarder {
   readonly flows: FlowTable;
   readonly recirculations: RecirculationTable;
   private readonly waiting: WaitingRoom;
+  private readonly answerLimit: AnswerLimit;
   /** Flows whose facts changed. */
   private readonly stale = new Set<FlowId>();
   private revisiting = false;
@@ -56,6 +62,7 @@ export class Forwarder {
     private readonly ingress: (port: number) => Fact<Ingress>,
     private readonly load: (cell: Cell<unknown>) => void,
     private readonly learner: MacLearner,
+    private readonly hear: (effect: Extract<Effect, { type: 'neighbor' }>) => void,
     private readonly configurator: Configurator,
     private readonly metrics: ForwarderMetrics,
     private readonly options: ForwarderOptions,
@@ -70,12 +77,20 @@ export class Forwarder {
       (cell) => this.factChanged(cell),
       clock,
     );
+    this.answerLimit = new AnswerLimit(clock);
   }
 
   /** Take a batch of packets that no flow matched. */
   upcalls(batch: readonly Upcall[]): void {
     const operations: FlowOperation[] = [];
     for (const upcall of batch) this.upcall(upcall, operations);
+    this.submit(operations);
+  }
+
+  /** Send a frame of a router's own out of one of its ports, through whatever is behind it. */
+  send(port: Fact<PortFact>, frame: Uint8Array): void {
+    const operations: FlowOperation[] = [];
+    this.sendOut(port, frame, operations);
     this.submit(operations);
   }
 
@@ -153,6 +168,7 @@ export class Forwarder {
     this.recirculations.tick();
     for (const parked of this.waiting.expire()) this.metrics.drop('waited-too-long', parked.packets.length);
     this.learner.expire();
+    this.answerLimit.forgetFull();
     if (!this.checking) {
       this.checking = true;
       this.checkIdle()
@@ -189,18 +205,33 @@ export class Forwarder {
       this.execute(key, packet, origin, flow.actions, operations);
       return;
     }
-    // What would not be let wait must not cause reading either.
-    const decision = this.decide(key, this.waiting.hasRoom(key.inPort));
-    if (decision.type === 'done') this.carryOut(decision, key, packet, origin, upcall.complete, operations);
-    else this.park(decision.missing as readonly Cell<unknown>[], upcall);
+    this.process(upcall, operations);
   }
 
-  private decide(key: FlowKey, mayLoad = true): Decision {
+  private sendOut(sender: Fact<PortFact>, frame: Uint8Array, operations: FlowOperation[]): void {
+    const key = new FlowKey();
+    extractKey(frame, key);
+    const packet = { key, packet: frame, origin: undefined, complete: false, sender };
+    if (this.waiting.join(packet) === 'alone') this.process(packet, operations);
+  }
+
+  private process(packet: Waiting, operations: FlowOperation[]): void {
+    const { key, sender } = packet;
+    // What would not be let wait must not cause reading either.
+    const decision = this.decide(key, sender, this.waiting.hasRoom(key.inPort));
+    if (decision.type === 'done') this.carryOut(decision, packet, operations);
+    else this.park(decision.missing as readonly Cell<unknown>[], packet);
+  }
+
+  private decide(key: FlowKey, sender?: Fact<PortFact>, mayLoad = true): Decision {
     const { datapath } = this;
     const recirculations = datapath.features.conntrack ? this.recirculations : undefined;
     for (;;) {
       this.metrics.simulations++;
-      const decision = simulate(key, this.ingress(key.inPort), datapath, recirculations);
+      const decision =
+        sender === undefined
+          ? simulate(key, this.ingress(key.inPort), datapath, recirculations)
+          : simulateSent(key, sender, datapath, recirculations);
       // Before its actions are put anywhere, as packets may come back at once.
       if (decision.type === 'done') this.recirculations.learn(decision.recirculations);
       if (decision.type === 'done' || !mayLoad) return decision;
@@ -216,46 +247,74 @@ export class Forwarder {
   }
 
   private resume(parked: Parked, operations: FlowOperation[]): void {
-    const decision = this.decide(parked.key);
+    const { key, complete, sender } = parked;
+    const decision = this.decide(key, sender);
     if (decision.type === 'wait') {
       this.waiting.parkAgain(parked, decision.missing as readonly Cell<unknown>[]);
       return;
     }
     for (const { bytes, origin } of parked.packets) {
-      const flow = parked.complete ? this.flows.lookup(parked.key) : undefined;
-      if (flow === undefined) this.carryOut(decision, parked.key, bytes, origin, parked.complete, operations);
-      else this.execute(parked.key, bytes, origin, flow.actions, operations);
+      const flow = complete ? this.flows.lookup(key) : undefined;
+      if (flow === undefined) this.carryOut(decision, { key, packet: bytes, origin, complete }, operations);
+      else this.execute(key, bytes, origin, flow.actions, operations);
     }
   }
 
-  private carryOut(
-    decision: Done,
-    key: FlowKey,
-    packet: Uint8Array,
-    origin: PacketOrigin | undefined,
-    complete: boolean,
-    operations: FlowOperation[],
-  ): void {
+  private carryOut(decision: Done, packet: Waiting, operations: FlowOperation[]): void {
     if (decision.drop !== undefined) this.metrics.drop(decision.drop, 1);
     if (decision.cut > 0) {
       this.metrics.cutCopies += decision.cut;
       this.log.warn({ copies: decision.cut }, 'a flooded packet has more destinations than one flow can hold');
     }
-    if (decision.install && complete) this.install(key, decision, false, operations);
-    else {
-      for (const effect of decision.effects) {
-        if (effect.type === 'learn') this.learner.learn(effect.bridge.id, effect.vlan, effect.mac, effect.port.id);
-      }
-    }
+    const isInstalled = decision.install && packet.complete;
+    if (isInstalled) this.install(packet.key, decision, false, operations);
     for (const effect of decision.effects) {
-      if (effect.type !== 'emit') continue;
-      this.metrics.answers++;
-      this.execute(key, effect.packet, undefined, [{ type: 'output', port: effect.output }], operations);
+      // What a flow tells stays true as long as it is there.
+      if (effect.type !== 'learn') this.act(effect, decision, packet, operations);
+      else if (!isInstalled) this.learner.learn(effect.bridge.id, effect.vlan, effect.mac, effect.port.id);
     }
-    for (const effect of decision.effects) {
-      if (effect.type === 'configure') this.configure(effect, { key, packet, origin, complete }, operations);
+    this.execute(packet.key, packet.packet, packet.origin, decision.actions, operations);
+  }
+
+  private act(
+    effect: Exclude<Effect, { type: 'learn' }>,
+    decision: Done,
+    packet: Waiting,
+    operations: FlowOperation[],
+  ): void {
+    switch (effect.type) {
+      case 'emit':
+        this.metrics.answers++;
+        this.execute(packet.key, effect.packet, undefined, [{ type: 'output', port: effect.output }], operations);
+        break;
+      case 'send':
+        this.metrics.answers++;
+        this.sendOut(effect.port, effect.frame, operations);
+        break;
+      case 'reply':
+        if (this.answerLimit.take(packet.key.inPort)) this.reply(effect, packet.packet, operations);
+        else this.leaveUnanswered(decision, packet, operations);
+        break;
+      case 'neighbor':
+        this.hear(effect);
+        break;
+      case 'configure':
+        this.configure(effect, packet, operations);
     }
-    this.execute(key, packet, origin, decision.actions, operations);
+  }
+
+  private reply(effect: Extract<Effect, { type: 'reply' }>, packet: Uint8Array, operations: FlowOperation[]): void {
+    const frame = buildReply(effect, packet);
+    if (frame === undefined) return;
+    this.metrics.replies++;
+    this.sendOut(effect.port, frame, operations);
+  }
+
+  /** There are too many packets to answer: for a short time such ones do not come here. */
+  private leaveUnanswered(decision: Done, { key, complete }: Waiting, operations: FlowOperation[]): void {
+    this.metrics.unanswered++;
+    if (!complete || decision.actions.length > 0 || this.flows.lookup(key) !== undefined) return;
+    this.install(key, decision, false, operations, this.clock() + UNANSWERED_MS);
   }
 
   /** Answer a machine's request, or have it wait for what the answer takes. */
@@ -271,7 +330,7 @@ export class Forwarder {
     this.execute(key, answer.frame, undefined, [{ type: 'output', port: key.inPort }], operations);
   }
 
-  private install(key: FlowKey, decision: Done, pinned: boolean, operations: FlowOperation[]): void {
+  private install(key: FlowKey, decision: Done, pinned: boolean, operations: FlowOperation[], until?: number): void {
     while (this.flows.size >= this.options.maxFlows) {
       const victim = this.flows.leastRecentlyUsed();
       if (victim === undefined) break;
@@ -287,7 +346,8 @@ export class Forwarder {
       tags: decision.tags as readonly Cell<unknown>[],
       learned: this.learnedBy(decision),
       pinned,
-      checkAt: this.nextCheck(0),
+      until,
+      checkAt: until === undefined ? this.nextCheck(0) : Math.ceil(until / 1000),
     };
     this.flows.add(record);
     for (const learned of record.learned) this.learner.use(learned);
@@ -463,7 +523,13 @@ export class Forwarder {
   }
 
   private async checkIdle(): Promise<void> {
-    const due = this.flows.takeDue(Math.floor(this.clock() / 1000));
+    const due: FlowRecord[] = [];
+    const ended: FlowOperation[] = [];
+    for (const record of this.flows.takeDue(Math.floor(this.clock() / 1000))) {
+      if (record.until === undefined) due.push(record);
+      else this.removeFlow(record, ended);
+    }
+    this.submit(ended);
     while (due.length > 0 && !this.closed) {
       const batch = due.splice(0, STATISTICS_BATCH);
       let found: readonly (Flow | undefined)[];

@@ -8,6 +8,10 @@ export class ForwarderMetrics {
   simulations = 0;
   parked = 0;
   answers = 0;
+  /** ICMP messages of routers. */
+  replies = 0;
+  /** Packets that a router did not tell their senders of, as there were too many. */
+  unanswered = 0;
   installed = 0;
   revisits = 0;
   replaced = 0;

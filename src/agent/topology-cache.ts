@@ -1,12 +1,15 @@
 import type { Logger } from 'pino';
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
+import type { Watch } from '../nsdb/store.js';
 import { parseMac } from '../packet/address.js';
 import { parseIp } from '../packet/ip.js';
-import type { BridgeFact, Fact, PortFact, TunnelPath } from '../simulation/fact.js';
-import { type BridgePort, isBridgePort } from '../topology/types.js';
+import type { Fact, InterfaceAddress, NeighborFact, PortFact, TunnelPath } from '../simulation/fact.js';
+import { type BridgePort, type Port, routerPortMac } from '../topology/types.js';
+import { AddressCells } from './address-cells.js';
 import { BridgeNode } from './bridge-node.js';
 import { Cell, type CellOptions, isIdle } from './cell.js';
 import type { LocalPortFacts } from './local-ports.js';
+import { RouterNode } from './router-node.js';
 import type { TopologySource } from './topology-source.js';
 
 /** How long a fact that no flow needs is still watched. */
@@ -20,12 +23,16 @@ const RELEASE_AFTER_MS = 60_000;
 export class TopologyCache implements TopologySource {
   private readonly ports = new Map<string, Cell<PortFact>>();
   private readonly bridges = new Map<string, BridgeNode>();
+  private readonly routers = new Map<string, RouterNode>();
+  /** By port of a router. */
+  private readonly neighbors = new Map<string, AddressCells<NeighborFact>>();
   /** Facts to be given up and when they were last found to be needed, oldest first. */
   private readonly watched = new Map<Cell<unknown>, number>();
   private localPortsKnown = false;
 
   /**
    * @param tunnel gives the way to a host
+   * @param findNeighbor finds out the MAC address of a neighbour at a port of a router, and watches it
    * @param forgotten is told of ports that no packet has needed for a while
    * @param onChange is told of every fact that changes
    */
@@ -34,6 +41,7 @@ export class TopologyCache implements TopologySource {
     readonly hostId: string,
     readonly tunnel: (hostId: string) => Fact<TunnelPath>,
     private readonly here: (portId: string) => LocalPortFacts,
+    private readonly findNeighbor: (portId: string, address: string, cell: Cell<NeighborFact>) => Watch,
     private readonly forgotten: (portId: string) => void,
     private readonly onChange: (cell: Cell<unknown>) => void,
     private readonly clock: () => number,
@@ -55,6 +63,15 @@ export class TopologyCache implements TopologySource {
     return node;
   }
 
+  router(id: string): RouterNode {
+    let node = this.routers.get(id);
+    if (node === undefined) {
+      node = new RouterNode(id, this);
+      this.routers.set(id, node);
+    }
+    return node;
+  }
+
   port(id: string): Cell<PortFact> {
     let cell = this.ports.get(id);
     if (cell === undefined) {
@@ -63,8 +80,7 @@ export class TopologyCache implements TopologySource {
           this.repository.watch(
             'port',
             id,
-            // Ports of routers are not simulated.
-            (port) => self.set(port !== undefined && isBridgePort(port) ? this.portFact(port) : null),
+            (port) => self.set(port === undefined ? null : this.portFact(port)),
             this.invalid,
           ),
         same: samePort,
@@ -121,19 +137,25 @@ export class TopologyCache implements TopologySource {
   }
 
   /**
-   * Forget ports that nothing of a bridge leads to any more, nor the port that they are linked to, and bridges that no port does. They are not watched; what still led
+   * Forget ports that nothing of a bridge leads to any more, nor a route or the port that they are linked to, and bridges and
+   * routers that no port does. They are not watched; what still led
    * to one would have a fact of its own beside that of whoever asks by name.
    */
   private forgetUnused(): void {
     const ports = new Set<Fact<PortFact>>();
     for (const bridge of this.bridges.values()) for (const port of bridge.portsInUse()) ports.add(port);
+    for (const router of this.routers.values()) for (const port of router.portsInUse()) ports.add(port);
     for (const { value } of this.ports.values()) if (value?.peer !== undefined) ports.add(value.peer);
     for (const port of this.ports.values()) {
       if (isIdle(port) && !this.watched.has(port as Cell<unknown>) && !ports.has(port)) port.stop();
     }
-    const bridges = new Set<Fact<BridgeFact>>();
-    for (const { value } of this.ports.values()) if (value?.type === 'bridge') bridges.add(value.bridge);
-    for (const [id, bridge] of this.bridges) if (bridge.isIdle && !bridges.has(bridge.cell)) this.bridges.delete(id);
+    const devices = new Set<Fact<unknown>>();
+    for (const { value } of this.ports.values()) {
+      if (value) devices.add(value.type === 'bridge' ? value.bridge : value.router);
+    }
+    for (const [id, bridge] of this.bridges) if (bridge.isIdle && !devices.has(bridge.cell)) this.bridges.delete(id);
+    for (const [id, { cell }] of this.routers) if (isIdle(cell) && !devices.has(cell)) this.routers.delete(id);
+    for (const [id, cells] of this.neighbors) if (cells.isEmpty && !this.ports.has(id)) this.neighbors.delete(id);
   }
 
   /** A port of this host, with the entries of its bridge's tables that follow from it. */
@@ -162,22 +184,57 @@ export class TopologyCache implements TopologySource {
     return new Cell<T>(tag, { ...options, onChange: this.onChange });
   }
 
-  private portFact(port: BridgePort): PortFact {
+  private portFact(port: Port): PortFact {
+    const { id, adminStateUp, bridgeId, routerId, subnets = [] } = port;
+    const peer = port.peerId === undefined ? undefined : this.port(port.peerId);
+    const location = this.location(port);
+    if (bridgeId !== undefined) {
+      const mac = port.mac === undefined ? undefined : parseMac(port.mac);
+      const addresses = port.addresses.map((address) => Uint32Array.from(parseIp(address)!.words));
+      return {
+        type: 'bridge',
+        id,
+        adminStateUp,
+        mac,
+        addresses,
+        bridge: this.bridge(bridgeId).cell,
+        location,
+        peer,
+        vlanId: peer === undefined ? undefined : port.vlanId,
+        isIsolated: port.isolated ?? false,
+      };
+    }
+    const neighbors = this.neighborsAt(id);
     return {
-      type: 'bridge',
-      id: port.id,
-      adminStateUp: port.adminStateUp,
-      mac: port.mac === undefined ? undefined : parseMac(port.mac),
-      addresses: port.addresses.map((address) => Uint32Array.from(parseIp(address)!.words)),
-      bridge: this.bridge(port.bridgeId).cell,
-      location: this.location(port),
-      peer: port.peerId === undefined ? undefined : this.port(port.peerId),
-      vlanId: port.peerId === undefined ? undefined : port.vlanId,
-      isIsolated: port.isolated ?? false,
+      type: 'router',
+      id,
+      adminStateUp,
+      mac: parseMac(routerPortMac(port))!,
+      router: this.router(routerId!).cell,
+      addresses: subnets.map(interfaceAddress),
+      peer,
+      location,
+      ipv4: (address) => neighbors.ipv4(address),
+      ipv6: (words, offset) => neighbors.ipv6(words, offset),
     };
   }
 
-  private location(port: BridgePort): PortFact['location'] {
+  private neighborsAt(portId: string): AddressCells<NeighborFact> {
+    let cells = this.neighbors.get(portId);
+    if (cells === undefined) {
+      cells = new AddressCells((address, forget) =>
+        this.cell<NeighborFact>(`neighbor ${address} at port ${portId}`, {
+          subscribe: (self) => this.findNeighbor(portId, address, self),
+          same: (a, b) => a.mac === b.mac,
+          forget,
+        }),
+      );
+      this.neighbors.set(portId, cells);
+    }
+    return cells;
+  }
+
+  private location(port: Port): PortFact['location'] {
     const binding = port.binding;
     if (binding === undefined) return null;
     if (binding.hostId === this.hostId) return { type: 'local', ...this.here(port.id) };
@@ -211,18 +268,23 @@ export class TopologyCache implements TopologySource {
   };
 }
 
+function interfaceAddress(subnet: string): InterfaceAddress {
+  const [address, prefix] = subnet.split('/');
+  return { words: Uint32Array.from(parseIp(address)!.words), prefix: Number(prefix) };
+}
+
 function samePort(a: PortFact, b: PortFact): boolean {
-  return (
-    a.type === 'bridge' &&
-    b.type === 'bridge' &&
-    a.adminStateUp === b.adminStateUp &&
-    a.mac === b.mac &&
-    a.bridge === b.bridge &&
-    a.peer === b.peer &&
-    a.vlanId === b.vlanId &&
-    a.isIsolated === b.isIsolated &&
-    sameLocation(a.location, b.location)
-  );
+  if (a.adminStateUp !== b.adminStateUp || a.mac !== b.mac || a.peer !== b.peer) return false;
+  if (!sameLocation(a.location, b.location)) return false;
+  if (a.type === 'bridge') {
+    return b.type === 'bridge' && a.bridge === b.bridge && a.vlanId === b.vlanId && a.isIsolated === b.isIsolated;
+  }
+  return b.type === 'router' && a.router === b.router && sameAddresses(a.addresses, b.addresses);
+}
+
+function sameAddresses(a: readonly InterfaceAddress[], b: readonly InterfaceAddress[]): boolean {
+  if (a.length !== b.length) return false;
+  return a.every(({ prefix, words }, i) => prefix === b[i].prefix && words.join() === b[i].words.join());
 }
 
 function sameLocation(a: PortFact['location'], b: PortFact['location']): boolean {

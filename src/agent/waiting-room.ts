@@ -1,5 +1,6 @@
 import type { PacketOrigin, Upcall } from '../datapath/datapath.js';
 import type { FlowKey } from '../flow/key.js';
+import type { Fact, PortFact } from '../simulation/fact.js';
 import type { Cell } from './cell.js';
 
 /** Packets in the room at most, and with one key. */
@@ -11,9 +12,12 @@ const MAX_KEYS_PER_PORT = 64;
 const TIMEOUT_MS = 5000;
 
 /** A packet that may have to wait. */
-export type Waiting = Pick<Upcall, 'key' | 'packet' | 'origin' | 'complete'>;
+export interface Waiting extends Pick<Upcall, 'key' | 'packet' | 'origin' | 'complete'> {
+  /** The port that a router sends it out of; undefined for what came in at a datapath port. */
+  readonly sender?: Fact<PortFact>;
+}
 
-/** What is kept of an upcall. */
+/** What is kept of one. */
 export interface ParkedPacket {
   readonly bytes: Uint8Array;
   readonly origin: PacketOrigin | undefined;
@@ -24,6 +28,7 @@ export interface Parked {
   readonly key: FlowKey;
   readonly packets: ParkedPacket[];
   readonly complete: boolean;
+  readonly sender: Fact<PortFact> | undefined;
   missing: readonly Cell<unknown>[];
   readonly deadline: number;
 }
@@ -51,9 +56,9 @@ export class WaitingRoom {
   }
 
   /** Put the packet with those of the same key, if there are any. */
-  join({ key, packet, origin }: Upcall): 'joined' | 'full' | 'alone' {
+  join({ key, packet, origin, sender }: Waiting): 'joined' | 'full' | 'alone' {
     if (this.packets === 0) return 'alone';
-    const parked = this.byKey.get(key.hash())?.find((entry) => entry.key.equals(key));
+    const parked = this.byKey.get(key.hash())?.find((entry) => entry.sender === sender && entry.key.equals(key));
     if (parked === undefined) return 'alone';
     if (parked.packets.length >= MAX_PACKETS_PER_KEY || this.packets >= MAX_PACKETS) return 'full';
     parked.packets.push({ bytes: new Uint8Array(packet), origin });
@@ -62,12 +67,13 @@ export class WaitingRoom {
   }
 
   /** False if the room is full. */
-  park(missing: readonly Cell<unknown>[], { key, packet, origin, complete }: Waiting): boolean {
+  park(missing: readonly Cell<unknown>[], { key, packet, origin, complete, sender }: Waiting): boolean {
     if (!this.hasRoom(key.inPort)) return false;
     const parked: Parked = {
       key: key.clone(),
       packets: [{ bytes: new Uint8Array(packet), origin }],
       complete,
+      sender,
       missing,
       deadline: this.clock() + TIMEOUT_MS,
     };

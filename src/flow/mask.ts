@@ -142,6 +142,20 @@ export class FlowMask extends FlowKey {
     this.words[Word.ARP_SHA + 1] = ALL;
   }
 
+  /** Source link-layer address of a neighbour solicitation. */
+  seeNdSource(): void {
+    this.seeNdTarget();
+    this.words[Word.ARP_SHA] = 0xffff;
+    this.words[Word.ARP_SHA + 1] = ALL;
+  }
+
+  /** Target link-layer address of a neighbour advertisement. */
+  seeNdTargetMac(): void {
+    this.seeNdTarget();
+    this.words[Word.ARP_THA] = 0xffff;
+    this.words[Word.ARP_THA + 1] = ALL;
+  }
+
   private seeIpv6(word: number, prefix: number): void {
     this.seeEthType();
     for (let i = 0; i < 4; i++) {

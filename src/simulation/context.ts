@@ -241,6 +241,12 @@ export class SimulationContext {
     this.install = false;
   }
 
+  /** A neighbour of a router told its MAC address. Later packets must be seen again. */
+  hear(effect: Extract<Effect, { type: 'neighbor' }>): void {
+    this.effects.push(effect);
+    this.install = false;
+  }
+
   /** Send a frame of a router's own out of one of its ports. Later packets must be seen again. */
   send(port: Fact<PortFact>, frame: Uint8Array): void {
     if (!this.isHere()) return;

@@ -50,6 +50,18 @@ export type Effect =
   /** Send this frame out of a router's port, through whatever devices are behind it. */
   | { readonly type: 'send'; readonly port: Fact<PortFact>; readonly frame: Uint8Array }
   /**
+   * A neighbour at the router's port told its MAC address. It did so to the router, which will want it, too; or to everybody (not
+   * `isForRouter`), which matters to those who know the neighbour already.
+   */
+  | {
+      readonly type: 'neighbor';
+      readonly port: RouterPortFact;
+      /** One word of IPv4, four of IPv6. */
+      readonly address: Uint32Array;
+      readonly mac: number;
+      readonly isForRouter: boolean;
+    }
+  /**
    * Answer the packet, to the MAC address `to`, out of the router's port that it came in at. That takes the bytes of the packet: see
    * buildReply in reply.ts.
    */

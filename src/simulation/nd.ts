@@ -32,7 +32,12 @@ export function answerNeighborSolicitation(context: SimulationContext, bridge: B
 }
 
 /** Whether the packet, which is IPv6, is a neighbour solicitation without a VLAN tag from a machine of this link. */
-export function isNeighborSolicitation({ packet, mask }: SimulationContext): boolean {
+export function isNeighborSolicitation(context: SimulationContext): boolean {
+  return isNeighborMessage(context, NdType.NEIGHBOR_SOLICITATION);
+}
+
+/** Whether the packet, which is IPv6, is a message of neighbour discovery of this type, without a VLAN tag, from this link. */
+export function isNeighborMessage({ packet, mask }: SimulationContext, type: number): boolean {
   mask.seeNwProto();
   if (packet.nwProto !== IpProtocol.ICMPV6 || packet.vlanTci !== 0) return false;
   mask.seeNwFrag();
@@ -41,5 +46,5 @@ export function isNeighborSolicitation({ packet, mask }: SimulationContext): boo
   mask.seeTpDst();
   mask.seeNwTtl();
   // A hop limit below 255 means that a router forwarded it: RFC 4861 section 7.1.1 says to ignore those.
-  return packet.tpSrc === NdType.NEIGHBOR_SOLICITATION && packet.tpDst === 0 && packet.nwTtl === ND_HOP_LIMIT;
+  return packet.tpSrc === type && packet.tpDst === 0 && packet.nwTtl === ND_HOP_LIMIT;
 }

@@ -69,6 +69,29 @@ export class RouteTable<R extends Route> {
     return true;
   }
 
+  /** The route with this id. */
+  get(id: string): R | undefined {
+    return this.places.get(id)?.route;
+  }
+
+  /** The routes whose destination has an address in common with the prefix, in any order. */
+  overlapping(family: 4 | 6, { words, length }: RoutePrefix): R[] {
+    const found: R[] = [];
+    let node = family === 4 ? this.ipv4 : this.ipv6;
+    for (;;) {
+      if (node.length >= length) {
+        collect(node, found);
+        return found;
+      }
+      found.push(...node.routes);
+      const child = node.children[bitAt(words, 0, node.length)];
+      if (child === undefined) return found;
+      const limit = Math.min(length, child.length);
+      if (commonBits(words, 0, child.words, node.length, limit) < limit) return found;
+      node = child;
+    }
+  }
+
   /**
    * The routes that are best for the packet: of those whose source and destination match, the longest destination, then
    * the least weight; by id. Empty if there is none, or the packet is not IP.
@@ -123,6 +146,12 @@ function prune<R>(start: Node<R>): void {
     if (heir !== undefined) heir.parent = parent;
     node = parent;
   }
+}
+
+/** Adds the routes of the node and of all below it. */
+function collect<R>(node: Node<R>, found: R[]): void {
+  found.push(...node.routes);
+  for (const child of node.children) if (child !== undefined) collect(child, found);
 }
 
 function find<R extends Route>(root: Node<R>, packet: FlowKey, seen: FlowMask): readonly R[] {

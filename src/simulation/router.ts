@@ -11,7 +11,7 @@ import { chooseRoute } from './ecmp.js';
 import type { Fact, NeighborFact, PortFact, RouteFact, RouterFact, RouterPortFact } from './fact.js';
 import { egressPort, filter, trackBy } from './port.js';
 import { prohibited } from './reply.js';
-import { answerRouterArp, answerRouterSolicitation } from './router-neighbors.js';
+import { routerArp, routerNeighborDiscovery } from './router-neighbors.js';
 
 type NormalRoute = Extract<RouteFact, { type: 'normal' }>;
 
@@ -30,9 +30,9 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   // What others should have, and was flooded, is not its business.
   if (!isForMany && packet.ethDst !== port.mac) return context.drop('not-for-router');
   mask.seeEthType();
-  if (packet.ethType === EtherType.ARP) return answerRouterArp(context, fact, port);
+  if (packet.ethType === EtherType.ARP) return routerArp(context, fact, port);
   if (packet.ethType !== EtherType.IPV4 && packet.ethType !== EtherType.IPV6) return context.drop('not-routable');
-  if (packet.ethType === EtherType.IPV6 && answerRouterSolicitation(context, fact, port)) return;
+  if (packet.ethType === EtherType.IPV6 && routerNeighborDiscovery(context, fact, port)) return;
   // A router takes no part in groups.
   if (isForMany) return context.drop('not-routable');
   if (!isRoutable(context)) return context.drop('not-routable');

@@ -140,7 +140,8 @@ export const routeSchema = z
     id: z.uuid(),
     routerId: reference,
     type: z.enum(['normal', 'blackhole', 'reject', 'local']),
-    source: cidr.default('0.0.0.0/0'),
+    /** From anywhere when absent. */
+    source: cidr.optional(),
     destination: cidr,
     weight: z.int().min(0).max(0x7fff_ffff).default(100),
     nextHopPortId: reference.optional(),
@@ -152,6 +153,9 @@ export const routeSchema = z
   .superRefine((route, context) => {
     const fault = (field: string, message: string) => context.addIssue({ code: 'custom', path: [field], message });
     const family = parseCidr(route.destination)?.family;
+    if (route.source !== undefined && family !== undefined && parseCidr(route.source)?.family !== family) {
+      fault('source', 'expected a range of the same family as the destination');
+    }
     const isNormal = route.type === 'normal';
     if (isNormal && route.nextHopPortId === undefined) fault('nextHopPortId', 'expected a port of the router');
     if ((route.type === 'blackhole' || route.type === 'reject') && route.nextHopPortId !== undefined) {
@@ -187,6 +191,11 @@ export const addressPoolSchema = z
       });
     }
   });
+
+/** The MAC address of a router at a port of it, when its description has none: the end of the port's id makes it one of its own. */
+export function routerPortMac({ id, mac }: Port): string {
+  return mac ?? `ac:ca:ba:${id.slice(-6, -4)}:${id.slice(-4, -2)}:${id.slice(-2)}`;
+}
 
 /** Whether the port is of a bridge. */
 export function isBridgePort(port: Port): port is Port & BridgePort {

@@ -333,6 +333,7 @@ export class Cluster {
       if (!host.isRunning) continue;
       host.agent.forwarder.tick();
       host.agent.advertiser.tick();
+      host.agent.neighbors.tick();
       host.agent.cache.releaseUnused();
       host.agent.bindings.forgetUnused();
       host.agent.zones.tick();

@@ -39,6 +39,7 @@ async function setUp(t: ExecutionContext) {
     hosts[0],
     (id) => cellIn(tunnels, id),
     (id) => ({ output: cellIn(outputs, id), zone: cellIn(zones, id) }),
+    () => ({ ready: Promise.resolve(), close: () => {} }),
     (id) => forgotten.push(id),
     (cell) => changed.push(cell.tag),
     () => clock.now,

@@ -159,6 +159,8 @@ function effects(decision: Extract<Decision, { type: 'done' }>): unknown[] {
         return ['emit', effect.output];
       case 'configure':
         return ['configure', effect.bridge.id, effect.port.id, effect.request];
+      case 'neighbor':
+        return ['neighbor', effect.port.id, effect.mac];
       default:
         return [effect.type, effect.port.tag];
     }

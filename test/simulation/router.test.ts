@@ -3,16 +3,16 @@ import fc from 'fast-check';
 import { type Action, actionsEqual } from '../../src/flow/action.js';
 import { extractKey } from '../../src/flow/extract.js';
 import { FlowKey, Word } from '../../src/flow/key.js';
-import { parseIpv6 } from '../../src/packet/address.js';
-import { buildArpRequest } from '../../src/packet/arp.js';
+import { IPV6_UNSPECIFIED, parseIpv6 } from '../../src/packet/address.js';
+import { buildArpReply, buildArpRequest, buildGratuitousArp } from '../../src/packet/arp.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
 import { buildIcmpEcho, IcmpType } from '../../src/packet/icmp.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildIpv6 } from '../../src/packet/ipv6.js';
-import { buildNeighborSolicitation } from '../../src/packet/nd.js';
+import { buildNeighborAdvertisement, buildNeighborSolicitation } from '../../src/packet/nd.js';
 import { buildUdp } from '../../src/packet/udp.js';
-import type { Decision, DropReason } from '../../src/simulation/decision.js';
+import type { Decision, DropReason, Effect } from '../../src/simulation/decision.js';
 import type { PortFact, RouterPortFact } from '../../src/simulation/fact.js';
 import { buildReply } from '../../src/simulation/reply.js';
 import { simulateSent } from '../../src/simulation/simulate.js';
@@ -55,6 +55,12 @@ function frame(ttl = 64, dst = SERVER_IP): Uint8Array {
 function set(actions: readonly Action[]): Extract<Action, { type: 'set' }> {
   const found = actions.find((action) => action.type === 'set');
   if (found?.type !== 'set') throw new Error('no header is set');
+  return found;
+}
+
+function effect<T extends Effect['type']>(decision: Done, type: T): Extract<Effect, { type: T }> {
+  const found = decision.effects.find((one): one is Extract<Effect, { type: T }> => one.type === type);
+  if (found === undefined) throw new Error(`no effect ${type}`);
   return found;
 }
 
@@ -204,15 +210,54 @@ test('a router answers ARP requests for its address from its own network only', 
   const port = (near.mac(NEAR).value as { port: TestFact<PortFact> }).port.value!.peer as TestFact<RouterPortFact>;
   world.ingress(9).value = { type: 'port', port };
   const ask = (sender: number, target: number) => keyOf(buildArpRequest(CLIENT, sender, target), 9);
-  const [effect] = world.done(ask(CLIENT_IP, 0x0a01_0001)).effects;
-  t.is(effect.type, 'send');
-  if (effect.type === 'send') {
-    const answer = keyOf(effect.frame, 0);
-    t.deepEqual([answer.ethSrc, answer.ethDst, answer.ipv4Src, answer.ipv4Dst], [NEAR, CLIENT, 0x0a01_0001, CLIENT_IP]);
-  }
+  const answered = (sender: number) => {
+    const answer = keyOf(effect(world.done(ask(sender, 0x0a01_0001)), 'send').frame, 0);
+    return [answer.ethSrc, answer.ethDst, answer.ipv4Src, answer.ipv4Dst];
+  };
+  t.deepEqual(answered(CLIENT_IP), [NEAR, CLIENT, 0x0a01_0001, CLIENT_IP]);
+  t.deepEqual(answered(0), [NEAR, CLIENT, 0x0a01_0001, 0], 'who wants to know whether the address is in use');
   t.deepEqual(world.done(ask(SERVER_IP, 0x0a01_0001)).effects, [], 'not from that network');
   t.deepEqual(world.done(ask(CLIENT_IP, 0x0a01_0005)).effects, [], 'not its address');
   t.is(router.adminStateUp, true);
+});
+
+test('a router hears its neighbours: who asks it or answers it, and who tells everybody', (t) => {
+  const { world, near } = network();
+  const port = (near.mac(NEAR).value as { port: TestFact<PortFact> }).port.value!.peer!;
+  world.ingress(9).value = { type: 'port', port };
+  const heard = (frame: Uint8Array) =>
+    world
+      .done(keyOf(frame, 9))
+      .effects.flatMap((one) =>
+        one.type === 'neighbor' ? [{ address: [...one.address], mac: one.mac, isForRouter: one.isForRouter }] : [],
+      );
+  const own = 0x0a01_0001;
+  const spoken = { address: [CLIENT_IP], mac: CLIENT, isForRouter: true };
+  t.deepEqual(heard(buildArpRequest(CLIENT, CLIENT_IP, own)), [spoken]);
+  t.deepEqual(heard(buildArpReply(CLIENT, CLIENT_IP, NEAR, own)), [spoken]);
+  t.deepEqual(heard(buildGratuitousArp(CLIENT, CLIENT_IP)), [{ ...spoken, isForRouter: false }]);
+  for (const [why, frame] of [
+    ['not of that network', buildArpReply(CLIENT, SERVER_IP, NEAR, own)],
+    ['to another machine', buildArpReply(CLIENT, CLIENT_IP, SERVER, own)],
+    ['the address of the router', buildGratuitousArp(CLIENT, own)],
+    ['not the address of a machine', buildArpReply(0x0100_5e00_0001, CLIENT_IP, NEAR, own)],
+    ['a question to another', buildArpRequest(CLIENT, CLIENT_IP, CLIENT_IP + 1)],
+  ] as const) {
+    t.deepEqual(heard(frame), [], why);
+  }
+
+  const [src, target] = [parseIpv6('fd00::2')!, parseIpv6('fd00::1')!];
+  const spoken6 = { address: [...src], mac: CLIENT, isForRouter: true };
+  t.deepEqual(heard(buildNeighborSolicitation({ target, src, srcMac: CLIENT })), [spoken6]);
+  const advertisement = { target: src, targetMac: CLIENT, dst: target, dstMac: NEAR };
+  t.deepEqual(heard(buildNeighborAdvertisement(advertisement)), [spoken6]);
+  const toAll = { ...advertisement, dst: IPV6_UNSPECIFIED };
+  t.deepEqual(heard(buildNeighborAdvertisement(toAll)), [{ ...spoken6, isForRouter: false }]);
+  t.deepEqual(heard(buildNeighborAdvertisement({ ...advertisement, target: parseIpv6('fd09::2')! })), []);
+
+  // The bridge knows better.
+  near.ipv4(CLIENT_IP).value = { mac: SERVER };
+  t.deepEqual(heard(buildArpRequest(CLIENT, CLIENT_IP, own)), []);
 });
 
 test('IPv6: solicitations for its addresses are answered, packets are routed, errors are told', (t) => {
@@ -223,8 +268,7 @@ test('IPv6: solicitations for its addresses are answered, packets are routed, er
   const dst = parseIpv6('fd01::2')!;
   for (const target of ['fd00::1', 'fe80::ff:fe00:11']) {
     const question = buildNeighborSolicitation({ target: parseIpv6(target)!, src, srcMac: CLIENT });
-    const [effect] = world.done(keyOf(question, 9)).effects;
-    t.is(effect?.type, 'send', target);
+    t.is(keyOf(effect(world.done(keyOf(question, 9)), 'send').frame, 0).ethDst, CLIENT, target);
   }
   const packet = (hopLimit: number, to: readonly number[] = dst) =>
     buildEthernet(
