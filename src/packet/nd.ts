@@ -19,6 +19,9 @@ export const NdOption = {
   TARGET_LINK_LAYER: 2,
   PREFIX_INFORMATION: 3,
   MTU: 5,
+  /** RFC 8106 section 5. */
+  DNS_SERVERS: 25,
+  DNS_SEARCH: 31,
 } as const;
 
 /** All messages are sent with this hop limit and dropped when they arrive with another (RFC 4861 section 3.1). */
@@ -28,7 +31,7 @@ const NEIGHBOR_MESSAGE = 24;
 const FLAG_ROUTER = 0x8000_0000;
 const FLAG_SOLICITED = 0x4000_0000;
 const FLAG_OVERRIDE = 0x2000_0000;
-const ALL_NODES: Ipv6 = [0xff02_0000, 0, 0, 1];
+export const ALL_NODES: Ipv6 = [0xff02_0000, 0, 0, 1];
 
 /** A neighbour solicitation or advertisement. */
 export interface NeighborMessage {
