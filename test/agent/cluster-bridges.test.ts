@@ -1,0 +1,165 @@
+import { randomUUID } from 'node:crypto';
+import test, { type ExecutionContext } from 'ava';
+import { MAC_BROADCAST } from '../../src/packet/address.js';
+import { buildEthernet } from '../../src/packet/ethernet.js';
+import { popTag, pushTag } from '../../src/packet/vlan.js';
+import { Cluster, type Pod } from './cluster.js';
+import { until } from './until.js';
+
+/** Bridges that are linked, on hosts that share an NSDB. */
+function cluster(title: string, hosts: number, run: (t: ExecutionContext, c: Cluster) => Promise<void>): void {
+  test.serial(title, async (t) => {
+    const started = await Cluster.start({ hosts });
+    try {
+      await run(t, started);
+    } catch (error) {
+      for (const host of started.hosts) for (const line of host.warnings.slice(-20)) t.log(host.name, line);
+      throw error;
+    } finally {
+      await started.close();
+    }
+  });
+}
+
+const VLAN = 10;
+
+/** An outer bridge with a trunk on each host, and one for VLAN 10 with a pod on each host. */
+async function trunked(c: Cluster) {
+  const [outer, inner] = [await c.createBridge(), await c.createBridge()];
+  const link = randomUUID();
+  await c.repository.create('port', { id: link, bridgeId: outer, vlanId: VLAN });
+  await c.repository.create('port', { id: randomUUID(), bridgeId: inner, peerId: link });
+  const trunks: Pod[] = [];
+  for (const host of c.hosts) {
+    const trunk = c.pod(outer, false);
+    await host.attach(trunk);
+    trunks.push(trunk);
+  }
+  return { outer, inner, trunks, pods: await c.populate(inner, 1) };
+}
+
+/** A frame that holds a text of its own. */
+function frameOf(src: number, dst: number, tag = 0): { frame: Uint8Array; text: string } {
+  const text = randomUUID();
+  const frame = buildEthernet({ src, dst, type: 0x9999 }, Buffer.from(text.padEnd(46)));
+  return { frame: tag === 0 ? frame : pushTag(frame, 0x8100, tag), text };
+}
+
+/** Frames with this text, as they came. */
+function received(pod: Pod, text: string): Uint8Array[] {
+  return pod.device!.received().filter((frame) => Buffer.from(frame).includes(text));
+}
+
+/** The VLANs of the frames with this text. */
+function tags(pod: Pod, text: string): number[] {
+  return received(pod, text).map((frame) => (popTag(frame) === undefined ? 0 : ((frame[14] << 8) | frame[15]) & 0xfff));
+}
+
+cluster('a VLAN of a trunk is a bridge of its own, on every host', 2, async (t, c) => {
+  const { trunks, pods } = await trunked(c);
+  const [here, there] = trunks;
+  const outside = 0x0200_0000_7000;
+  const reach = async (from: Pod, src: number, dst: number, tag: number) => {
+    const { frame, text } = frameOf(src, dst, tag);
+    from.send(frame);
+    await until('the frame has come', () => pods.some((pod) => received(pod, text).length > 0));
+    await c.quiet();
+    return text;
+  };
+  await until('hosts know each other', async () => {
+    const { frame, text } = frameOf(outside, MAC_BROADCAST, VLAN);
+    here.send(frame);
+    await c.quiet();
+    return received(pods[1], text).length > 0 && received(there, text).length > 0;
+  });
+
+  let text = await reach(here, outside, MAC_BROADCAST, VLAN);
+  t.deepEqual(tags(there, text), [VLAN]);
+  for (const pod of pods) t.deepEqual(tags(pod, text), [0]);
+  t.deepEqual(tags(here, text), []);
+
+  // What the pods answer goes to that trunk alone, with the tag.
+  for (const pod of pods) {
+    await until('the address is known everywhere', async () => {
+      const { frame, text: answer } = frameOf(pod.mac, outside);
+      pod.send(frame);
+      await c.quiet();
+      return tags(here, answer).length === 1 && tags(there, answer).length === 0;
+    });
+    const { frame, text: answer } = frameOf(pod.mac, outside);
+    pod.send(frame);
+    await until('the answer has come', () => received(here, answer).length > 0);
+    t.deepEqual([tags(here, answer), tags(there, answer)], [[VLAN], []]);
+  }
+  // And back to the pod alone.
+  text = await reach(here, outside, pods[1].mac, VLAN);
+  t.deepEqual([tags(pods[0], text), tags(pods[1], text)], [[], [0]]);
+  // Other VLANs do not go there.
+  const { frame, text: other } = frameOf(outside, MAC_BROADCAST, 11);
+  here.send(frame);
+  await until('the other trunk has it', () => received(there, other).length > 0);
+  for (const pod of pods) t.deepEqual(tags(pod, other), []);
+
+  // The machine moves from one trunk to the other.
+  there.send(frameOf(outside, MAC_BROADCAST, VLAN).frame);
+  for (const pod of pods) {
+    await until('frames follow it', async () => {
+      const { frame: next, text: moved } = frameOf(pod.mac, outside);
+      pod.send(next);
+      await c.quiet();
+      return tags(there, moved).length === 1 && tags(here, moved).length === 0;
+    });
+  }
+});
+
+cluster('flows follow when bridges are linked and parted', 2, async (t, c) => {
+  const [a, b] = [await c.createBridge(), await c.createBridge()];
+  const [x, y] = [...(await c.populate(a, 1)).slice(0, 1), ...(await c.populate(b, 1)).slice(1)];
+  const arrives = async () => {
+    const { frame, text } = frameOf(x.mac, MAC_BROADCAST);
+    x.send(frame);
+    await c.quiet();
+    return received(y, text).length;
+  };
+  t.is(await arrives(), 0);
+  const link = randomUUID();
+  await c.repository.create('port', { id: link, bridgeId: a });
+  await c.repository.create('port', { id: randomUUID(), bridgeId: b, peerId: link });
+  await until('they are linked', async () => (await arrives()) === 1);
+  await c.repository.modify('port', link, (port) => ({ ...port, adminStateUp: false }));
+  await until('they are parted', async () => (await arrives()) === 0);
+  await c.repository.modify('port', link, (port) => ({ ...port, adminStateUp: true }));
+  await until('they are linked again', async () => (await arrives()) === 1);
+  await c.repository.delete('port', link);
+  await until('they are parted for good', async () => (await arrives()) === 0);
+});
+
+cluster('isolated ports reach only those that are not, on their host and on others', 2, async (t, c) => {
+  const bridge = await c.createBridge();
+  const [open, ...clients] = [c.pod(bridge), ...c.hosts.map(() => c.pod(bridge))];
+  await c.hosts[1].attach(open);
+  for (const [i, pod] of clients.entries()) {
+    c.hosts[i].plug(pod);
+    await c.hosts[i].agent.bindings.attach({ ...pod.port, isolated: true }, pod.interfaceName);
+  }
+  await c.published();
+  await c.connects(clients[0], open);
+  await c.connects(open, clients[0]);
+  const arrives = async (from: Pod, dst: number) => {
+    const { frame, text } = frameOf(from.mac, dst);
+    from.send(frame);
+    await c.quiet();
+    return [open, ...clients].filter((pod) => received(pod, text).length > 0);
+  };
+  await until('the other host tells isolated ports apart', async () => {
+    return (await arrives(clients[0], MAC_BROADCAST)).length === 1;
+  });
+  t.deepEqual(await arrives(clients[0], MAC_BROADCAST), [open]);
+  t.deepEqual(await arrives(clients[1], MAC_BROADCAST), [open]);
+  t.deepEqual(await arrives(clients[0], clients[1].mac), []);
+  t.deepEqual(await arrives(open, MAC_BROADCAST), clients);
+  t.deepEqual(await arrives(open, clients[0].mac), [clients[0]]);
+  await c.hosts[1].agent.bindings.detach(clients[1].id);
+  await c.hosts[1].agent.bindings.attach(clients[1].port, clients[1].interfaceName);
+  await until('it is not isolated any more', async () => (await arrives(clients[0], MAC_BROADCAST)).length === 2);
+});
