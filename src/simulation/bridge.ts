@@ -4,7 +4,8 @@ import { answerArp } from './arp.js';
 import type { SimulationContext } from './context.js';
 import type { BridgeFact, BridgePortFact, Fact, PortFact } from './fact.js';
 import { answerNeighborSolicitation } from './nd.js';
-import { egressPort, outputHereToAll, outputToHost, passes, trackBy } from './port.js';
+import { egressPort, outputHereToAll, passes, trackBy } from './port.js';
+import { outputToHost } from './tunnel.js';
 
 /** The identifier in tag control information. */
 const VLAN_ID = 0xfff;
@@ -125,7 +126,7 @@ function floodBridge(context: SimulationContext, bridge: BridgeFact, port: Bridg
   context.beginFlood(bridge, vlan);
   if (local !== null) outputHereToAll(context, local);
   for (const host of hosts ?? []) {
-    outputToHost(context, host, (port.isIsolated ? host.openFloodKey : undefined) ?? host.floodKey);
+    outputToHost(context, host.tunnel, (port.isIsolated ? host.openFloodKey : undefined) ?? host.floodKey);
   }
   for (const ports of [local?.ports, linked, linkedInVlan]) {
     for (const to of ports ?? []) {

@@ -25,11 +25,14 @@ export const TRANSLATED_MARK = 1;
 export const TARGET_HASH_BASIS = 0x6d6e;
 
 /**
- * What a packet is to the connection that it belongs to, in the zone of the port where it entered: one that goes the way
- * of the packet which opened the connection, or the other way. An ICMP error goes the other way, whoever sends it, and
- * what belongs to no connection opens one. `translated-return`: a reply to packets whose destination was translated.
+ * What a packet is to the connection that it belongs to, in the zone of the port where it entered: `forward` goes the way
+ * of the packet which opened the connection, `return` the other way, `related` is an ICMP error about a packet of either
+ * way. What belongs to no connection opens one. `translated`: it is about packets whose destination was translated.
  */
-export type Direction = 'forward' | 'return' | 'translated-return';
+export interface Direction {
+  readonly way: 'forward' | 'return' | 'related';
+  readonly isTranslated: boolean;
+}
 
 /**
  * Translations of a packet's addresses on its way: of the source or destination, or of the destination back to what was
@@ -84,7 +87,7 @@ export const NO_RECIRCULATION: Recirculation = {
 /** The words of a flow key that translations change: addresses of both families, and ports. */
 export const TRANSLATED_WORDS = [25, 26, 27, 28, 29, 30, 31, 32, Word.TP_SRC, Word.TP_DST] as const;
 
-const DIRECTIONS = ['forward', 'return', 'translated-return', 'key'];
+const WAYS = ['forward', 'return', 'related'];
 const KINDS = ['source', 'destination', 'reverse'];
 
 /** 31 bits, never zero: the same for the same content, after a restart too. FNV-1a over words. */
@@ -94,7 +97,8 @@ export function recirculationHash({ direction, isCommitted, isHashed, translatio
     hash = Math.imul(hash ^ word, 0x01000193);
     hash ^= hash >>> 15;
   };
-  add(direction === undefined ? 9 : DIRECTIONS.indexOf(direction));
+  if (typeof direction === 'object') add(WAYS.indexOf(direction.way) + (direction.isTranslated ? 8 : 0));
+  else add(direction === 'key' ? 16 : 17);
   add((isCommitted ? 1 : 0) | (isHashed ? 2 : 0));
   if (sentFrom !== undefined) add(fnv1a(sentFrom.tag));
   for (const { kind, zone, values, mask, isMade } of translations) {
@@ -111,13 +115,18 @@ export function recirculationHash({ direction, isCommitted, isHashed, translatio
 
 export function recirculationsEqual(a: Recirculation, b: Recirculation): boolean {
   return (
-    a.direction === b.direction &&
+    directionsEqual(a.direction, b.direction) &&
     a.isCommitted === b.isCommitted &&
     a.isHashed === b.isHashed &&
     a.sentFrom === b.sentFrom &&
     a.translations.length === b.translations.length &&
     a.translations.every((translation, i) => translationsEqual(translation, b.translations[i]))
   );
+}
+
+function directionsEqual(a: Recirculation['direction'], b: Recirculation['direction']): boolean {
+  if (typeof a !== 'object' || typeof b !== 'object') return a === b;
+  return a.way === b.way && a.isTranslated === b.isTranslated;
 }
 
 function translationsEqual(a: Translation, b: Translation): boolean {

@@ -280,6 +280,14 @@ export class SimulationContext {
     }
   }
 
+  /** One word of IPv4 or four of IPv6, whichever the packet has. */
+  setAddress(side: Side, address: Uint32Array): void {
+    const first = side === 'source' ? Word.NW_SRC : Word.NW_DST;
+    this.settle(first, 4);
+    this.packet.words.set(address, first);
+    this.written.fill(0xffff_ffff, first, first + address.length);
+  }
+
   setTtl(ttl: number): void {
     this.settle(Word.NW_TTL, 1);
     this.packet.nwTtl = ttl;
@@ -324,6 +332,8 @@ export class SimulationContext {
 
   /** Send a copy of the packet somewhere: behind `act` the packet is what it was before. */
   branch(act: () => void): void {
+    // Before it is known whether this copy has gone astray.
+    if (this.before !== NO_RECIRCULATION) this.settle();
     const words = takeWords();
     const written = takeWords();
     words.set(this.packet.words);
@@ -424,24 +434,35 @@ export class SimulationContext {
   }
 
   /**
-   * Whether the packet goes the way of the one that opened its connection. Undefined while that is not known: then the
-   * decision will be to find out, and this way ends here.
+   * Whether the packet goes the way of the one that opened its connection; ICMP errors do not. Undefined while that is not
+   * known: then the decision will be to find out, and this way ends here.
    */
   connection(): 'forward' | 'return' | undefined {
-    if (!this.isIp()) return 'forward';
-    // What devices send of their own accord answers something, and what another host let in has been asked about there.
-    if (this.ingress === undefined) return 'return';
-    const { direction } = this.before;
-    if (direction === undefined) return this.ask();
-    if (direction !== 'key') return direction === 'forward' ? 'forward' : 'return';
-    this.seen.seeCtState(CtState.REPLY | CtState.RELATED);
-    return (this.key.ctState & (CtState.REPLY | CtState.RELATED)) === 0 ? 'forward' : 'return';
+    const way = this.way();
+    return way === undefined || way === 'forward' ? way : 'return';
   }
 
-  /** Whether the packet replies to one whose destination was translated; undefined as of {@link connection}. */
-  isTranslatedReply(): boolean | undefined {
-    const direction = this.direction();
-    return direction === undefined ? undefined : direction === 'translated-return';
+  /** What the packet is to its connection; undefined as of {@link connection}. */
+  direction(): Direction | undefined {
+    const way = this.way();
+    if (way === undefined) return undefined;
+    const { direction } = this.before;
+    if (typeof direction === 'object') return direction;
+    if (way === 'forward' || direction !== 'key') return { way, isTranslated: false };
+    this.seen.words[Word.CT_MARK] |= TRANSLATED_MARK;
+    return { way, isTranslated: (this.key.ctMark & TRANSLATED_MARK) !== 0 };
+  }
+
+  private way(): Direction['way'] | undefined {
+    if (!this.isIp()) return 'forward';
+    // What devices send of their own accord answers something, and what another host let in has been asked about there.
+    if (this.ingress === undefined) return 'related';
+    const { direction } = this.before;
+    if (direction === undefined) return this.ask();
+    if (direction !== 'key') return direction.way;
+    this.seen.seeCtState(CtState.REPLY | CtState.RELATED);
+    if ((this.key.ctState & CtState.RELATED) !== 0) return 'related';
+    return (this.key.ctState & CtState.REPLY) === 0 ? 'forward' : 'return';
   }
 
   /** The zone of the port where the packet came in; null if it came in at none, undefined when it is not in hand. */
@@ -615,16 +636,6 @@ export class SimulationContext {
     const id = this.arrival.recirculations?.idOf(recirculation) ?? recirculationHash(recirculation);
     this.numbered.push({ id, recirculation });
     return { type: 'recirc', id };
-  }
-
-  /** What {@link connection} says, and of replies what they reply to. */
-  private direction(): Direction | undefined {
-    const way = this.connection();
-    if (way !== 'return' || this.ingress === undefined) return way;
-    const { direction } = this.before;
-    if (direction !== 'key') return direction;
-    this.seen.words[Word.CT_MARK] |= TRANSLATED_MARK;
-    return (this.key.ctMark & TRANSLATED_MARK) === 0 ? 'return' : 'translated-return';
   }
 
   private ask(): undefined {

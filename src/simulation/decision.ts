@@ -33,7 +33,9 @@ export type DropReason =
   | 'for-router'
   | 'no-connection-state'
   | 'stale-recirculation'
-  | 'translated-twice';
+  | 'translated-twice'
+  | 'no-nat-port'
+  | 'no-nat-connection';
 
 /** What shall happen besides forwarding. */
 export type Effect =

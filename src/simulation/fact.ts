@@ -31,6 +31,8 @@ export interface TunnelTarget {
   readonly zones?: readonly number[];
   /** Ports at which it depends on the packet, such as those with filters. */
   readonly ports: readonly Fact<PortFact>[];
+  /** The key is of a router that translates sources here: a reply goes on there. */
+  readonly router?: Fact<RouterFact>;
 }
 
 export type PortFact = BridgePortFact | RouterPortFact;
@@ -107,6 +109,8 @@ export interface TunnelPath {
 export interface BridgeFact {
   readonly id: string;
   readonly adminStateUp: boolean;
+  /** Absent when the datapath cannot translate. */
+  readonly sourceNat?: SourceNatFact;
   /** What packets without a VLAN tag pass before the bridge looks for their way, and behind that. */
   readonly inboundFilters?: readonly Fact<ChainFact>[];
   readonly outboundFilters?: readonly Fact<ChainFact>[];
@@ -154,6 +158,8 @@ export function servedBy(
 export interface RouterFact {
   readonly id: string;
   readonly adminStateUp: boolean;
+  /** Absent when the datapath cannot translate. */
+  readonly sourceNat?: SourceNatFact;
   /** What packets pass before they are routed, the chain of local redirection first. */
   readonly inboundFilters?: readonly Fact<ChainFact>[];
   /** What packets pass when their way is known, the forward chain first. */
@@ -164,6 +170,36 @@ export interface RouterFact {
    */
   routes(packet: FlowKey, seen: FlowMask): Fact<readonly RouteFact[]>;
 }
+
+/** How this host translates sources for a device. */
+export interface SourceNatFact {
+  /** In which it tracks the connections that it has translated for the device (see connection.ts), 1 to 65535. */
+  readonly zone: Fact<number>;
+  /**
+   * Ports of the address in `words` (one of IPv4, four of IPv6), of those from `first` to `last`, which this host may
+   * translate to, in ranges; null when there is none to be had.
+   */
+  ports(words: Uint32Array, first: number, last: number): Fact<readonly PortRange[]>;
+  /**
+   * Which host translates to the address in `words[offset…]` and the ports of a block: those with the same upper
+   * {@link NAT_BLOCK_BITS} bits. Null when nobody does. Without a block (of ICMP, which has no ports): whoever translates to
+   * the address, this host first.
+   */
+  owner(words: Uint32Array, offset: number, length: number, block: number | undefined): Fact<NatOwner>;
+}
+
+/** How many upper bits of a port tell the block that it is in. */
+export const NAT_BLOCK_BITS = 10;
+
+export interface PortRange {
+  readonly first: number;
+  readonly last: number;
+}
+
+/** Of another host: the way to it, with the tunnel key by which it knows the device. */
+export type NatOwner =
+  | { readonly type: 'local' }
+  | { readonly type: 'remote'; readonly tunnel: Fact<TunnelPath>; readonly tunnelKey: number };
 
 /** `normal` leaves at a port; `local` is for the router itself; `reject` tells the sender, `blackhole` does not. */
 export type RouteFact =

@@ -1,11 +1,10 @@
-import type { Action } from '../flow/action.js';
 import { EtherType } from '../packet/ethernet.js';
 import { areStateful, evaluate, type Verdict } from './chain.js';
 import type { SimulationContext } from './context.js';
-import type { ChainFact, Fact, PortFact, RedirectRuleFact, RemoteHost, TunnelPath, TunnelTarget } from './fact.js';
+import type { ChainFact, Fact, PortFact, RedirectRuleFact, TunnelTarget } from './fact.js';
+import { translate } from './nat.js';
 import { prohibited } from './reply.js';
-
-const TUNNEL_TTL = 64;
+import { outputToHost } from './tunnel.js';
 
 /** The port at which a packet enters a device; undefined if it does not get in, or that is not known yet. */
 export function ingressPort(context: SimulationContext, fact: Fact<PortFact>): PortFact | undefined {
@@ -43,9 +42,7 @@ function emit(context: SimulationContext, port: PortFact): void {
     else if (output !== undefined) outputHere(context, output, port.location.zone);
     return;
   }
-  const path = context.read(port.location.tunnel);
-  if (path === null) context.drop('no-tunnel');
-  else if (path !== undefined) context.output(tunnelActions(path, port.location.tunnelKey | context.trackingKeyBits()));
+  if (!outputToHost(context, port.location.tunnel, port.location.tunnelKey)) context.drop('no-tunnel');
 }
 
 /** A copy out of a port of this host. */
@@ -79,12 +76,6 @@ export function filter(context: SimulationContext, filters: readonly Fact<ChainF
   else if (verdict === 'reject') reject(context);
   else if (typeof verdict === 'object') redirect(context, verdict);
   return verdict;
-}
-
-/** A translation goes by the state of the connection. */
-function translate(context: SimulationContext): 'wait' {
-  context.connection();
-  return 'wait';
 }
 
 /** Bridges have no address to say so from, so only routers tell the sender: who sent what was for the router, untagged. */
@@ -130,22 +121,4 @@ export function outputHereToAll(context: SimulationContext, { outputs, zones }: 
     const tracking = zones === undefined ? [] : context.trackAtEgress(zones[i]);
     context.output([...tracking, { type: 'output', port }]);
   });
-}
-
-/** A copy to another host, under one of its tunnel keys. */
-export function outputToHost(context: SimulationContext, { tunnel }: RemoteHost, tunnelKey: number): void {
-  const path = context.read(tunnel);
-  if (path !== undefined && path !== null) {
-    context.output(tunnelActions(path, tunnelKey | context.trackingKeyBits()));
-  }
-}
-
-function tunnelActions(path: TunnelPath, tunnelKey: number): Action[] {
-  return [
-    {
-      type: 'set-tunnel',
-      tunnel: { id: tunnelKey, src: path.src, dst: path.dst, tos: 0, ttl: TUNNEL_TTL, flags: 0 },
-    },
-    { type: 'output', port: path.output },
-  ];
 }

@@ -43,21 +43,43 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   if (!router.adminStateUp) return tell('router-down', prohibited(packet));
 
   if (!passesRouter(context, router.inboundFilters, tell)) return;
+  const echo = () => context.reply(fact, port, { type: 'echo' });
+  route(context, router, tell, echo);
+}
+
+/**
+ * A reply to what this host translated for the router came to the router on another host, which sent it here, and has
+ * its destination back. Where it goes in at the router is not known, so nobody can be told of errors.
+ */
+export function routeReply(context: SimulationContext, router: RouterFact): void {
+  context.pass(router.id);
+  trackBy(context, router);
+  const tell = (reason: DropReason) => context.drop(reason);
+  route(context, router, tell, () => context.drop('for-router'));
+}
+
+function route(
+  context: SimulationContext,
+  router: RouterFact,
+  tell: (reason: DropReason, reply: Reply) => void,
+  echo: () => void,
+): void {
+  const { packet, mask } = context;
   const routes = context.read(router.routes(packet, mask));
   if (routes === undefined) return;
   if (routes === null || routes.length === 0) return tell('no-route', noRoute(packet));
-  const route = chooseRoute(routes, packet, mask);
-  switch (route.type) {
+  const chosen = chooseRoute(routes, packet, mask);
+  switch (chosen.type) {
     case 'blackhole':
       return context.drop('blackhole');
     case 'reject':
       return tell('rejected', prohibited(packet));
     case 'local':
-      if (isEchoRequest(context)) return context.reply(fact, port, { type: 'echo' });
+      if (isEchoRequest(context)) return echo();
       if (takeRenewal(context)) return;
       return context.drop('for-router');
     case 'normal':
-      return forward(context, router, route, tell);
+      return forward(context, router, chosen, tell);
   }
 }
 

@@ -5,9 +5,10 @@ import { takeConfigurationRequest } from './configuration.js';
 import { type Recirculations, TRACKED_TUNNEL_KEY, TRANSLATED_TUNNEL_KEY } from './connection.js';
 import { type Limits, SimulationContext } from './context.js';
 import type { Decision } from './decision.js';
-import type { Fact, Ingress, PortFact } from './fact.js';
+import type { Fact, Ingress, PortFact, RouterFact } from './fact.js';
+import { reverseHere } from './nat.js';
 import { egressPort, ingressPort, outputHereToAll, passes } from './port.js';
-import { routerInput } from './router.js';
+import { routeReply, routerInput } from './router.js';
 
 /**
  * Work out what happens to a packet that came in with `key` at the datapath port that `ingress` describes. A pure
@@ -31,12 +32,8 @@ export function simulate(
   context.read(ingress);
   if (way === null) context.drop('no-port');
   else if (way?.type === 'tunnel') leaveTunnel(context, way);
-  else if (way !== undefined) {
-    if (!takeConfigurationRequest(context, way.port)) {
-      context.enter(way.port);
-      walk(context);
-    }
-  }
+  else if (way !== undefined && !takeConfigurationRequest(context, way.port)) context.enter(way.port);
+  walk(context);
   return context.decision();
 }
 
@@ -77,8 +74,20 @@ function leaveTunnel(context: SimulationContext, tunnel: Extract<Ingress, { type
   if (target === null) return context.drop('unknown-tunnel-key');
   if (target === undefined) return;
   if ((key.tunId & TRACKED_TUNNEL_KEY) !== 0) context.track();
+  if (target.router !== undefined) translateReply(context, target.router);
   outputHereToAll(context, target);
   for (const port of target.ports) context.branch(() => egressPort(context, port));
+}
+
+/** Another host has sent here what came to the router, because this one has translated its connection for it. */
+function translateReply(context: SimulationContext, fact: Fact<RouterFact>): void {
+  const router = context.read(fact);
+  if (router === undefined) return;
+  if (router === null) return context.drop('no-router');
+  if (router.sourceNat === undefined) return context.drop('no-connection-state');
+  const outcome = reverseHere(context, router.sourceNat);
+  if (outcome === 'unmade') context.drop('no-nat-connection');
+  else if (outcome === 'done') routeReply(context, router);
 }
 
 /** From device to device, until no copy of the packet is left in one. */
