@@ -400,7 +400,7 @@ async function leaseBlock(store: Store, hostId: string, poolId: string, block: s
   const entryPath = leaseEntryPath(hostId, poolId, path);
   await store.ensure(parentPath(path)!);
   await store.ensure(parentPath(entryPath)!);
-  await store.multi(takeOperations(hostId, path, entryPath));
+  await store.multi(takeOperations({ hostId }, path, entryPath));
 }
 
 test('deleting a pool or a zone leaves nothing at the hosts', async (t) => {
