@@ -15,7 +15,8 @@ import type {
   RuleFact,
   TagRuleFact,
 } from './fact.js';
-import { type PlacedRule, RuleIndex } from './rule-index.js';
+import { RuleIndex } from './rule-index.js';
+import type { PlacedRule } from './rule-order.js';
 
 /** Chains of rules: how they are made of what the topology says, and what they say of a packet. */
 
