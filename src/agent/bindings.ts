@@ -25,6 +25,8 @@ const SETTLE_MS = 20;
 interface Wanted {
   port: Port;
   interfaceName: string;
+  /** The port with what others have set of it in the NSDB, such as filters; undefined while that is not known. */
+  complete: BridgePort | undefined;
   /** Attached by this host's own front ends, which need no NSDB; otherwise bound in the NSDB. */
   readonly local: boolean;
   /** Datapath port number while the interface is attached. */
@@ -165,7 +167,15 @@ export class Bindings implements LocalPorts {
     const bound: BridgePort = { ...valid, binding: { hostId, interfaceName, tunnelKey } };
     const before = this.wanted.get(port.id);
     if (before !== undefined) this.forget(before);
-    const wanted: Wanted = { port: bound, interfaceName, local: true, number: undefined, zone: null, attached: false };
+    const wanted: Wanted = {
+      port: bound,
+      interfaceName,
+      complete: undefined,
+      local: true,
+      number: undefined,
+      zone: null,
+      attached: false,
+    };
     this.want(wanted);
     this.activate(wanted, number, tunnelKey);
     this.publishPort(bound);
@@ -295,7 +305,9 @@ export class Bindings implements LocalPorts {
     wanted.zone = zone;
     this.output(port.id).set(number);
     this.zone(port.id).set(zone);
-    if (wanted.local && isBridgePort(port)) cache.setLocalPort(port);
+    if (wanted.local && isBridgePort(port)) {
+      cache.setLocalPort(port, (complete) => this.completed(wanted, complete));
+    }
     this.ingress(number).set({ type: 'port', port: cache.port(port.id) });
     this.target(tunnelKey).set(targetOf([wanted]));
     this.options.onTunnelKey(tunnelKey);
@@ -307,6 +319,7 @@ export class Bindings implements LocalPorts {
     const { port, number } = wanted;
     if (number === undefined) return;
     wanted.number = undefined;
+    wanted.complete = undefined;
     this.byNumber.delete(number);
     this.options.onPortReplaced(number);
     this.leaveBridge(wanted);
@@ -348,6 +361,12 @@ export class Bindings implements LocalPorts {
     }
   }
 
+  /** It is known what others have set of a port that was attached here. */
+  private completed(wanted: Wanted, complete: BridgePort): void {
+    wanted.complete = complete;
+    if (wanted.number !== undefined) this.bridgePortsChanged(complete.bridgeId);
+  }
+
   /** Ports of the bridge came, went or changed. */
   private bridgePortsChanged(bridgeId: string): void {
     this.floodTargetsChanged(bridgeId);
@@ -361,12 +380,12 @@ export class Bindings implements LocalPorts {
     const cache = this.options.cache();
     const up = [...(this.active.get(bridgeId) ?? [])].filter(({ port }) => port.adminStateUp);
     up.sort((a, b) => a.number! - b.number!);
-    const plain = targetOf(up.filter(({ port }) => !dependsOnPacket(port)));
-    const asking = up.filter(({ port }) => dependsOnPacket(port));
+    const plain = targetOf(up.filter((wanted) => !dependsOnPacket(wanted)));
+    const asking = up.filter(dependsOnPacket);
     const all = { ...plain, ports: asking.map(({ port }) => cache.port(port.id)) };
     const open = {
       ...plain,
-      ports: asking.filter(({ port }) => !port.isolated).map(({ port }) => cache.port(port.id)),
+      ports: asking.filter(({ port, complete }) => !(complete ?? port).isolated).map(({ port }) => cache.port(port.id)),
     };
     cache.bridge(bridgeId).localPorts.set(all);
     this.setFloodTarget(bridgeOwner(bridgeId), all);
@@ -382,7 +401,7 @@ export class Bindings implements LocalPorts {
   }
 
   private hasIsolated(bridgeId: string): boolean {
-    for (const { port } of this.active.get(bridgeId) ?? []) if (port.isolated) return true;
+    for (const { port, complete } of this.active.get(bridgeId) ?? []) if ((complete ?? port).isolated) return true;
     return false;
   }
 
@@ -500,7 +519,15 @@ export class Bindings implements LocalPorts {
       if (port.binding?.tunnelKey !== binding?.tunnelKey) this.publishKey(current);
       return;
     }
-    this.want({ port, interfaceName, local: false, number: undefined, zone: null, attached: false });
+    this.want({
+      port,
+      interfaceName,
+      complete: undefined,
+      local: false,
+      number: undefined,
+      zone: null,
+      attached: false,
+    });
     this.changed();
   }
 
@@ -656,9 +683,11 @@ function openBridgeOwner(bridgeId: string): string {
 }
 
 /** Whether a packet that is flooded may not leave at the port, or not as it is. */
-function dependsOnPacket(port: Port): boolean {
-  const mirrors = [...(port.outboundMirrorIds ?? []), ...(port.preOutFilterMirrorIds ?? [])];
-  return port.isolated === true || port.outboundFilterId !== undefined || mirrors.length > 0;
+function dependsOnPacket({ port, local, complete }: Wanted): boolean {
+  if (local && complete === undefined) return true;
+  const { isolated, outboundFilterId, outboundMirrorIds, preOutFilterMirrorIds } = complete ?? port;
+  const mirrors = [...(outboundMirrorIds ?? []), ...(preOutFilterMirrorIds ?? [])];
+  return isolated === true || outboundFilterId !== undefined || mirrors.length > 0;
 }
 
 function isOfSameDevice(a: Port, b: Port): boolean {

@@ -8,6 +8,7 @@ import { IP_TABLE, macTable } from '../nsdb/tables/tables.js';
 import { formatMac, parseMac } from '../packet/address.js';
 import type {
   BridgeFact,
+  ChainFact,
   DhcpSubnetFact,
   DhcpV6SubnetFact,
   Fact,
@@ -18,10 +19,13 @@ import type {
   ServedFact,
   TunnelTarget,
 } from '../simulation/fact.js';
+import type { Bridge } from '../topology/types.js';
 import { AddressCells } from './address-cells.js';
 import { BridgeSubnets } from './bridge-subnets.js';
 import { type Cell, isIdle } from './cell.js';
+import { sameFilters } from './chain-cells.js';
 import type { TopologySource } from './topology-source.js';
+import { UnknownFilters } from './unknown-filters.js';
 
 /** A bridge's facts: the bridge itself and the entries of its tables that packets asked for. */
 export class BridgeNode implements BridgeFact {
@@ -29,6 +33,11 @@ export class BridgeNode implements BridgeFact {
   readonly localPorts: Cell<TunnelTarget>;
   readonly remoteHosts: Cell<readonly RemoteHost[]>;
   adminStateUp = true;
+  inboundFilters: readonly Fact<ChainFact>[] = [];
+  outboundFilters: readonly Fact<ChainFact>[] = [];
+  /** Whether the NSDB has told of the bridge. */
+  private isTold = false;
+  private unknown: UnknownFilters | undefined;
   /** By VLAN. */
   private readonly interior = new Map<number, Cell<readonly Fact<PortFact>[]>>();
   /** By VLAN, then by address. */
@@ -46,8 +55,8 @@ export class BridgeNode implements BridgeFact {
           'bridge',
           id,
           (bridge) => {
-            const changed = bridge !== undefined && bridge.adminStateUp !== this.adminStateUp;
-            if (bridge !== undefined) this.adminStateUp = bridge.adminStateUp;
+            const changed = bridge !== undefined && this.change(bridge);
+            this.unknown?.settle();
             self.set(bridge === undefined ? null : this);
             if (changed) self.touch();
           },
@@ -79,6 +88,21 @@ export class BridgeNode implements BridgeFact {
 
   get dhcpV6Subnets(): Cell<readonly DhcpV6SubnetFact[]> {
     return this.subnets.dhcpV6Subnets;
+  }
+
+  /** Returns whether it is another than before. */
+  private change({ adminStateUp, inboundFilterId, outboundFilterId }: Bridge): boolean {
+    const inbound = this.source.chains.filters(inboundFilterId);
+    const outbound = this.source.chains.filters(outboundFilterId);
+    const isSame =
+      adminStateUp === this.adminStateUp &&
+      sameFilters(inbound, this.inboundFilters) &&
+      sameFilters(outbound, this.outboundFilters);
+    this.adminStateUp = adminStateUp;
+    this.inboundFilters = inbound;
+    this.outboundFilters = outbound;
+    this.isTold = true;
+    return !isSame;
   }
 
   interiorPorts(vlan: number): Cell<readonly Fact<PortFact>[]> {
@@ -157,6 +181,15 @@ export class BridgeNode implements BridgeFact {
 
   /** Ports of this host are on the bridge, so there is one, whether or not the NSDB can be asked. */
   presume(present: boolean): void {
+    this.unknown?.close();
+    this.unknown = undefined;
+    if (present && !this.isTold) {
+      this.unknown = new UnknownFilters(`bridge ${this.id}`, this.source, () => {
+        if (!this.isTold) this.inboundFilters = [];
+        this.cell.touch();
+      });
+      this.inboundFilters = this.unknown.filters;
+    }
     this.cell.setLocal(present ? this : undefined);
     if (present) this.source.load(this.cell as Cell<unknown>);
     this.subnets.presume(present);

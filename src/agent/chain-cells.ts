@@ -15,6 +15,11 @@ export class ChainCells implements RuleReferences {
 
   constructor(private readonly source: TopologySource) {}
 
+  /** How many chains and groups are kept. */
+  get size(): number {
+    return this.chains.size + this.groups.size;
+  }
+
   chain(id: string): Cell<ChainFact> {
     let cell = this.chains.get(id);
     if (cell === undefined) {
@@ -93,6 +98,10 @@ export class ChainCells implements RuleReferences {
       },
     };
   }
+}
+
+export function sameFilters(a: readonly Fact<ChainFact>[] = [], b: readonly Fact<ChainFact>[] = []): boolean {
+  return a.length === b.length && a.every((chain, i) => chain === b[i]);
 }
 
 /** A group of addresses: whether one is a member is read and watched by itself, however many there are. */

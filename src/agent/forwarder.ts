@@ -216,22 +216,23 @@ export class Forwarder {
   }
 
   private process(packet: Waiting, operations: FlowOperation[]): void {
-    const { key, sender } = packet;
+    const { key } = packet;
     // What would not be let wait must not cause reading either.
-    const decision = this.decide(key, sender, this.waiting.hasRoom(key.inPort));
+    const decision = this.decide(key, packet, this.waiting.hasRoom(key.inPort));
     if (decision.type === 'done') this.carryOut(decision, packet, operations);
     else this.park(decision.missing as readonly Cell<unknown>[], packet);
   }
 
-  private decide(key: FlowKey, sender?: Fact<PortFact>, mayLoad = true): Decision {
+  /** @param packet undefined for a flow that is looked at again */
+  private decide(key: FlowKey, packet?: Pick<Waiting, 'packet' | 'sender'>, mayLoad = true): Decision {
     const { datapath } = this;
     const recirculations = datapath.features.conntrack ? this.recirculations : undefined;
     for (;;) {
       this.metrics.simulations++;
       const decision =
-        sender === undefined
-          ? simulate(key, this.ingress(key.inPort), datapath, recirculations)
-          : simulateSent(key, sender, datapath, recirculations);
+        packet?.sender === undefined
+          ? simulate(key, this.ingress(key.inPort), datapath, recirculations, packet?.packet)
+          : simulateSent(key, packet.sender, datapath, recirculations, packet.packet);
       // Before its actions are put anywhere, as packets may come back at once.
       if (decision.type === 'done') this.recirculations.learn(decision.recirculations);
       if (decision.type === 'done' || !mayLoad) return decision;
@@ -247,16 +248,23 @@ export class Forwarder {
   }
 
   private resume(parked: Parked, operations: FlowOperation[]): void {
-    const { key, complete, sender } = parked;
-    const decision = this.decide(key, sender);
-    if (decision.type === 'wait') {
-      this.waiting.parkAgain(parked, decision.missing as readonly Cell<unknown>[]);
+    const { key, complete, sender, packets } = parked;
+    const first = this.decide(key, { packet: packets[0].bytes, sender });
+    if (first.type === 'wait') {
+      this.waiting.parkAgain(parked, first.missing as readonly Cell<unknown>[]);
       return;
     }
-    for (const { bytes, origin } of parked.packets) {
+    for (const [i, { bytes, origin }] of packets.entries()) {
       const flow = complete ? this.flows.lookup(key) : undefined;
-      if (flow === undefined) this.carryOut(decision, { key, packet: bytes, origin, complete }, operations);
-      else this.execute(key, bytes, origin, flow.actions, operations);
+      if (flow !== undefined) {
+        this.execute(key, bytes, origin, flow.actions, operations);
+        continue;
+      }
+      const packet = { key, packet: bytes, origin, complete, sender };
+      // What makes no flow may have been decided by more of the packet than its key.
+      const decision = i === 0 || first.install ? first : this.decide(key, packet);
+      if (decision.type === 'done') this.carryOut(decision, packet, operations);
+      else this.park(decision.missing as readonly Cell<unknown>[], packet);
     }
   }
 

@@ -4,9 +4,10 @@ import type { Watch } from '../nsdb/store.js';
 import { SharedTable } from '../nsdb/tables/shared-table.js';
 import { LEARNED_ROUTE_TABLE, type LearnedRoute, type LearnedRouteKey } from '../nsdb/tables/tables.js';
 import { type Cidr, parseCidr, parseIp } from '../packet/ip.js';
-import type { Fact, PortFact, RouteFact, RouterFact } from '../simulation/fact.js';
-import type { Port, Route } from '../topology/types.js';
+import type { ChainFact, Fact, PortFact, RouteFact, RouterFact } from '../simulation/fact.js';
+import type { Port, Route, Router } from '../topology/types.js';
 import type { Cell } from './cell.js';
+import { sameFilters } from './chain-cells.js';
 import { RouteRegions, type UsableRoute } from './route-regions.js';
 import type { TopologySource } from './topology-source.js';
 
@@ -26,6 +27,8 @@ const NOTHING_TO_WATCH: Watch = { ready: Promise.resolve(), close: () => {} };
 export class RouterNode implements RouterFact {
   readonly cell: Cell<RouterFact>;
   adminStateUp = true;
+  inboundFilters: readonly Fact<ChainFact>[] = [];
+  outboundFilters: readonly Fact<ChainFact>[] = [];
   private readonly ports = new Map<string, Port>();
   private readonly known = new Map<string, KnownRoute>();
   /** Identifiers of routes by the port that they need. */
@@ -61,6 +64,21 @@ export class RouterNode implements RouterFact {
     });
   }
 
+  /** Returns whether it is another than before. */
+  private change(router: Router): boolean {
+    const { chains } = this.source;
+    const inbound = chains.filters(router.localRedirectChainId, router.inboundFilterId);
+    const outbound = chains.filters(router.forwardChainId, router.outboundFilterId);
+    const isSame =
+      router.adminStateUp === this.adminStateUp &&
+      sameFilters(inbound, this.inboundFilters) &&
+      sameFilters(outbound, this.outboundFilters);
+    this.adminStateUp = router.adminStateUp;
+    this.inboundFilters = inbound;
+    this.outboundFilters = outbound;
+    return !isSame;
+  }
+
   private watch(cell: Cell<RouterFact>): Watch {
     const { id, source } = this;
     const { repository, invalid } = source;
@@ -80,8 +98,7 @@ export class RouterNode implements RouterFact {
         id,
         (router) => {
           exists = router !== undefined;
-          const changed = router !== undefined && router.adminStateUp !== this.adminStateUp;
-          if (router !== undefined) this.adminStateUp = router.adminStateUp;
+          const changed = router !== undefined && this.change(router);
           update();
           if (changed && cell.value !== undefined) cell.touch();
         },

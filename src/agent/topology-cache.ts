@@ -3,11 +3,13 @@ import type { TopologyRepository } from '../nsdb/repository/topology-repository.
 import type { Watch } from '../nsdb/store.js';
 import { parseMac } from '../packet/address.js';
 import { parseIp } from '../packet/ip.js';
-import type { Fact, InterfaceAddress, NeighborFact, PortFact, TunnelPath } from '../simulation/fact.js';
+import type { ChainFact, Fact, InterfaceAddress, NeighborFact, PortFact, TunnelPath } from '../simulation/fact.js';
 import { type BridgePort, type Port, routerPortMac } from '../topology/types.js';
 import { AddressCells } from './address-cells.js';
 import { BridgeNode } from './bridge-node.js';
 import { Cell, type CellOptions, isIdle } from './cell.js';
+import { ChainCells, sameFilters } from './chain-cells.js';
+import { LocalPort } from './local-port.js';
 import type { LocalPortFacts } from './local-ports.js';
 import { RouterNode } from './router-node.js';
 import type { TopologySource } from './topology-source.js';
@@ -26,6 +28,9 @@ export class TopologyCache implements TopologySource {
   private readonly routers = new Map<string, RouterNode>();
   /** By port of a router. */
   private readonly neighbors = new Map<string, AddressCells<NeighborFact>>();
+  readonly chains = new ChainCells(this);
+  /** Those that front ends of this host attached. */
+  private readonly localPorts = new Map<string, LocalPort>();
   /** Facts to be given up and when they were last found to be needed, oldest first. */
   private readonly watched = new Map<Cell<unknown>, number>();
   private localPortsKnown = false;
@@ -158,13 +163,25 @@ export class TopologyCache implements TopologySource {
     for (const [id, cells] of this.neighbors) if (cells.isEmpty && !this.ports.has(id)) this.neighbors.delete(id);
   }
 
-  /** A port of this host, with the entries of its bridge's tables that follow from it. */
-  setLocalPort(port: BridgePort): void {
-    this.port(port.id).setLocal(this.portFact(port));
+  /**
+   * A port of this host, with the entries of its bridge's tables that follow from it.
+   * @param onComplete is told of the port with what others have set of it, now or when that is known, and when it changes
+   */
+  setLocalPort(port: BridgePort, onComplete: (port: BridgePort) => void = () => {}): void {
+    this.localPorts.get(port.id)?.close();
+    const show = (local: LocalPort) => {
+      this.port(port.id).setLocal(this.portFact(local.port, local.unknownFilters));
+      if (local.isComplete) onComplete(local.port);
+    };
+    const local = new LocalPort(port, this, show);
+    this.localPorts.set(port.id, local);
+    show(local);
     this.seed(port, true);
   }
 
   clearLocalPort(port: BridgePort): void {
+    this.localPorts.get(port.id)?.close();
+    this.localPorts.delete(port.id);
     this.seed(port, false);
     this.clearLocal(this.port(port.id));
   }
@@ -176,6 +193,7 @@ export class TopologyCache implements TopologySource {
   }
 
   close(): void {
+    for (const port of this.localPorts.values()) port.close();
     for (const cell of this.watched.keys()) cell.stop();
     this.watched.clear();
   }
@@ -184,10 +202,16 @@ export class TopologyCache implements TopologySource {
     return new Cell<T>(tag, { ...options, onChange: this.onChange });
   }
 
-  private portFact(port: Port): PortFact {
+  /** @param unknown what packets have to wait for at the port besides its filters */
+  private portFact(port: Port, unknown: readonly Fact<ChainFact>[] = []): PortFact {
     const { id, adminStateUp, bridgeId, routerId, subnets = [] } = port;
     const peer = port.peerId === undefined ? undefined : this.port(port.peerId);
     const location = this.location(port);
+    const filters = {
+      inboundFilters: [...unknown, ...this.chains.filters(port.inboundFilterId)],
+      outboundFilters: [...this.chains.filters(port.outboundFilterId), ...unknown],
+      groupIds: new Set(port.portGroupIds),
+    };
     if (bridgeId !== undefined) {
       const mac = port.mac === undefined ? undefined : parseMac(port.mac);
       const addresses = port.addresses.map((address) => Uint32Array.from(parseIp(address)!.words));
@@ -202,6 +226,7 @@ export class TopologyCache implements TopologySource {
         peer,
         vlanId: peer === undefined ? undefined : port.vlanId,
         isIsolated: port.isolated ?? false,
+        ...filters,
       };
     }
     const neighbors = this.neighborsAt(id);
@@ -214,6 +239,7 @@ export class TopologyCache implements TopologySource {
       addresses: subnets.map(interfaceAddress),
       peer,
       location,
+      ...filters,
       ipv4: (address) => neighbors.ipv4(address),
       ipv6: (words, offset) => neighbors.ipv6(words, offset),
     };
@@ -276,6 +302,9 @@ function interfaceAddress(subnet: string): InterfaceAddress {
 function samePort(a: PortFact, b: PortFact): boolean {
   if (a.adminStateUp !== b.adminStateUp || a.mac !== b.mac || a.peer !== b.peer) return false;
   if (!sameLocation(a.location, b.location)) return false;
+  if (!sameFilters(a.inboundFilters, b.inboundFilters) || !sameFilters(a.outboundFilters, b.outboundFilters))
+    return false;
+  if (!sameIds(a.groupIds, b.groupIds)) return false;
   if (a.type === 'bridge') {
     return b.type === 'bridge' && a.bridge === b.bridge && a.vlanId === b.vlanId && a.isIsolated === b.isIsolated;
   }
@@ -285,6 +314,10 @@ function samePort(a: PortFact, b: PortFact): boolean {
 function sameAddresses(a: readonly InterfaceAddress[], b: readonly InterfaceAddress[]): boolean {
   if (a.length !== b.length) return false;
   return a.every(({ prefix, words }, i) => prefix === b[i].prefix && words.join() === b[i].words.join());
+}
+
+function sameIds(a: ReadonlySet<string> = new Set(), b: ReadonlySet<string> = new Set()): boolean {
+  return a.size === b.size && [...a].every((id) => b.has(id));
 }
 
 function sameLocation(a: PortFact['location'], b: PortFact['location']): boolean {

@@ -1,6 +1,7 @@
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Fact, PortFact, TunnelPath } from '../simulation/fact.js';
 import type { Cell, CellOptions } from './cell.js';
+import type { ChainCells } from './chain-cells.js';
 
 /** What the facts about one device are made from. */
 export interface TopologySource {
@@ -14,6 +15,7 @@ export interface TopologySource {
   /** Take back what is set on this host for a fact. Who needs it reads it from then on. */
   clearLocal<T>(cell: Cell<T>): void;
   port(id: string): Fact<PortFact>;
+  readonly chains: ChainCells;
   /** The way to a host. */
   tunnel(hostId: string): Fact<TunnelPath>;
   /** A value in the NSDB is not valid; the last valid one stays. */

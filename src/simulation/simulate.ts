@@ -25,7 +25,7 @@ export function simulate(
   bytes?: Uint8Array,
 ): Decision {
   const sentFrom = key.recircId === 0 ? undefined : recirculations?.get(key.recircId).value?.sentFrom;
-  if (sentFrom !== undefined) return simulateSent(key, sentFrom, limits, recirculations);
+  if (sentFrom !== undefined) return simulateSent(key, sentFrom, limits, recirculations, bytes);
   const way = ingress.value;
   const port = way?.type === 'port' ? way.port : undefined;
   const context = new SimulationContext(key, limits, { ingress: port, recirculations, bytes });
@@ -46,8 +46,9 @@ export function simulateSent(
   port: Fact<PortFact>,
   limits: Limits,
   recirculations?: Recirculations,
+  bytes?: Uint8Array,
 ): Decision {
-  const context = new SimulationContext(key, limits, { sentFrom: port, recirculations });
+  const context = new SimulationContext(key, limits, { sentFrom: port, recirculations, bytes });
   // It may speak of a connection whose addresses are translated, as ICMP errors do.
   context.track();
   if (passesDevice(context, port)) egressPort(context, port);

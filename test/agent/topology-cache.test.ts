@@ -102,6 +102,9 @@ test('facts are read when they are needed, and follow the NSDB', async (t) => {
     peer: undefined,
     vlanId: undefined,
     isIsolated: false,
+    inboundFilters: [],
+    outboundFilters: [],
+    groupIds: new Set(),
   });
   await repository.modify('port', there.id, (old) => ({
     ...old,

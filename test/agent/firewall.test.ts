@@ -1,0 +1,169 @@
+import { randomUUID } from 'node:crypto';
+import test, { type ExecutionContext } from 'ava';
+import type { Condition } from '../../src/topology/chains.js';
+import { positionBetween, positionsAfter } from '../../src/topology/position.js';
+import { Cluster, type Pod } from './cluster.js';
+import { until } from './until.js';
+
+const OUTSIDE = { source: '10.9.0.0/16' };
+
+async function setUp(t: ExecutionContext, hosts: number, perHost: number) {
+  const cluster = await Cluster.start({ hosts });
+  t.teardown(() => cluster.close());
+  const bridgeId = await cluster.createBridge();
+  const pods = await cluster.populate(bridgeId, perHost);
+  const { repository } = cluster;
+  const chainId = (await repository.create('chain', { id: randomUUID(), name: 'firewall' })).id;
+  const addRule = async (position: string, type: 'accept' | 'drop', condition: Condition) => {
+    const rule = await repository.create('rule', { id: randomUUID(), chainId, position, type, condition });
+    return rule.id;
+  };
+  const setFilter = (pod: Pod, field: 'inboundFilterId' | 'outboundFilterId', value: string | undefined) =>
+    repository.modify('port', pod.id, (port) => ({ ...port, [field]: value }));
+  const stops = (from: Pod, to: Pod) =>
+    until(`packets from ${from.interfaceName} to ${to.interfaceName} are dropped`, async () => {
+      const text = cluster.sendTo(from, to);
+      await cluster.quiet();
+      return to.count(text) === 0;
+    });
+  return { cluster, repository, bridgeId, pods, chainId, addRule, setFilter, stops };
+}
+
+const from = (pod: Pod, prefix = 32) => ({ source: `10.1.0.${pod.ip & 0xff}/${prefix}` });
+
+test("a rule is added, moved, changed and removed under traffic, on the sender's host", async (t) => {
+  const { cluster, repository, pods, chainId, addRule, setFilter, stops } = await setUp(t, 2, 1);
+  const [a, b] = pods;
+  await cluster.connects(a, b);
+  const [first, second] = positionsAfter(undefined, 2);
+  await addRule(first, 'accept', OUTSIDE);
+  const dropId = await addRule(second, 'drop', from(a));
+  await cluster.ping(a, b);
+  await setFilter(a, 'inboundFilterId', chainId);
+  await stops(a, b);
+  await cluster.connects(b, a);
+  t.true(cluster.hosts[0].agent.metrics.drops.get('filtered')! > 0);
+
+  const before = await addRule(positionBetween(first, second), 'accept', from(a));
+  await cluster.connects(a, b);
+  await repository.modify('rule', before, (rule) => ({ ...rule, condition: OUTSIDE }));
+  await stops(a, b);
+  await repository.modify('rule', dropId, (rule) => ({ ...rule, condition: OUTSIDE }));
+  await cluster.connects(a, b);
+  await repository.modify('rule', dropId, (rule) => ({ ...rule, condition: from(a) }));
+  await stops(a, b);
+  await repository.delete('rule', dropId);
+  await cluster.connects(a, b);
+  await setFilter(a, 'inboundFilterId', undefined);
+  await cluster.ping(a, b);
+});
+
+test("the outbound filter of a port is that of the sender's host, the filters of a bridge of every host", async (t) => {
+  const { cluster, repository, bridgeId, pods, chainId, addRule, setFilter, stops } = await setUp(t, 2, 2);
+  const [a, b, c] = pods;
+  await addRule(positionBetween(undefined, undefined), 'drop', from(a));
+  await setFilter(c, 'outboundFilterId', chainId);
+  await stops(a, c);
+  cluster.underlayFrames = [];
+  cluster.sendTo(a, c);
+  await cluster.quiet();
+  t.deepEqual(cluster.underlayFrames, [], 'it does not cross the underlay');
+  await cluster.connects(b, c);
+  await cluster.connects(a, b);
+  await setFilter(c, 'outboundFilterId', undefined);
+  await cluster.connects(a, c);
+  await repository.modify('bridge', bridgeId, (bridge) => ({ ...bridge, inboundFilterId: chainId }));
+  await stops(a, b);
+  await stops(a, c);
+  await cluster.connects(c, a);
+});
+
+test('a flooded packet passes the filter of each port that it leaves at, on this host and on another', async (t) => {
+  const { cluster, pods, chainId, addRule, setFilter } = await setUp(t, 2, 2);
+  const [a, b, c, d] = pods;
+  await addRule(positionBetween(undefined, undefined), 'drop', from(a));
+  await setFilter(b, 'outboundFilterId', chainId);
+  await setFilter(c, 'outboundFilterId', chainId);
+  const unknown = { mac: 0x0200_0000_ffff, ip: a.ip };
+  const floods = async (sender: Pod, others: readonly Pod[]) => {
+    await until('the copies come where they may and nowhere else', async () => {
+      const text = cluster.sendTo(sender, unknown);
+      await cluster.quiet();
+      return pods.every((pod) => pod.count(text) === (others.includes(pod) ? 1 : 0));
+    });
+  };
+  await floods(a, [d]);
+  await floods(b, [a, c, d]);
+  await setFilter(b, 'outboundFilterId', undefined);
+  await floods(a, [b, d]);
+  t.pass();
+});
+
+test('jumps and address groups are followed, and what is not needed any more is not watched', async (t) => {
+  const { cluster, repository, pods, chainId, setFilter, stops } = await setUp(t, 1, 3);
+  const [a, b, c] = pods;
+  const groupId = (await repository.create('ip-address-group', { id: randomUUID(), name: 'blocked' })).id;
+  const members = repository.members('ip-address-group', groupId);
+  const inner = (await repository.create('chain', { id: randomUUID(), name: 'inner' })).id;
+  const position = positionBetween(undefined, undefined);
+  const rule = { id: randomUUID(), position } as const;
+  await repository.create('rule', { ...rule, chainId, type: 'jump', jumpChainId: inner });
+  await repository.create('rule', {
+    ...rule,
+    id: randomUUID(),
+    chainId: inner,
+    type: 'drop',
+    condition: { sourceAddressGroupId: groupId },
+  });
+  await setFilter(b, 'outboundFilterId', chainId);
+  await cluster.connects(a, b);
+  await members.set(`10.1.0.${a.ip & 0xff}`, {});
+  await stops(a, b);
+  await cluster.connects(c, b);
+  await members.remove(`10.1.0.${a.ip & 0xff}`);
+  await cluster.connects(a, b);
+
+  const { chains } = cluster.hosts[0].agent.cache;
+  t.is(chains.size, 3);
+  await setFilter(b, 'outboundFilterId', undefined);
+  await until('the flows do without the chains', async () => {
+    await cluster.connects(a, b);
+    await cluster.advance(61_000);
+    return chains.size === 0;
+  });
+});
+
+test('a filter counts from the first packet of a host that starts again', async (t) => {
+  const { cluster, pods, chainId, addRule, setFilter, stops } = await setUp(t, 1, 2);
+  const [a, b] = pods;
+  await addRule(positionBetween(undefined, undefined), 'drop', from(a));
+  await setFilter(a, 'inboundFilterId', chainId);
+  await stops(a, b);
+  const [host] = cluster.hosts;
+  await host.stop();
+  await host.start();
+  const sent: string[] = [];
+  await until('the host knows its ports', async () => {
+    sent.push(cluster.sendTo(a, b));
+    await cluster.quiet();
+    return host.agent.bindings.isComplete;
+  });
+  await stops(a, b);
+  t.deepEqual(
+    sent.filter((text) => b.count(text) > 0),
+    [],
+  );
+  await cluster.connects(b, a);
+});
+
+test('without the NSDB, ports that are attached carry traffic without filters', async (t) => {
+  const { cluster, bridgeId, pods } = await setUp(t, 1, 1);
+  const [host] = cluster.hosts;
+  host.gate.shut();
+  await until('the NSDB is lost', () => host.store.state !== 'connected');
+  const pod = cluster.pod(bridgeId);
+  await host.attach(pod);
+  await cluster.connects(pod, pods[0]);
+  host.gate.reopen();
+  t.pass();
+});
