@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
 import { type FlowKey, Word } from '../../src/flow/key.js';
-import { formatIpv4, formatIpv6, formatMac, type Ipv6 } from '../../src/packet/address.js';
+import { formatIpv4, formatIpv6, formatMac, type Ipv6, MAC_BROADCAST } from '../../src/packet/address.js';
+import { ArpOp, buildArpReply, buildArpRequest } from '../../src/packet/arp.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
 import { buildIcmpEcho, IcmpType } from '../../src/packet/icmp.js';
 import { buildIcmpv6Echo, Icmpv6Type } from '../../src/packet/icmpv6.js';
@@ -9,8 +10,9 @@ import { formatCidr, parseCidr } from '../../src/packet/ip.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildIpv6 } from '../../src/packet/ipv6.js';
+import { buildNeighborAdvertisement } from '../../src/packet/nd.js';
 import { keyOf } from '../simulation/world.js';
-import { Cluster, type ClusterOptions, Pod } from './cluster.js';
+import { Cluster, type ClusterOptions, Pod, type TestHost } from './cluster.js';
 import { until } from './until.js';
 
 function cluster(
@@ -191,4 +193,233 @@ cluster('a router answers pings and tells what it cannot forward', { hosts: 2 },
   t.deepEqual([unreachable.tpSrc, unreachable.tpDst], [IcmpType.UNREACHABLE, 0]);
   const { metrics } = machine.host!.agent;
   t.deepEqual([metrics.drops.get('ttl-exceeded'), metrics.drops.get('no-route'), metrics.replies], [2, 1, 5]);
+});
+
+/** A port of the router to the world outside, 192.168.9.1/24, with the interface behind it. */
+async function createUplink(c: Cluster, routerId: string, host: TestHost) {
+  const interfaceName = 'up0';
+  const device = host.node.addInterface(interfaceName);
+  const port = await c.repository.create('port', {
+    id: randomUUID(),
+    routerId,
+    mac: formatMac(UPLINK_MAC),
+    subnets: ['192.168.9.1/24', 'fd09::1/64'],
+    binding: { hostId: host.id, interfaceName },
+  });
+  await until('the uplink is attached', () => host.agent.bindings.isActive(port.id));
+  const frames = () => {
+    const frames = device.received();
+    device.clear();
+    return frames.map((frame) => keyOf(frame, 0));
+  };
+  return { id: port.id, interfaceName, send: (frame: Uint8Array) => device.send(frame), frames };
+}
+
+/** The headers of the first packet of a kind that comes out. */
+async function comesOut(
+  uplink: { frames(): FlowKey[] },
+  what: string,
+  isIt: (key: FlowKey) => boolean,
+): Promise<FlowKey> {
+  let found: FlowKey | undefined;
+  await until(what, () => {
+    found = uplink.frames().find(isIt);
+    return found !== undefined;
+  });
+  return found!;
+}
+
+const UPLINK_MAC = 0x0a00_0000_0099;
+const UPLINK = 0xc0a8_0901;
+const WORLD_MAC = 0x0200_0000_9999;
+const WORLD = 0xc0a8_09fe;
+const WORLD6: Ipv6 = [0xfd09_0000, 0, 0, 0xfe];
+
+const isQuestion = (key: FlowKey) =>
+  key.ethType === EtherType.ARP && key.nwProto === ArpOp.REQUEST && key.ipv4Dst === WORLD;
+
+cluster('the neighbours of an uplink are asked for, shared, confirmed and given up', { hosts: 2 }, async (t, c) => {
+  const {
+    routerId,
+    networks,
+    machines: [machine],
+  } = await linked(c);
+  const [near, far] = c.hosts;
+  const uplink = await createUplink(c, routerId, far);
+  await addRoute(c, routerId, '0.0.0.0/0', uplink.id, formatIpv4(WORLD));
+  await addRoute(c, routerId, '::/0', uplink.id, formatIpv6(WORLD6));
+
+  const announced = await comesOut(uplink, 'the address is announced', (key) => key.ethType === EtherType.ARP);
+  t.deepEqual([announced.ipv4Src, announced.ipv4Dst, announced.arpSha], [UPLINK, UPLINK, UPLINK_MAC]);
+
+  // Nobody answers: three questions, then the sender is told.
+  machine.ping(0x0808_0808);
+  for (let i = 0; i < 3; i++) {
+    const asked = await comesOut(uplink, 'the gateway is asked for', isQuestion);
+    t.deepEqual([asked.ipv4Src, asked.arpSha, asked.ethDst], [UPLINK, UPLINK_MAC, MAC_BROADCAST]);
+    await c.advance(1000);
+  }
+  const told = await machine.hears('the router says that there is no way');
+  t.deepEqual([told.tpSrc, told.tpDst, told.ipv4Src], [IcmpType.UNREACHABLE, 0, networks[0].gateway]);
+  t.is(near.agent.metrics.drops.get('no-neighbor'), 1);
+
+  // It is not asked for again at once, but a while later it is.
+  await c.advance(1000);
+  t.false(uplink.frames().some(isQuestion));
+  await c.advance(10_000);
+  machine.ping(0x0808_0808);
+  await comesOut(uplink, 'the gateway is asked for again', isQuestion);
+  uplink.send(buildArpReply(WORLD_MAC, WORLD, UPLINK_MAC, UPLINK));
+  const out = await comesOut(uplink, 'the packet goes out', (key) => key.ipv4Dst === 0x0808_0808);
+  t.deepEqual([out.ethSrc, out.ethDst, out.nwTtl], [UPLINK_MAC, WORLD_MAC, 63]);
+  t.is(far.agent.neighbors.learnedCount, 1);
+  machine.ping([0x2001_0db8, 0, 0, 1]);
+  await comesOut(uplink, 'it is asked for by IPv6', (key) => key.nwProto === IpProtocol.ICMPV6 && key.tpSrc === 135);
+  uplink.send(
+    buildNeighborAdvertisement({
+      target: WORLD6,
+      targetMac: WORLD_MAC,
+      dst: [0xfd09_0000, 0, 0, 1],
+      dstMac: UPLINK_MAC,
+    }),
+  );
+  await comesOut(
+    uplink,
+    'the packet goes out by IPv6',
+    (key) => key.nwProto === IpProtocol.ICMPV6 && key.tpSrc === 128,
+  );
+
+  // The answers are known to machines of the other network on the other host, too.
+  uplink.frames();
+  machine.ping(0x0909_0909);
+  await comesOut(uplink, 'the next goes out', (key) => key.ipv4Dst === 0x0909_0909);
+
+  // Stale: the gateway alone is asked, then everybody; its new MAC address changes the flows.
+  await c.advance(69_000);
+  const poll = await comesOut(uplink, 'it is asked whether it is there', isQuestion);
+  t.is(poll.ethDst, WORLD_MAC);
+  await c.advance(10_000);
+  t.is((await comesOut(uplink, 'all are asked', isQuestion)).ethDst, MAC_BROADCAST);
+  uplink.send(buildArpReply(WORLD_MAC + 1, WORLD, UPLINK_MAC, UPLINK));
+  await until('flows go to the new address', async () => {
+    machine.ping(0x0808_0808);
+    await c.quiet();
+    return uplink.frames().some((key) => key.ipv4Dst === 0x0808_0808 && key.ethDst === WORLD_MAC + 1);
+  });
+
+  // It does not answer any more: it is given up, and who needs it asks once more.
+  for (let i = 0; i < 9; i++) await c.advance(10_500);
+  await until('it is given up', () => far.agent.neighbors.learnedCount === 0);
+  for (let i = 0; i < 4; i++) await c.advance(1000);
+  machine.received();
+  await until('the sender is told', async () => {
+    machine.ping(0x0808_0808);
+    await c.quiet();
+    await c.advance(1000);
+    return machine.received().some((key) => key.tpSrc === IcmpType.UNREACHABLE);
+  });
+});
+
+cluster('a change of routes concerns the flows to where they lead, and no others', { hosts: 2 }, async (t, c) => {
+  const {
+    routerId,
+    machines: [machine, , , far],
+  } = await linked(c);
+  const [near] = c.hosts;
+  const uplink = await createUplink(c, routerId, c.hosts[1]);
+  uplink.send(buildArpRequest(WORLD_MAC, WORLD, UPLINK));
+  await comesOut(uplink, 'the router answers', (key) => key.nwProto === ArpOp.REPLY);
+  machine.ping(far.ip);
+  await far.hears('the other network is reached');
+  const sent = async (to: number) => {
+    await c.quiet();
+    uplink.frames();
+    machine.ping(to);
+    await c.quiet();
+    return uplink.frames().filter((key) => key.ipv4Dst === to).length;
+  };
+  const isTold = async (to: number, code: number) => {
+    machine.received();
+    machine.ping(to);
+    await c.quiet();
+    return machine.received().some((key) => key.tpSrc === IcmpType.UNREACHABLE && key.tpDst === code);
+  };
+  t.true(await isTold(0x0808_0808, 0), 'no route');
+
+  const revisits = near.agent.metrics.revisits;
+  const route = await addRoute(c, routerId, '8.0.0.0/8', uplink.id, formatIpv4(WORLD));
+  await until('the route is taken', async () => (await sent(0x0808_0808)) === 1);
+  t.is(await sent(0x0801_0101), 1);
+  t.is(near.agent.metrics.revisits, revisits, 'no flow was there that it concerns');
+
+  const blackhole = { id: randomUUID(), routerId, type: 'reject', destination: '8.8.0.0/16' } as const;
+  await c.repository.create('route', blackhole);
+  await until('the longer prefix counts', () => isTold(0x0808_0808, 13));
+  t.is(await sent(0x0801_0101), 1);
+  await c.repository.delete('route', blackhole.id);
+  await until('the shorter counts again', async () => (await sent(0x0808_0808)) === 1);
+
+  await c.repository.modify('route', route, (one) => ({ ...one, gateway: undefined }));
+  await until('the neighbours themselves are asked for, of which there are none', () => isTold(0x0808_0808, 1));
+  await c.repository.modify('route', route, (one) => ({ ...one, gateway: formatIpv4(WORLD) }));
+  await until('the gateway is back', async () => (await sent(0x0808_0808)) === 1);
+
+  // An uplink without its interface is no way out.
+  c.hosts[1].node.removeInterface(uplink.interfaceName);
+  await until('there is no route', () => isTold(0x0808_0808, 0));
+  c.hosts[1].node.addInterface(uplink.interfaceName);
+  c.hosts[1].agent.interfaceChanged(uplink.interfaceName);
+  await until('it is back', () => c.hosts[1].agent.bindings.isActive(uplink.id));
+  machine.ping(far.ip);
+  await far.hears('the other network is reached as before');
+});
+
+cluster('what a router says is limited, and the agent is spared the rest', { hosts: 1 }, async (t, c) => {
+  const {
+    machines: [machine],
+  } = await linked(c);
+  const { metrics } = c.hosts[0].agent;
+  machine.ping(0x0a63_0001);
+  await machine.hears('the router says that there is no route');
+  for (let i = 0; i < 200; i++) machine.ping(0x0a63_0001);
+  await until('it has said so often', () => metrics.unanswered > 0);
+  await c.quiet();
+  t.is(machine.received().length, 99);
+  const { upcalls } = metrics;
+  for (let i = 0; i < 200; i++) machine.ping(0x0a63_0001);
+  await c.quiet();
+  t.is(machine.received().length, 0);
+  t.is(metrics.upcalls, upcalls);
+  await c.advance(2000);
+  machine.ping(0x0a63_0001);
+  await machine.hears('a second later it speaks again');
+});
+
+cluster('after a restart packets are routed by the flows that were there', { hosts: 2 }, async (t, c) => {
+  const {
+    machines: [machine, , , far],
+  } = await linked(c);
+  machine.ping(far.ip);
+  await far.hears('it is reached');
+  machine.ping(far.ip6);
+  await far.hears('it is reached by IPv6');
+  const [host] = c.hosts;
+  await c.quiet();
+  const flows = () =>
+    host
+      .flows()
+      .map(({ id, actions }) => JSON.stringify([id, actions]))
+      .sort();
+  const before = flows();
+  await host.stop();
+  const { missed } = host.switch.statistics;
+  machine.ping(far.ip);
+  await far.hears('while there is no agent');
+  await host.start();
+  await until('all ports are known', () => host.agent.bindings.isComplete);
+  machine.ping(far.ip);
+  await far.hears('by the new agent');
+  t.is(host.switch.statistics.missed, missed);
+  await c.quiet();
+  t.deepEqual(flows(), before);
 });
