@@ -1,0 +1,63 @@
+import test from 'ava';
+import { answer, type Packet, send } from './conversation.js';
+import type { RuleSpec } from './filters.js';
+import { Hosts, type NetworkSpec, unsoundFlow } from './hosts.js';
+
+const INSIDE = [
+  { name: 'client', side: 'inside', host: 0 },
+  { name: 'near', side: 'inside', host: 0 },
+  { name: 'far', side: 'inside', host: 1 },
+  { name: 'server', side: 'outside', host: 0 },
+  { name: 'remote', side: 'outside', host: 1 },
+] as const;
+
+const ONLY_ANSWERS: readonly RuleSpec[] = [{ type: 'accept', if: { matchReturnFlow: true } }, { type: 'drop' }];
+const PROTOCOLS = ['tcp', 'udp', 'icmp'] as const;
+
+function hosts(spec: Omit<NetworkSpec, 'machines'>): Hosts {
+  return new Hosts({ machines: INSIDE, ...spec });
+}
+
+function packetTo(network: Hosts, name: string, protocol: Packet['protocol'] = 'tcp', srcPort = 1000): Packet {
+  return { protocol, to: network.machine(name).ip, srcPort, dstPort: 80 };
+}
+
+for (const protocol of PROTOCOLS) {
+  for (const peer of ['near', 'far', 'server', 'remote']) {
+    test(`a port that takes only answers gets those of ${peer} over ${protocol}`, (t) => {
+      const network = hosts({ ports: { client: { outbound: ONLY_ANSWERS } } });
+      const unasked = packetTo(network, 'client', protocol, 2000);
+      t.deepEqual(send(network, peer, { ...unasked, dstPort: 1000 }), []);
+      const packet = packetTo(network, peer, protocol);
+      const [there] = send(network, 'client', packet);
+      t.is(there?.at, peer);
+      const [back] = answer(network, packet, there);
+      t.is(back?.at, 'client');
+      t.deepEqual(send(network, peer, { ...unasked, srcPort: 3000 }), []);
+      for (const host of network.hosts) t.is(unsoundFlow(host), undefined);
+    });
+  }
+}
+
+test('what opens connections to a machine needs no rule for its answers', (t) => {
+  const network = hosts({ ports: { remote: { inbound: ONLY_ANSWERS } } });
+  const packet = packetTo(network, 'remote');
+  const [there] = send(network, 'client', packet);
+  t.is(there?.at, 'remote');
+  t.is(answer(network, packet, there)[0]?.at, 'client');
+  t.deepEqual(send(network, 'remote', packetTo(network, 'client', 'tcp', 5)), []);
+});
+
+test('connections after the first cost no upcall', (t) => {
+  const network = hosts({ ports: { client: { outbound: ONLY_ANSWERS }, remote: { inbound: ONLY_ANSWERS } } });
+  const converse = (srcPort: number) => {
+    const packet = packetTo(network, 'remote', 'tcp', srcPort);
+    const [there] = send(network, 'client', packet);
+    const [back] = answer(network, packet, there);
+    return back?.at;
+  };
+  t.is(converse(1), 'client');
+  const { upcalls } = network;
+  for (let port = 2; port < 200; port++) t.is(converse(port), 'client');
+  t.is(network.upcalls, upcalls);
+});

@@ -1,0 +1,81 @@
+import { readU16, readU32 } from '../../src/packet/big-endian.js';
+import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
+import { buildIcmpEcho, IcmpType } from '../../src/packet/icmp.js';
+import { IpProtocol } from '../../src/packet/ip-protocol.js';
+import { buildIpv4 } from '../../src/packet/ipv4.js';
+import { buildTcp, TcpFlag } from '../../src/packet/tcp.js';
+import { buildUdp } from '../../src/packet/udp.js';
+import type { Hosts } from './hosts.js';
+
+/** What a machine sees of a packet: addresses and ports, of ICMP the identifier as both. */
+export interface Seen {
+  readonly at: string;
+  readonly src: number;
+  readonly dst: number;
+  readonly srcPort: number;
+  readonly dstPort: number;
+  readonly frame: Uint8Array;
+}
+
+const IP = 14;
+const TRANSPORT = 34;
+
+/** What came to machines. */
+export function seen([at, frame]: [string, Uint8Array]): Seen {
+  const isIcmp = frame[IP + 9] === IpProtocol.ICMP;
+  return {
+    at,
+    src: readU32(frame, IP + 12),
+    dst: readU32(frame, IP + 16),
+    srcPort: readU16(frame, TRANSPORT + (isIcmp ? 4 : 0)),
+    dstPort: readU16(frame, TRANSPORT + (isIcmp ? 4 : 2)),
+    frame,
+  };
+}
+
+export interface Packet {
+  readonly protocol: 'tcp' | 'udp' | 'icmp';
+  readonly to: number;
+  readonly srcPort: number;
+  readonly dstPort: number;
+  /** Of TCP; that of a packet which opens a connection when absent. */
+  readonly flags?: number;
+  readonly ttl?: number;
+  readonly from?: number;
+}
+
+/** The machine sends a packet; returns what comes to machines. */
+export function send(hosts: Hosts, name: string, packet: Packet): Seen[] {
+  const machine = hosts.machine(name);
+  const { to, srcPort, dstPort, flags = TcpFlag.SYN, ttl = 64, from = machine.ip } = packet;
+  let payload: Uint8Array;
+  let protocol: number;
+  if (packet.protocol === 'tcp') {
+    protocol = IpProtocol.TCP;
+    payload = buildTcp({ srcPort, dstPort, flags });
+  } else if (packet.protocol === 'udp') {
+    protocol = IpProtocol.UDP;
+    payload = buildUdp(srcPort, dstPort, new Uint8Array(8));
+  } else {
+    protocol = IpProtocol.ICMP;
+    payload = buildIcmpEcho(flags === TcpFlag.SYN ? IcmpType.ECHO_REQUEST : IcmpType.ECHO_REPLY, srcPort, 1);
+  }
+  const frame = buildEthernet(
+    { dst: hosts.gatewayFor(machine, to), src: machine.mac, type: EtherType.IPV4 },
+    buildIpv4({ src: from, dst: to, protocol, ttl }, payload),
+  );
+  return hosts.send(name, frame).map(seen);
+}
+
+/** The machine answers what it has seen. */
+export function answer(hosts: Hosts, packet: Packet, { at, src, dst, srcPort, dstPort }: Seen): Seen[] {
+  const flags = TcpFlag.SYN | TcpFlag.ACK;
+  return send(hosts, at, {
+    ...packet,
+    to: src,
+    from: dst,
+    srcPort: packet.protocol === 'icmp' ? srcPort : dstPort,
+    dstPort: srcPort,
+    flags,
+  });
+}
