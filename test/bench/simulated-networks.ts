@@ -1,12 +1,14 @@
 import type { FlowKey } from '../../src/flow/key.js';
 import { FlowMask } from '../../src/flow/mask.js';
-import { formatIpv4 } from '../../src/packet/address.js';
+import { formatIpv4, parseIpv4Cidr } from '../../src/packet/address.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import type { Limits } from '../../src/simulation/context.js';
-import type { NeighborFact } from '../../src/simulation/fact.js';
+import type { NeighborFact, PortFact } from '../../src/simulation/fact.js';
 import { simulate } from '../../src/simulation/simulate.js';
 import { type VipAnswer, type VipCell, VipIndex } from '../../src/simulation/vip-index.js';
+import type { Condition } from '../../src/topology/chains.js';
 import { Dice } from '../dice.js';
+import { Filters } from '../simulation/filters.js';
 import { joinToBridge, TestRouter } from '../simulation/routers.js';
 import { fact, keyOf, TestBridge, type TestFact, tcpFrame, World } from '../simulation/world.js';
 
@@ -83,6 +85,53 @@ export function twoRouters(size: number): Subject {
   });
 }
 
+/**
+ * From a bridge through a router, past a chain of `size` rules at the port where packets come in. Rules differ in source, destination,
+ * protocol and ports as those of firewalls do. Half of the packets are as one of the rules says, and the others mostly pass all.
+ */
+export function firewall(size: number): Subject {
+  const world = new World();
+  const near = new Bridge('near');
+  const far = new Bridge('far');
+  const [client] = addMachines(world, near, 1, CLIENT, CLIENT_IP, 1);
+  addMachines(world, far, 2, SERVER, SERVER_IP, 1);
+  const router = new TestRouter('router');
+  joinToBridge(router, near, GATEWAY, 0x0a01_0001);
+  const { atRouter } = joinToBridge(router, far, GATEWAY + 1, 0x0a02_0001);
+  router.add('route', '0.0.0.0/0', { type: 'normal', port: atRouter, gateway: Uint32Array.of(SERVER_IP) });
+  const dice = new Dice(size);
+  const rules = Array.from({ length: size }, () => firewallRule(dice));
+  client.value = { ...client.value!, inboundFilters: [new Filters().set('firewall', rules)] };
+  return packets('firewall', size, world, (random) => {
+    const { source, destination, destinationPorts } = rules[random.below(size)].if;
+    const isAlike = random.chance(50);
+    const src = source === undefined || !isAlike ? someAddress(random) : parseIpv4Cidr(source)!.address;
+    const dst = destination === undefined || !isAlike ? someAddress(random) : parseIpv4Cidr(destination)!.address;
+    const port = destinationPorts === undefined || !isAlike ? random.below(0x1_0000) : destinationPorts.start;
+    return keyOf(tcpFrame({ srcMac: CLIENT, dstMac: GATEWAY, src, dst }, 1024 + random.below(60_000), port), 1);
+  });
+}
+
+function firewallRule(dice: Dice): { readonly type: 'accept'; readonly if: Condition } {
+  const network = () => `${formatIpv4(someAddress(dice))}/${16 + dice.below(17)}`;
+  const start = dice.below(0xff00);
+  const end = dice.chance(75) ? start : start + dice.below(0x100);
+  return {
+    type: 'accept',
+    if: {
+      source: dice.chance(60) ? network() : undefined,
+      destination: dice.chance(60) ? network() : undefined,
+      protocol: dice.pick([IpProtocol.TCP, IpProtocol.TCP, IpProtocol.UDP]),
+      destinationPorts: dice.chance(80) ? { start, end } : undefined,
+    },
+  };
+}
+
+/** 16.0.0.0 to 95.255.255.255. */
+function someAddress(dice: Dice): number {
+  return 0x1000_0000 + dice.below(0x5000_0000);
+}
+
 /** From a bridge through a router with `size` routes to one of two gateways. */
 export function routes(size: number): Subject {
   const world = new World();
@@ -96,8 +145,7 @@ export function routes(size: number): Subject {
   const dice = new Dice(size);
   const networks: number[] = [];
   for (let i = 0; i < size; i++) {
-    // 16.0.0.0 to 95.255.255.255.
-    const network = 0x1000_0000 + 0x100 * dice.below(0x50_0000);
+    const network = (someAddress(dice) & 0xffff_ff00) >>> 0;
     networks.push(network);
     const gateway = Uint32Array.of(SERVER_IP + (i % 2));
     router.add(`route ${i}`, `${formatIpv4(network)}/${16 + dice.below(9)}`, {
@@ -118,12 +166,12 @@ export function vips(size: number): Subject {
   const dice = new Dice(size);
   const addresses: number[] = [];
   for (let i = 0; i < size; i++) {
-    const address = 0x1000_0000 + dice.below(0x5000_0000);
+    const address = someAddress(dice);
     addresses.push(address);
     index.set(`vip ${i}`, { address: { family: 4, words: [address] }, protocol: IpProtocol.TCP, port: 80 }, i);
   }
   const keys = someKeys((random) => {
-    const dst = random.chance(50) ? addresses[random.below(size)] : 0x1000_0000 + random.below(0x5000_0000);
+    const dst = random.chance(50) ? addresses[random.below(size)] : someAddress(random);
     return keyOf(tcpFrame({ srcMac: CLIENT, dstMac: GATEWAY, src: CLIENT_IP, dst }), 1);
   });
   const seen = new FlowMask();
@@ -149,12 +197,19 @@ class VipFact implements VipCell<VipAnswer<number>> {
   touch(): void {}
 }
 
-/** `count` machines with addresses in a row, at datapath ports from `port` on. */
-function addMachines(world: World, bridge: Bridge, port: number, mac: number, address: number, count: number): void {
-  for (let i = 0; i < count; i++) {
-    world.localPort(bridge, port + i, mac + i);
+/** `count` machines with addresses in a row, at datapath ports from `port` on. Returns their ports. */
+function addMachines(
+  world: World,
+  bridge: Bridge,
+  port: number,
+  mac: number,
+  address: number,
+  count: number,
+): TestFact<PortFact>[] {
+  return Array.from({ length: count }, (_, i) => {
     bridge.ipv4(address + i).value = { mac: mac + i };
-  }
+    return world.localPort(bridge, port + i, mac + i);
+  });
 }
 
 function packets(name: string, size: number, world: World, draw: (dice: Dice) => FlowKey): Subject {
