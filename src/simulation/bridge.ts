@@ -5,6 +5,7 @@ import type { SimulationContext } from './context.js';
 import type { BridgeFact, BridgePortFact, Fact, PortFact } from './fact.js';
 import { answerNeighborSolicitation } from './nd.js';
 import { egressPort, outputHereToAll, passes, trackBy } from './port.js';
+import { macStep } from './trace.js';
 import { outputToHost } from './tunnel.js';
 
 /** The identifier in tag control information. */
@@ -23,6 +24,7 @@ export function bridgeInput(context: SimulationContext, port: BridgePortFact): v
   const bridge = context.read(port.bridge);
   if (bridge === undefined) return;
   if (bridge === null) return context.drop('no-bridge');
+  context.trace?.push({ type: 'device', device: 'bridge', id: bridge.id });
   if (!bridge.adminStateUp) return context.drop('bridge-down');
 
   context.pass(bridge.id);
@@ -68,6 +70,7 @@ function vlanOf({ packet }: SimulationContext): number {
 
 function forward(context: SimulationContext, bridge: BridgeFact, port: BridgePortFact): void {
   const to = findPort(context, bridge);
+  if (to !== undefined) context.trace?.push(macStep(context.packet.ethDst, to));
   if (to === null) return floodBridge(context, bridge, port);
   if (to === undefined || !reaches(context, port, to)) return;
   if (passesOut(context, bridge, to)) egressPort(context, to);
@@ -123,6 +126,7 @@ function floodBridge(context: SimulationContext, bridge: BridgeFact, port: Bridg
   const linked = context.read(bridge.interiorPorts(0));
   const linkedInVlan = vlan === 0 ? null : context.read(bridge.interiorPorts(vlan));
   if (local === undefined || hosts === undefined || linked === undefined || linkedInVlan === undefined) return;
+  context.trace?.push({ type: 'flood', vlan, hosts: hosts?.length ?? 0 });
   context.beginFlood(bridge, vlan);
   if (local !== null) outputHereToAll(context, local);
   for (const host of hosts ?? []) {

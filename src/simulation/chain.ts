@@ -17,6 +17,7 @@ import type {
 } from './fact.js';
 import { RuleIndex } from './rule-index.js';
 import type { PlacedRule } from './rule-order.js';
+import { ruleStep } from './trace.js';
 
 /** Chains of rules: how they are made of what the topology says, and what they say of a packet. */
 
@@ -200,10 +201,12 @@ function evaluateChain(
   let after: PlacedRule<RuleFact> | undefined;
   let entered: Set<Fact<ChainFact>> | undefined;
   let back: Return | undefined;
+  context.trace?.push({ type: 'chain', id: chain.id });
   for (;;) {
     surroundings.chain = chain;
     const match = chain.rules.nextMatch(after, packet, mask, surroundings);
     if (match === undefined) return 'wait';
+    if (match !== null) context.trace?.push(ruleStep(chain, match.rule));
     if (match?.rule.type === 'jump') {
       after = match;
       const target = context.read(match.rule.chain);
@@ -214,9 +217,11 @@ function evaluateChain(
       back = { chain, after, before: back };
       chain = target;
       after = undefined;
+      context.trace?.push({ type: 'chain', id: chain.id });
       continue;
     }
     const action = match === null ? 'return' : actionOf(context, match.rule, translate);
+    if (match === null) context.trace?.push({ type: 'chain-end', chain: chain.id });
     if (action === 'continue') after = match!;
     else if (action !== 'return') return action;
     else if (back === undefined) return 'accept';

@@ -1,6 +1,7 @@
 import type { Action, NatSpec } from '../flow/action.js';
 import { CtState, FLOW_KEY_WORDS, FlowKey, VLAN_PRESENT, Word } from '../flow/key.js';
 import { FlowMask } from '../flow/mask.js';
+import { formatIpv4, formatIpv6, formatMac } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
 import type { Side } from './condition.js';
 import {
@@ -20,6 +21,7 @@ import {
 import type { Decision, DropReason, Effect, NumberedRecirculation, Reply } from './decision.js';
 import { embeddedAddress } from './embedded.js';
 import type { BridgeFact, Fact, PortFact, RouterPortFact } from './fact.js';
+import type { TraceStep } from './trace.js';
 
 /** What bounds a decision. */
 export interface Limits {
@@ -132,6 +134,8 @@ export interface Arrival {
   readonly recirculations?: Recirculations;
   /** The packet itself; absent where a flow is looked at again. */
   readonly bytes?: Uint8Array;
+  /** Gets the steps of the packet's way. */
+  readonly trace?: TraceStep[];
 }
 
 /**
@@ -143,6 +147,8 @@ export class SimulationContext {
   readonly packet: FlowKey;
   /** The exterior port that it came in at; undefined for a packet of a device's own, or out of a tunnel. */
   readonly ingress: Fact<PortFact> | undefined;
+  /** Where devices write down what they found, if somebody wants to know. */
+  readonly trace: TraceStep[] | undefined;
   /** What is read of {@link packet}, to the bit: a device says so for each field it looks at. */
   readonly mask = new FlowMask(takeWords().fill(0));
   /** The bits of {@link key} that the decision depends on. */
@@ -200,6 +206,7 @@ export class SimulationContext {
     this.packet = new FlowKey(takeWords());
     this.packet.words.set(key.words);
     this.ingress = arrival.ingress;
+    this.trace = arrival.trace;
     const known = key.recircId === 0 ? undefined : arrival.recirculations?.get(key.recircId);
     const before = key.recircId === 0 ? NO_RECIRCULATION : known && this.read(known);
     this.before = before ?? NO_RECIRCULATION;
@@ -216,7 +223,10 @@ export class SimulationContext {
   read<T>(fact: Fact<T>): T | null | undefined {
     this.tags.add(fact);
     const { value } = fact;
-    if (value === undefined) this.missing.add(fact);
+    if (value === undefined) {
+      this.missing.add(fact);
+      this.trace?.push({ type: 'wait', fact: fact.tag });
+    }
     return value;
   }
 
@@ -227,15 +237,18 @@ export class SimulationContext {
   }
 
   drop(reason: DropReason): void {
+    this.trace?.push({ type: 'drop', reason });
     if (this.isHere()) this.dropReason = reason;
   }
 
   learn(effect: Extract<Effect, { type: 'learn' }>): void {
+    this.trace?.push({ type: 'learn', mac: formatMac(effect.mac), port: effect.port.id });
     this.effects.push(effect);
   }
 
   /** Answer with `packet` out of the port that the packet came in at. Later packets must be seen again. */
   answer(packet: Uint8Array): void {
+    this.trace?.push({ type: 'answer', frame: hex(packet) });
     if (!this.isHere()) return;
     this.effects.push({ type: 'emit', output: this.key.inPort, packet });
     this.install = false;
@@ -249,6 +262,7 @@ export class SimulationContext {
 
   /** Send a frame of a router's own out of one of its ports. Later packets must be seen again. */
   send(port: Fact<PortFact>, frame: Uint8Array): void {
+    this.trace?.push({ type: 'answer', port: port.value?.id, frame: hex(frame) });
     if (!this.isHere()) return;
     this.effects.push({ type: 'send', port, frame });
     this.install = false;
@@ -256,6 +270,7 @@ export class SimulationContext {
 
   /** Tell the sender of the packet something, out of the router's port that it came in at. Later packets must be seen again. */
   reply(port: Fact<PortFact>, from: RouterPortFact, reply: Reply): void {
+    this.trace?.push({ type: 'reply', port: from.id, reply });
     if (!this.isHere()) return;
     this.effects.push({ type: 'reply', port, from, to: this.senderMac, reply });
     this.install = false;
@@ -263,6 +278,7 @@ export class SimulationContext {
 
   /** Answer a machine's request for configuration. Later packets must be seen again. */
   configure(effect: Extract<Effect, { type: 'configure' }>): void {
+    this.trace?.push({ type: 'configure', request: effect.request });
     if (!this.isHere()) return;
     this.effects.push(effect);
     this.install = false;
@@ -270,6 +286,7 @@ export class SimulationContext {
 
   /** A router sends the packet on: where it goes from here has nothing to do with how it came. */
   setEthernet(src: number, dst: number): void {
+    this.trace?.push({ type: 'set', field: 'MAC addresses', value: `${formatMac(src)} > ${formatMac(dst)}` });
     this.flood = undefined;
     this.settle(Word.ETH_SRC, 4);
     this.packet.ethSrc = src;
@@ -283,12 +300,14 @@ export class SimulationContext {
   /** One word of IPv4 or four of IPv6, whichever the packet has. */
   setAddress(side: Side, address: Uint32Array): void {
     const first = side === 'source' ? Word.NW_SRC : Word.NW_DST;
+    this.trace?.push({ type: 'set', field: side, value: formatAddress(address) });
     this.settle(first, 4);
     this.packet.words.set(address, first);
     this.written.fill(0xffff_ffff, first, first + address.length);
   }
 
   setTtl(ttl: number): void {
+    this.trace?.push({ type: 'set', field: 'TTL', value: String(ttl) });
     this.settle(Word.NW_TTL, 1);
     this.packet.nwTtl = ttl;
     this.written[Word.NW_TTL] = 0xff;
@@ -311,6 +330,11 @@ export class SimulationContext {
   private showTag(): void {
     const { packet, key, pushed } = this;
     const isOriginal = pushed === undefined && !this.isTagPopped;
+    this.trace?.push({
+      type: 'set',
+      field: 'VLAN',
+      value: pushed === undefined ? 'none' : String(pushed.tci & ~VLAN_PRESENT),
+    });
     packet.vlanTci = pushed?.tci ?? (isOriginal ? key.vlanTci : 0);
     packet.vlanTpid = pushed === undefined ? (isOriginal ? key.vlanTpid : 0) : EtherType.VLAN;
   }
@@ -439,6 +463,7 @@ export class SimulationContext {
    */
   connection(): 'forward' | 'return' | undefined {
     const way = this.way();
+    if (way !== undefined) this.trace?.push({ type: 'connection', way });
     return way === undefined || way === 'forward' ? way : 'return';
   }
 
@@ -487,9 +512,12 @@ export class SimulationContext {
       this.arrive();
       if (!this.isHere()) return undefined;
       this.seen.seeDpHash(2 ** bits - 1);
-      return this.key.dpHash & (2 ** bits - 1);
+      const bucket = this.key.dpHash & (2 ** bits - 1);
+      this.trace?.push({ type: 'bucket', bucket });
+      return bucket;
     }
     if (!this.isHere()) return undefined;
+    this.trace?.push({ type: 'hash' });
     this.isCommitLater = true;
     this.returns.push({
       actions: [{ type: 'hash', basis: TARGET_HASH_BASIS }],
@@ -516,7 +544,9 @@ export class SimulationContext {
     for (const word of TRANSLATED_WORDS) this.written[word] = 0;
     this.showTranslated();
     this.arrive();
-    return this.isMade(translation) ? 'made' : 'unmade';
+    const isMade = this.isMade(translation);
+    this.trace?.push({ type: 'translated', kind, isMade });
+    return isMade ? 'made' : 'unmade';
   }
 
   /**
@@ -533,6 +563,7 @@ export class SimulationContext {
     if (direction === undefined) return;
     if (zone === entryZone) this.isCommitLater = true;
     else if (entryZone !== null) this.commitZone = entryZone;
+    this.trace?.push({ type: 'translate', kind, zone, nat });
     const set = this.setHeaders(ADDRESSES);
     const ct: Action = { type: 'ct', zone, commit: kind !== 'reverse', nat };
     const translations = this.before.translations.map((translation) => ({
@@ -569,6 +600,7 @@ export class SimulationContext {
    * datapath takes is left out and counted.
    */
   output(outputs: readonly Action[]): void {
+    this.trace?.push({ type: 'output', actions: outputs });
     if (!this.isHere()) return;
     if (this.isTracked() && !this.before.isCommitted) {
       const zone = this.entryZone();
@@ -581,6 +613,7 @@ export class SimulationContext {
     const length =
       this.copiesLength + this.limits.actionsLength(changes.length === 0 ? actions : [{ type: 'clone', actions }]);
     if (length > this.limits.maxActionsLength) {
+      this.trace?.push({ type: 'cut' });
       this.cutCopies++;
       return;
     }
@@ -640,6 +673,7 @@ export class SimulationContext {
 
   private ask(): undefined {
     this.asked = this.entryZone() ?? undefined;
+    if (this.asked !== undefined) this.trace?.push({ type: 'ask', zone: this.asked });
   }
 
   private isIp(): boolean {
@@ -765,6 +799,14 @@ export class SimulationContext {
     }
     return false;
   }
+}
+
+function formatAddress(words: Uint32Array): string {
+  return words.length === 1 ? formatIpv4(words[0]) : formatIpv6(words);
+}
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex');
 }
 
 /** Whether other copies may follow without a clone. */

@@ -13,6 +13,7 @@ export function ingressPort(context: SimulationContext, fact: Fact<PortFact>): P
   if (port === null) context.drop('no-port');
   else if (!port.adminStateUp && !context.isReturned) context.drop('port-down');
   else {
+    context.trace?.push({ type: 'in', port: port.id, device: port.type });
     if (port.peer === undefined) context.entry = fact;
     trackBy(context, port);
     if (passes(context, port.inboundFilters)) return port;
@@ -25,6 +26,7 @@ export function egressPort(context: SimulationContext, fact: Fact<PortFact>): vo
   const port = context.read(fact);
   if (port === undefined) return;
   if (port === null) return context.drop('no-port');
+  context.trace?.push({ type: 'out', port: port.id });
   if (!port.adminStateUp) return context.drop('port-down');
   context.outPort = fact;
   trackBy(context, port);

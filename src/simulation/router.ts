@@ -12,6 +12,7 @@ import type { Fact, NeighborFact, PortFact, RouteFact, RouterFact, RouterPortFac
 import { egressPort, filter, trackBy } from './port.js';
 import { prohibited } from './reply.js';
 import { routerArp, routerNeighborDiscovery } from './router-neighbors.js';
+import { nextHopStep } from './trace.js';
 
 type NormalRoute = Extract<RouteFact, { type: 'normal' }>;
 
@@ -20,6 +21,7 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   const router = context.read(port.router);
   if (router === undefined) return;
   if (router === null) return context.drop('no-router');
+  context.trace?.push({ type: 'device', device: 'router', id: router.id });
   context.pass(router.id);
   trackBy(context, router);
 
@@ -69,6 +71,7 @@ function route(
   if (routes === undefined) return;
   if (routes === null || routes.length === 0) return tell('no-route', noRoute(packet));
   const chosen = chooseRoute(routes, packet, mask);
+  context.trace?.push({ type: 'route', route: chosen.id, kind: chosen.type, of: routes.length });
   switch (chosen.type) {
     case 'blackhole':
       return context.drop('blackhole');
@@ -101,6 +104,7 @@ function forward(
   if (!passesRouter(context, router.outboundFilters, tell)) return;
   const neighbor = nextHop(context, out, route.gateway);
   if (neighbor === undefined) return;
+  context.trace?.push(nextHopStep(packet, route.gateway, neighbor));
   if (neighbor === null) return tell('no-neighbor', unreachable(packet, route.gateway !== undefined));
   context.setEthernet(out.mac, neighbor.mac);
   context.setTtl(ttl - 1);

@@ -9,6 +9,7 @@ import type { Fact, Ingress, PortFact, RouterFact } from './fact.js';
 import { reverseHere } from './nat.js';
 import { egressPort, ingressPort, outputHereToAll, passes } from './port.js';
 import { routeReply, routerInput } from './router.js';
+import type { TraceStep } from './trace.js';
 
 /**
  * Work out what happens to a packet that came in with `key` at the datapath port that `ingress` describes. A pure
@@ -16,6 +17,7 @@ import { routeReply, routerInput } from './router.js';
  *
  * @param recirculations absent when the datapath cannot track connections: packets that need that are dropped
  * @param bytes the packet, where there is one: only decisions for it alone (`install` is false) go by more than the key
+ * @param trace gets the steps of the packet's way; nothing else depends on it
  */
 export function simulate(
   key: FlowKey,
@@ -23,12 +25,13 @@ export function simulate(
   limits: Limits,
   recirculations?: Recirculations,
   bytes?: Uint8Array,
+  trace?: TraceStep[],
 ): Decision {
   const sentFrom = key.recircId === 0 ? undefined : recirculations?.get(key.recircId).value?.sentFrom;
-  if (sentFrom !== undefined) return simulateSent(key, sentFrom, limits, recirculations, bytes);
+  if (sentFrom !== undefined) return simulateSent(key, sentFrom, limits, recirculations, bytes, trace);
   const way = ingress.value;
   const port = way?.type === 'port' ? way.port : undefined;
-  const context = new SimulationContext(key, limits, { ingress: port, recirculations, bytes });
+  const context = new SimulationContext(key, limits, { ingress: port, recirculations, bytes, trace });
   context.read(ingress);
   if (way === null) context.drop('no-port');
   else if (way?.type === 'tunnel') leaveTunnel(context, way);
@@ -47,8 +50,9 @@ export function simulateSent(
   limits: Limits,
   recirculations?: Recirculations,
   bytes?: Uint8Array,
+  trace?: TraceStep[],
 ): Decision {
-  const context = new SimulationContext(key, limits, { sentFrom: port, recirculations, bytes });
+  const context = new SimulationContext(key, limits, { sentFrom: port, recirculations, bytes, trace });
   // It may speak of a connection whose addresses are translated, as ICMP errors do.
   context.track();
   if (passesDevice(context, port)) egressPort(context, port);
