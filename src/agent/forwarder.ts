@@ -291,10 +291,6 @@ export class Forwarder {
     operations: FlowOperation[],
   ): void {
     switch (effect.type) {
-      case 'emit':
-        this.metrics.answers++;
-        this.execute(packet.key, effect.packet, undefined, [{ type: 'output', port: effect.output }], operations);
-        break;
       case 'send':
         this.metrics.answers++;
         this.sendOut(effect.port, effect.frame, operations);

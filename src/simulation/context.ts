@@ -246,12 +246,9 @@ export class SimulationContext {
     this.effects.push(effect);
   }
 
-  /** Answer with `packet` out of the port that the packet came in at. Later packets must be seen again. */
-  answer(packet: Uint8Array): void {
-    this.trace?.push({ type: 'answer', frame: hex(packet) });
-    if (!this.isHere()) return;
-    this.effects.push({ type: 'emit', output: this.key.inPort, packet });
-    this.install = false;
+  /** Answer with this frame out of the port of the device that the packet came in at. Later packets must be seen again. */
+  answer(frame: Uint8Array): void {
+    if (this.inPort !== undefined) this.send(this.inPort, frame);
   }
 
   /** A neighbour of a router told its MAC address. Later packets must be seen again. */
@@ -260,7 +257,7 @@ export class SimulationContext {
     this.install = false;
   }
 
-  /** Send a frame of a router's own out of one of its ports. Later packets must be seen again. */
+  /** Send a frame of a device's own out of one of its ports. Later packets must be seen again. */
   send(port: Fact<PortFact>, frame: Uint8Array): void {
     this.trace?.push({ type: 'answer', port: port.value?.id, frame: hex(frame) });
     if (!this.isHere()) return;

@@ -47,9 +47,7 @@ export type Effect =
       readonly vlan: number;
       readonly port: PortFact;
     }
-  /** Send this packet out of a datapath port. */
-  | { readonly type: 'emit'; readonly output: number; readonly packet: Uint8Array }
-  /** Send this frame out of a router's port, through whatever devices are behind it. */
+  /** Send this frame out of a device's port, through whatever devices are behind it. */
   | { readonly type: 'send'; readonly port: Fact<PortFact>; readonly frame: Uint8Array }
   /**
    * A neighbour at the router's port told its MAC address. It did so to the router, which will want it, too; or to everybody (not

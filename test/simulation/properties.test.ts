@@ -155,8 +155,6 @@ function effects(decision: Extract<Decision, { type: 'done' }>): unknown[] {
     switch (effect.type) {
       case 'learn':
         return ['learn', effect.bridge.id, effect.mac, effect.port.id];
-      case 'emit':
-        return ['emit', effect.output];
       case 'configure':
         return ['configure', effect.bridge.id, effect.port.id, effect.request];
       case 'neighbor':
