@@ -9,6 +9,7 @@ import { AddressCells } from './address-cells.js';
 import { BridgeNode } from './bridge-node.js';
 import { Cell, type CellOptions, isIdle } from './cell.js';
 import { ChainCells, sameFilters } from './chain-cells.js';
+import { LinkedRouters } from './linked-routers.js';
 import { LocalPort } from './local-port.js';
 import type { LocalPortFacts } from './local-ports.js';
 import { RouterNode } from './router-node.js';
@@ -34,6 +35,7 @@ export class TopologyCache implements TopologySource {
   /** Facts to be given up and when they were last found to be needed, oldest first. */
   private readonly watched = new Map<Cell<unknown>, number>();
   private localPortsKnown = false;
+  private readonly linkedRouters = new LinkedRouters(this, (id) => this.bridge(id));
 
   /**
    * @param tunnel gives the way to a host
@@ -85,12 +87,16 @@ export class TopologyCache implements TopologySource {
           this.repository.watch(
             'port',
             id,
-            (port) => self.set(port === undefined ? null : this.portFact(port)),
+            (port) => {
+              self.set(port === undefined ? null : this.portFact(port));
+              this.linkedRouters.portChanged(id, port);
+            },
             this.invalid,
           ),
         same: samePort,
         forget: (self) => {
           if (this.ports.get(id) === self) this.ports.delete(id);
+          this.linkedRouters.portChanged(id, undefined);
           this.forgotten(id);
         },
       });
@@ -194,6 +200,7 @@ export class TopologyCache implements TopologySource {
 
   close(): void {
     for (const port of this.localPorts.values()) port.close();
+    this.linkedRouters.close();
     for (const cell of this.watched.keys()) cell.stop();
     this.watched.clear();
   }

@@ -218,6 +218,8 @@ export interface MacFact {
 
 export interface NeighborFact {
   readonly mac: number;
+  /** Whether it is known to be a router, which IPv6 hosts are told. */
+  readonly isRouter?: boolean;
 }
 
 export interface RemoteHost {

@@ -24,6 +24,7 @@ export function answerNeighborSolicitation(context: SimulationContext, bridge: B
       targetMac: neighbor.mac,
       dst: src,
       dstMac: packet.ethSrc,
+      router: neighbor.isRouter,
       // The address is in use, but what a duplicate prober has cached is not ours to replace.
       override: !ipv6Equal(src, IPV6_UNSPECIFIED),
     }),

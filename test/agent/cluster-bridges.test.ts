@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
-import { MAC_BROADCAST } from '../../src/packet/address.js';
+import { formatMac, MAC_BROADCAST, parseIpv6 } from '../../src/packet/address.js';
+import { buildArpRequest } from '../../src/packet/arp.js';
 import { buildEthernet } from '../../src/packet/ethernet.js';
+import { buildNeighborSolicitation, newNeighborMessage, parseNeighborMessage } from '../../src/packet/nd.js';
 import { popTag, pushTag } from '../../src/packet/vlan.js';
 import { Cluster, type Pod } from './cluster.js';
 import { until } from './until.js';
@@ -162,4 +164,44 @@ cluster('isolated ports reach only those that are not, on their host and on othe
   await c.hosts[1].agent.bindings.detach(clients[1].id);
   await c.hosts[1].agent.bindings.attach(clients[1].port, clients[1].interfaceName);
   await until('it is not isolated any more', async () => (await arrives(clients[0], MAC_BROADCAST)).length === 2);
+});
+
+cluster('a bridge knows the addresses of routers that are linked to it', 2, async (t, c) => {
+  const bridge = await c.createBridge();
+  const [pod, other] = await c.populate(bridge, 1);
+  const router = (await c.repository.create('router', { id: randomUUID(), name: 'r' })).id;
+  const routerMac = 0x0200_0000_6000;
+  const routerPort = { id: randomUUID(), routerId: router, mac: formatMac(routerMac) };
+  const [gateway, gateway6] = [0x0a01_0801, parseIpv6('fd00::9')!];
+  await c.repository.create('port', { ...routerPort, subnets: ['10.1.8.1/16', 'fd00::9/64'] });
+  const link = randomUUID();
+  await c.repository.create('port', { id: link, bridgeId: bridge, peerId: routerPort.id });
+  /** Sends a question; tells how many answers came from the router, and what went to the other host. */
+  const ask = async (question: Uint8Array) => {
+    pod.device!.clear();
+    other.device!.clear();
+    pod.send(question);
+    await c.quiet();
+    const answers = pod.device!.received().filter((frame) => Buffer.from(frame).readUIntBE(6, 6) === routerMac);
+    return { answers, flooded: other.device!.received().length };
+  };
+  const arp = buildArpRequest(pod.mac, pod.ip, gateway);
+  await until('the router answers', async () => (await ask(arp)).answers.length === 1);
+  t.like(await ask(arp), { answers: { length: 1 }, flooded: 0 });
+  const { answers, flooded } = await ask(
+    buildNeighborSolicitation({ src: pod.ip6, srcMac: pod.mac, target: gateway6 }),
+  );
+  t.is(flooded, 0);
+  const message = newNeighborMessage();
+  t.true(parseNeighborMessage(answers[0], 54, answers[0].length, message));
+  t.true(message.router, 'who takes it for its gateway must not give that up');
+  t.is((await ask(frameOf(pod.mac, routerMac).frame)).flooded, 0);
+
+  await c.repository.modify('port', routerPort.id, (port) => ({ ...port, subnets: ['10.1.8.2/16'] }));
+  const arpNew = buildArpRequest(pod.mac, pod.ip, gateway + 1);
+  await until('its other address is known', async () => (await ask(arpNew)).answers.length === 1);
+  await until('the first one is forgotten', async () => (await ask(arp)).answers.length === 0);
+  await c.repository.delete('port', link);
+  await until('they are parted', async () => (await ask(arpNew)).answers.length === 0);
+  t.is((await ask(frameOf(pod.mac, routerMac).frame)).flooded, 1, 'nobody knows where it is');
 });
