@@ -121,7 +121,7 @@ const payloads: fc.Arbitrary<{ type: number; bytes: Uint8Array }> = fc.oneof(
     bytes[41] = nd.code;
     return { type: EtherType.IPV6, bytes };
   }),
-  fc.record({ type: fc.integer({ min: 0x600, max: 0xffff }), bytes: fc.uint8Array({ maxLength: 40 }) }),
+  fc.record({ type: fc.integer({ min: 0x600, max: 0xffff }), bytes: fc.uint8Array({ maxLength: 40, size: 'max' }) }),
 );
 
 const frames = fc

@@ -196,7 +196,7 @@ const sets: fc.Arbitrary<Action> = fc.record({ key: packetKeys, mask: masks }).m
 const flat: fc.Arbitrary<Action> = fc.oneof(
   fc.record({ type: fc.constant('output' as const), port: fc.integer({ min: 0, max: 65534 }) }),
   fc.constant<Action>({ type: 'userspace' }),
-  fc.record({ type: fc.constant('userspace' as const), userdata: fc.uint8Array({ maxLength: 40 }) }),
+  fc.record({ type: fc.constant('userspace' as const), userdata: fc.uint8Array({ maxLength: 40, size: 'max' }) }),
   sets,
   fc.record({ type: fc.constant('set-tunnel' as const), tunnel: tunnels }),
   fc.record({
