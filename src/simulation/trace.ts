@@ -53,7 +53,7 @@ export type TraceStep =
   | { readonly type: 'output'; readonly actions: readonly Action[] }
   /** A copy is left out, as the datapath takes no more actions. */
   | { readonly type: 'cut' }
-  /** It was answered, out of the port of entry, or of a router's port; `frame` in hexadecimal. */
+  /** It was answered, out of a port of the device; `frame` in hexadecimal. */
   | { readonly type: 'answer'; readonly port?: string; readonly frame: string }
   | { readonly type: 'reply'; readonly port: string; readonly reply: Reply }
   | { readonly type: 'configure'; readonly request: ConfigurationRequest }

@@ -279,7 +279,7 @@ test('a router on a bridge answers what is flooded to it, and is no way for the 
   const asked = world.done(keyOf(buildArpRequest(MACHINE, 0x0a00_0005, 0x0a00_0001), 3));
   t.deepEqual(
     asked.effects.map(({ type }) => type),
-    ['learn', 'learn', 'send'],
+    ['learn', 'learn', 'neighbor', 'send'],
   );
   t.deepEqual(copiesOf(asked.actions, 0), ['1/10', '2/10']);
   const unknown = world.done(frame(MACHINE, OUTSIDE, 0, 3));

@@ -124,7 +124,7 @@ in at port port-1 of a bridge
   chain firewall
     no further rule matches
 bridge near
-  answered with 020000000001020000000002080600010800060400020200000000020a0100050200000000010a010002
+  answered out of port port-1 with 020000000001020000000002080600010800060400020200000000020a0100050200000000010a010002
 actions: drop
 no flow: each such packet is looked at
 `,
