@@ -297,13 +297,20 @@ export class Forwarder {
         break;
       case 'reply':
         if (this.answerLimit.take(packet.key.inPort)) this.reply(effect, packet.packet, operations);
-        else this.leaveUnanswered(decision, packet, operations);
+        else {
+          this.metrics.unanswered++;
+          this.leaveUnanswered(decision, packet, operations);
+        }
         break;
       case 'neighbor':
         this.hear(effect);
         break;
       case 'configure':
-        this.configure(effect, packet, operations);
+        if (this.answerLimit.take(packet.key.inPort)) this.configure(effect, packet, operations);
+        else {
+          this.metrics.configurationRequest(effect.request, 'too-many');
+          this.leaveUnanswered(decision, packet, operations);
+        }
     }
   }
 
@@ -316,7 +323,6 @@ export class Forwarder {
 
   /** There are too many packets to answer: for a short time such ones do not come here. */
   private leaveUnanswered(decision: Done, { key, complete }: Waiting, operations: FlowOperation[]): void {
-    this.metrics.unanswered++;
     if (!complete || decision.actions.length > 0 || this.flows.lookup(key) !== undefined) return;
     this.install(key, decision, false, operations, this.clock() + UNANSWERED_MS);
   }

@@ -22,7 +22,11 @@ import {
   linkLayerDuid,
   parseDhcpV6,
 } from '../../src/packet/dhcpv6.js';
+import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
+import { IpProtocol } from '../../src/packet/ip-protocol.js';
+import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildRouterSolicitation, parseRouterAdvertisement } from '../../src/packet/router-advertisement.js';
+import { buildUdp } from '../../src/packet/udp.js';
 import { CONFIGURATION_SERVER_MAC } from '../../src/simulation/answer.js';
 import { dhcpFrame, dhcpV6Frame } from '../simulation/configuration.js';
 import { Cluster, type Pod, type TestHost } from './cluster.js';
@@ -63,8 +67,8 @@ async function attach(host: TestHost, pod: Pod): Promise<Pod> {
   return pod;
 }
 
-function request(pod: Pod, type: number, fields: Partial<DhcpMessage> = {}): Uint8Array {
-  const message = {
+function message(pod: Pod, type: number): DhcpMessage {
+  return {
     reply: false,
     hops: 0,
     transaction: 7,
@@ -77,9 +81,11 @@ function request(pod: Pod, type: number, fields: Partial<DhcpMessage> = {}): Uin
     clientMac: pod.mac,
     type,
     options: new Map(),
-    ...fields,
   };
-  return dhcpFrame(pod.mac, buildDhcp(message));
+}
+
+function request(pod: Pod, type: number, fields: Partial<DhcpMessage> = {}): Uint8Array {
+  return dhcpFrame(pod.mac, buildDhcp({ ...message(pod, type), ...fields }));
 }
 
 /** What came that is not for all IPv6 machines: routers are advertised to these unasked. */
@@ -118,7 +124,7 @@ async function isUnanswered(t: ExecutionContext, pod: Pod, frame: Uint8Array, re
   t.is(pod.device!.received().length, 0);
 }
 
-test('a machine is offered what is set aside for it, and given it; nobody else hears of it', async (t) => {
+test.serial('a machine is offered what is set aside for it, and given it; nobody else hears of it', async (t) => {
   const { c, bridgeId } = await start(t, 2);
   const id = await createSubnet(c, bridgeId, {
     dnsServers: ['10.1.0.53'],
@@ -154,14 +160,14 @@ test('a machine is offered what is set aside for it, and given it; nobody else h
   );
 });
 
-test('a machine that the topology knows by its port needs no entry in the subnet', async (t) => {
+test.serial('a machine that the topology knows by its port needs no entry in the subnet', async (t) => {
   const { c, bridgeId } = await start(t);
   await createSubnet(c, bridgeId);
   const pod = await attach(c.hosts[0], c.pod(bridgeId));
   t.is((await asked(pod, DhcpMessageType.DISCOVER)).yourAddress, pod.ip);
 });
 
-test('who is not known, and what a relay sends on, is not answered', async (t) => {
+test.serial('who is not known, and what a relay sends on, is not answered', async (t) => {
   const { c, bridgeId } = await start(t);
   const id = await createSubnet(c, bridgeId);
   const pod = await attach(c.hosts[0], c.pod(bridgeId, false));
@@ -177,7 +183,7 @@ test('who is not known, and what a relay sends on, is not answered', async (t) =
   await isUnanswered(t, pod, request(pod, DhcpMessageType.DISCOVER, { clientMac: pod.mac + 1 }), 'malformed');
 });
 
-test('a bridge follows its subnets: changed, disabled, deleted and made while machines ask', async (t) => {
+test.serial('a bridge follows its subnets: changed, disabled, deleted and made while machines ask', async (t) => {
   const { c, bridgeId } = await start(t);
   const [host] = c.hosts;
   const id = await createSubnet(c, bridgeId);
@@ -211,7 +217,7 @@ test('a bridge follows its subnets: changed, disabled, deleted and made while ma
   await goesOn();
 });
 
-test('the server is found by its own address, and answers what is sent to it alone', async (t) => {
+test.serial('the server is found by its own address, and answers what is sent to it alone', async (t) => {
   const { c, bridgeId } = await start(t);
   const [host] = c.hosts;
   const id = await createSubnet(c, bridgeId, { serverAddress: '10.1.0.2' });
@@ -228,7 +234,48 @@ test('the server is found by its own address, and answers what is sent to it alo
   await until('the server has no address of its own', () => !node.ipv4(server).isLocal);
 });
 
-test('without the NSDB a machine renews what it was given, and a stranger waits in vain', async (t) => {
+test.serial('a machine that renews its address from the gateway is answered', async (t) => {
+  const { c, bridgeId } = await start(t);
+  const [host] = c.hosts;
+  await createSubnet(c, bridgeId);
+  const routerId = (await c.repository.create('router', { id: randomUUID(), name: 'edge' })).id;
+  const mac = '0a:00:00:00:00:01';
+  const atRouter = { id: randomUUID(), routerId, mac, subnets: ['10.1.255.254/16'] };
+  await c.repository.create('port', atRouter);
+  const atBridge = { id: randomUUID(), bridgeId, mac, addresses: ['10.1.255.254'], peerId: atRouter.id };
+  await c.repository.create('port', atBridge);
+  const pod = await attach(host, c.pod(bridgeId));
+  const gateway = parseIpv4('10.1.255.254')!;
+  const payload = buildDhcp({ ...message(pod, DhcpMessageType.REQUEST), clientAddress: pod.ip });
+  const renewal = buildEthernet(
+    { dst: 0x0a00_0000_0001, src: pod.mac, type: EtherType.IPV4 },
+    buildIpv4({ src: pod.ip, dst: gateway, protocol: IpProtocol.UDP }, buildUdp(68, 67, payload)),
+  );
+  const ack = await answerTo(pod, renewal, readDhcp);
+  t.deepEqual([ack.type, ack.yourAddress], [DhcpMessageType.ACK, pod.ip]);
+});
+
+test.serial('a machine that asks without end is not heard for a while', async (t) => {
+  const { c, bridgeId } = await start(t);
+  const [host] = c.hosts;
+  await createSubnet(c, bridgeId);
+  const pod = await attach(host, c.pod(bridgeId));
+  const frame = request(pod, DhcpMessageType.DISCOVER);
+  await until('it has asked too often', () => {
+    for (let i = 0; i < 10; i++) pod.send(frame);
+    return host.flows().some(({ key, actions }) => key.tpDst === 67 && actions.length === 0);
+  });
+  const { upcalls } = host.agent.metrics;
+  t.true(results(host, 'dhcp', 'too-many') > 0);
+  for (let i = 0; i < 100; i++) pod.send(frame);
+  await c.quiet();
+  t.true(host.agent.metrics.upcalls - upcalls < 100);
+  await c.advance(2000);
+  await until('it is heard again', () => host.flows().every(({ key }) => key.tpDst !== 67));
+  t.is((await asked(pod, DhcpMessageType.DISCOVER)).type, DhcpMessageType.OFFER);
+});
+
+test.serial('without the NSDB a machine renews what it was given, and a stranger waits in vain', async (t) => {
   const { c, bridgeId } = await start(t);
   const [host] = c.hosts;
   const id = await createSubnet(c, bridgeId, { leaseSeconds: 1200 });
@@ -252,21 +299,24 @@ test('without the NSDB a machine renews what it was given, and a stranger waits 
   t.is(host.agent.metrics.drops.get('waited-too-long'), 1);
 });
 
-test('what was read for a machine is given up when its lease has run out, and what for a stranger after a minute', async (t) => {
-  const { c, bridgeId } = await start(t);
-  const [host] = c.hosts;
-  await createSubnet(c, bridgeId, { leaseSeconds: 600 });
-  const pod = await attach(host, c.pod(bridgeId));
-  await asked(pod, DhcpMessageType.DISCOVER);
-  const stranger = await attach(host, c.pod(bridgeId, false));
-  await isUnanswered(t, stranger, request(stranger, DhcpMessageType.DISCOVER), 'unknown-machine');
-  const hostOf = (mac: number) => host.agent.cache.bridge(bridgeId).dhcpSubnets.value![0].host(mac);
-  for (let minute = 0; minute < 3; minute++) await c.advance(61_000);
-  t.is(hostOf(pod.mac).value, null);
-  t.is(hostOf(stranger.mac).value, undefined);
-  for (let minute = 0; minute < 10; minute++) await c.advance(61_000);
-  t.is(hostOf(pod.mac).value, undefined);
-});
+test.serial(
+  'what was read for a machine is given up when its lease has run out, and what for a stranger after a minute',
+  async (t) => {
+    const { c, bridgeId } = await start(t);
+    const [host] = c.hosts;
+    await createSubnet(c, bridgeId, { leaseSeconds: 600 });
+    const pod = await attach(host, c.pod(bridgeId));
+    await asked(pod, DhcpMessageType.DISCOVER);
+    const stranger = await attach(host, c.pod(bridgeId, false));
+    await isUnanswered(t, stranger, request(stranger, DhcpMessageType.DISCOVER), 'unknown-machine');
+    const hostOf = (mac: number) => host.agent.cache.bridge(bridgeId).dhcpSubnets.value![0].host(mac);
+    for (let minute = 0; minute < 3; minute++) await c.advance(61_000);
+    t.is(hostOf(pod.mac).value, null);
+    t.is(hostOf(stranger.mac).value, undefined);
+    for (let minute = 0; minute < 10; minute++) await c.advance(61_000);
+    t.is(hostOf(pod.mac).value, undefined);
+  },
+);
 
 function readDhcpV6(frame: Uint8Array) {
   return readU16(frame, 56) === 546 ? parseDhcpV6(frame, DHCPV6_AT, frame.length) : undefined;
@@ -274,7 +324,7 @@ function readDhcpV6(frame: Uint8Array) {
 
 const SERVERS_WANTED = { code: DhcpV6Option.OPTION_REQUEST, value: new Uint8Array([0, DhcpV6Option.DNS_SERVERS]) };
 
-test('DHCPv6: addresses where they are handed out, the rest to whoever asks', async (t) => {
+test.serial('DHCPv6: addresses where they are handed out, the rest to whoever asks', async (t) => {
   const { c, bridgeId } = await start(t);
   const [host] = c.hosts;
   const id = await createSubnetV6(c, bridgeId, { dnsServers: ['fd00::53'] });
@@ -311,7 +361,7 @@ test('DHCPv6: addresses where they are handed out, the rest to whoever asks', as
   t.is(results(host, 'dhcpv6', 'answered'), 3);
 });
 
-test('a router solicitation is answered with the subnets and their gateway', async (t) => {
+test.serial('a router solicitation is answered with the subnets and their gateway', async (t) => {
   const { c, bridgeId } = await start(t, 2);
   const router = await attach(c.hosts[1], c.pod(bridgeId));
   await createSubnetV6(c, bridgeId, {
@@ -329,7 +379,7 @@ test('a router solicitation is answered with the subnets and their gateway', asy
   t.deepEqual(received(router), []);
 });
 
-test('routers are advertised unasked: on change, and again before what was said runs out', async (t) => {
+test.serial('routers are advertised unasked: on change, and again before what was said runs out', async (t) => {
   const { c, bridgeId } = await start(t, 2);
   const [host, other] = c.hosts;
   const router = await attach(other, c.pod(bridgeId));
@@ -379,7 +429,7 @@ test('routers are advertised unasked: on change, and again before what was said 
   t.true(pods.every(({ device }) => device!.received().length === 0));
 });
 
-test('flows between machines are as wide on a bridge with subnets as on one without', async (t) => {
+test.serial('flows between machines are as wide on a bridge with subnets as on one without', async (t) => {
   const { c, bridgeId } = await start(t);
   await createSubnet(c, bridgeId);
   await createSubnetV6(c, bridgeId, { advertisement: {} });
