@@ -220,8 +220,10 @@ function prefixes(
   };
 }
 
-function wordsOf(address: string | undefined): Uint32Array | undefined {
-  return address === undefined ? undefined : Uint32Array.from(parseIp(address)!.words);
+/** The unspecified address stands for no gateway, as in MidoNet. */
+function wordsOf(gateway: string | undefined): Uint32Array | undefined {
+  const words = gateway === undefined ? [] : parseIp(gateway)!.words;
+  return words.some((word) => word !== 0) ? Uint32Array.from(words) : undefined;
 }
 
 function leadsToSame({ fact: a }: KnownRoute, { fact: b }: KnownRoute): boolean {

@@ -1,6 +1,6 @@
 import type { FlowKey } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
-import type { Ipv6 } from '../packet/address.js';
+import { type Ipv6, ipv4Broadcast } from '../packet/address.js';
 import type { Condition } from '../topology/chains.js';
 import type { RuleIndex } from './rule-index.js';
 
@@ -92,6 +92,14 @@ export function prefixContains(network: InterfaceAddress, words: Uint32Array, of
     if (((network.words[i] ^ words[offset + i]) & mask) !== 0) return false;
   }
   return true;
+}
+
+/** Whether the IPv4 address stands for all machines of a network at the router's port (RFC 1812 section 4.2.2.11 (d)). */
+export function isBroadcastOf(port: RouterPortFact, address: number): boolean {
+  return port.addresses.some(
+    // A network of two addresses has none (RFC 3021).
+    ({ words, prefix }) => words.length === 1 && prefix < 31 && ipv4Broadcast(words[0], prefix) === address,
+  );
 }
 
 export type PortLocation =

@@ -40,7 +40,8 @@ function emit(context: SimulationContext, port: PortFact): void {
   if (port.location.type === 'local') {
     const output = context.read(port.location.output);
     if (output === null) context.drop('unbound-port');
-    else if (output === context.key.inPort) context.drop('same-port');
+    // Bridges never send a packet back; a router may, to another machine behind the same port.
+    else if (output === context.key.inPort && !context.isRouted) context.drop('same-port');
     else if (output !== undefined) outputHere(context, output, port.location.zone);
     return;
   }

@@ -8,7 +8,15 @@ import { takeRenewal } from './configuration.js';
 import type { SimulationContext } from './context.js';
 import type { DropReason, Reply } from './decision.js';
 import { chooseRoute } from './ecmp.js';
-import type { Fact, NeighborFact, PortFact, RouteFact, RouterFact, RouterPortFact } from './fact.js';
+import {
+  type Fact,
+  isBroadcastOf,
+  type NeighborFact,
+  type PortFact,
+  type RouteFact,
+  type RouterFact,
+  type RouterPortFact,
+} from './fact.js';
 import { egressPort, filter, trackBy } from './port.js';
 import { prohibited } from './reply.js';
 import { routerArp, routerNeighborDiscovery } from './router-neighbors.js';
@@ -100,6 +108,7 @@ function forward(
   if (out === undefined) return;
   if (out === null || out.type !== 'router') return context.drop('no-port');
   if (!out.adminStateUp) return tell('port-down', prohibited(packet));
+  if (route.gateway === undefined && isToAll(context, out)) return context.drop('not-routable');
   context.outPort = route.port;
   if (!passesRouter(context, router.outboundFilters, tell)) return;
   const neighbor = nextHop(context, out, route.gateway);
@@ -129,6 +138,13 @@ function passesRouter(
     }
   }
   return verdict === 'accept';
+}
+
+/** Whether the packet is for all machines of a network at the port, which a router does not forward (RFC 2644). */
+function isToAll({ packet, mask }: SimulationContext, out: RouterPortFact): boolean {
+  if (packet.ethType !== EtherType.IPV4) return false;
+  mask.seeIpv4Dst();
+  return isBroadcastOf(out, packet.ipv4Dst);
 }
 
 /** Who takes the packet at the port: the gateway, or the destination itself. */

@@ -291,6 +291,31 @@ test('IPv6: solicitations for its addresses are answered, packets are routed, er
   t.is(world.done(keyOf(packet(64, parseIpv6('fe80::5')!), 1)).drop, 'not-routable', 'a link-local address');
 });
 
+test('a packet to all machines of a network is not forwarded into it, and nobody is told', (t) => {
+  const { world, router, nearLink } = network();
+  t.is(world.done(keyOf(frame(64, 0x0a02_00ff), 1)).drop, 'not-routable');
+  t.deepEqual(
+    world.done(keyOf(frame(64, 0x0a02_00ff), 1)).effects.filter(({ type }) => type === 'reply'),
+    [],
+  );
+  router.add('near', '10.1.0.0/24', { type: 'normal', port: nearLink.atRouter });
+  t.is(world.done(keyOf(frame(64, 0x0a01_00ff), 1)).drop, 'not-routable');
+  router.add('none', '10.1.0.255/32', { type: 'reject' });
+  const bytes = frame(64, 0x0a01_00ff);
+  const decision = world.done(keyOf(bytes, 1));
+  t.is(decision.drop, 'rejected');
+  t.throws(() => replyTo(decision, bytes), { message: 'nothing may be said' });
+});
+
+test('a packet may leave at the port it came in at, when a router sends it back', (t) => {
+  const { world, router, near, nearLink } = network();
+  near.ipv4(0x0a01_0009).value = { mac: CLIENT };
+  router.add('back', '10.1.0.9/32', { type: 'normal', port: nearLink.atRouter });
+  const { actions } = world.done(keyOf(frame(64, 0x0a01_0009), 1));
+  t.is(set(actions).key.ethDst, CLIENT);
+  t.deepEqual(actions.at(-1), { type: 'output', port: 1 });
+});
+
 test('what a router must not forward is dropped', (t) => {
   const { world } = network();
   for (const dst of [0x7f00_0001, 0, 0xe000_0001, 0xffff_ffff]) {
