@@ -363,9 +363,9 @@ export class Cluster {
   }
 
   /** Returns a text that tells the packet from all others. */
-  sendTo(from: Pod, to: { mac: number; ip: number }, srcPort = 1000): string {
+  sendTo(from: Pod, to: { mac: number; ip: number }, srcPort = 1000, dstPort = 2000): string {
     const text = randomUUID();
-    from.send(udp(from, to, text, srcPort));
+    from.send(udp(from, to, text, srcPort, dstPort));
     return text;
   }
 
@@ -390,9 +390,10 @@ function udp(
   to: { mac: number; ip: number },
   text: string,
   srcPort: number,
+  dstPort: number,
 ): Uint8Array {
   return buildEthernet(
     { dst: to.mac, src: from.mac, type: EtherType.IPV4 },
-    buildIpv4({ src: from.ip, dst: to.ip, protocol: IpProtocol.UDP }, buildUdp(srcPort, 2000, Buffer.from(text))),
+    buildIpv4({ src: from.ip, dst: to.ip, protocol: IpProtocol.UDP }, buildUdp(srcPort, dstPort, Buffer.from(text))),
   );
 }

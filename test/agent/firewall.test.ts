@@ -167,3 +167,24 @@ test('without the NSDB, ports that are attached carry traffic without filters', 
   host.gate.reopen();
   t.pass();
 });
+
+test('a stateful firewall lets replies in, and knows the connections on both hosts', async (t) => {
+  const { cluster, pods, chainId, addRule, setFilter, stops } = await setUp(t, 2, 1);
+  const [a, b] = pods;
+  const positions = positionsAfter(undefined, 2);
+  await addRule(positions[0], 'accept', { matchReturnFlow: true });
+  await addRule(positions[1], 'drop', { etherType: 0x0800 });
+  await setFilter(a, 'outboundFilterId', chainId);
+  await stops(b, a);
+  const replies = async () => {
+    const text = cluster.sendTo(a, b, 1000, 2000);
+    await until('the packet comes', () => b.count(text) === 1);
+    const reply = cluster.sendTo(b, a, 2000, 1000);
+    await until('the reply comes', () => a.count(reply) === 1);
+  };
+  await replies();
+  await stops(b, a);
+  await setFilter(b, 'outboundFilterId', chainId);
+  await stops(a, b);
+  t.pass();
+});
