@@ -274,6 +274,7 @@ export class Forwarder {
       this.metrics.cutCopies += decision.cut;
       this.log.warn({ copies: decision.cut }, 'a flooded packet has more destinations than one flow can hold');
     }
+    this.metrics.chainCircles += decision.circles;
     const isInstalled = decision.install && packet.complete;
     if (isInstalled) this.install(packet.key, decision, false, operations);
     for (const effect of decision.effects) {

@@ -79,6 +79,11 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
       () => metrics.cutCopies,
     ],
     [
+      'midonet_chain_circles_total',
+      'Jumps that were not followed as they lead back to a chain that led to them',
+      () => metrics.chainCircles,
+    ],
+    [
       'midonet_router_advertisements_total',
       'Router advertisements sent to machines that did not ask',
       () => metrics.routerAdvertisements,

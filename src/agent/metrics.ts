@@ -18,6 +18,7 @@ export class ForwarderMetrics {
   expired = 0;
   evictions = 0;
   cutCopies = 0;
+  chainCircles = 0;
   foreignFlows = 0;
   operationErrors = 0;
   /** Sent to machines that did not ask. */

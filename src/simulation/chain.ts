@@ -212,7 +212,11 @@ function evaluateChain(
       const target = context.read(match.rule.chain);
       if (target === undefined) return 'wait';
       entered ??= new Set([first]);
-      if (target === null || entered.has(match.rule.chain)) continue;
+      if (target === null) continue;
+      if (entered.has(match.rule.chain)) {
+        if (isUnderWay(target, chain, back)) context.countCircle(target.id);
+        continue;
+      }
       entered.add(match.rule.chain);
       back = { chain, after, before: back };
       chain = target;
@@ -227,6 +231,13 @@ function evaluateChain(
     else if (back === undefined) return 'accept';
     else ({ chain, after, before: back } = back);
   }
+}
+
+/** Whether a jump to the chain leads back to where it came from. */
+function isUnderWay(target: ChainFact, chain: ChainFact, back: Return | undefined): boolean {
+  if (chain === target) return true;
+  for (let outer = back; outer !== undefined; outer = outer.before) if (outer.chain === target) return true;
+  return false;
 }
 
 /** What a rule that the packet matches leads to. One that cannot be applied to it lets it go on in the chain. */

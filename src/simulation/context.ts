@@ -165,6 +165,7 @@ export class SimulationContext {
   private dropReason: DropReason | undefined;
   private copiesLength = 0;
   private cutCopies = 0;
+  private circles = 0;
   /** What the datapath has done to the packet before. */
   private readonly before: Recirculation;
   private position: Position = { translations: 0, isHashUsed: false, isAstray: false, isTracked: false };
@@ -433,6 +434,12 @@ export class SimulationContext {
     return visit.port;
   }
 
+  /** A rule jumps back to a chain that led to it, which is not followed. */
+  countCircle(chainId: string): void {
+    this.trace?.push({ type: 'circle', chain: chainId });
+    this.circles++;
+  }
+
   /** The packet is in a bridge or router. */
   pass(deviceId: string): void {
     this.passed = { id: deviceId, before: this.passed };
@@ -636,6 +643,7 @@ export class SimulationContext {
       install: this.install,
       drop: this.copies.length + this.returns.length > 0 ? undefined : this.dropReason,
       cut: this.cutCopies,
+      circles: this.circles,
       recirculations: this.numbered,
     } as const;
     if (this.asked !== undefined) {

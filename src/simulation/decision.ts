@@ -121,6 +121,8 @@ export type Decision =
       readonly drop: DropReason | undefined;
       /** Copies of a flooded packet that were left out because the datapath takes no longer action list. */
       readonly cut: number;
+      /** Jumps that would lead back to a chain which led to them, and were not followed. */
+      readonly circles: number;
       /** Of all `recirc` actions. */
       readonly recirculations: readonly NumberedRecirculation[];
     };

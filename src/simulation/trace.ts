@@ -25,6 +25,8 @@ export type TraceStep =
       readonly condition: Condition;
       readonly action: string;
     }
+  /** A jump back to a chain that led to it is not followed. */
+  | { readonly type: 'circle'; readonly chain: string }
   /** No rule, or no further one, matches. */
   | { readonly type: 'chain-end'; readonly chain: string }
   /** Where a bridge looks for the destination; null: nobody knows. */
@@ -123,6 +125,8 @@ function describeStep(step: TraceStep): string {
       return `chain ${step.id}`;
     case 'rule':
       return `rule ${step.rule} where ${describeCondition(step.condition)}: ${step.action}`;
+    case 'circle':
+      return `not followed, as chain ${step.chain} led here`;
     case 'chain-end':
       return 'no further rule matches';
     case 'mac':

@@ -11,6 +11,7 @@ import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildIpv6 } from '../../src/packet/ipv6.js';
 import { buildNeighborAdvertisement } from '../../src/packet/nd.js';
+import { positionsAfter } from '../../src/topology/position.js';
 import { keyOf } from '../simulation/world.js';
 import { Cluster, type ClusterOptions, Pod, type TestHost } from './cluster.js';
 import { until } from './until.js';
@@ -166,6 +167,44 @@ cluster(
       }
     }
     t.is(missed(), before);
+  },
+);
+
+cluster(
+  'a router filters what it forwards and what it sends itself, and tells who is rejected',
+  { hosts: 1 },
+  async (t, c) => {
+    const { routerId, machines, networks } = await linked(c);
+    const [near, far] = machines;
+    const chainId = (await c.repository.create('chain', { id: randomUUID(), name: 'forward' })).id;
+    const [first, second] = positionsAfter(undefined, 2);
+    const destination = `${formatIpv4(far.ip)}/32`;
+    const reject = { id: randomUUID(), chainId, position: first, type: 'reject', condition: { destination } } as const;
+    await c.repository.create('rule', reject);
+    const ping = async (to: number) => {
+      near.ping(to);
+      await c.quiet();
+      return near.received();
+    };
+    near.ping(far.ip);
+    await far.hears('there is no filter');
+    await c.repository.modify('router', routerId, (router) => ({ ...router, forwardChainId: chainId }));
+    await until('the router says that it is prohibited', async () =>
+      (await ping(far.ip)).some(({ tpSrc, tpDst }) => tpSrc === IcmpType.UNREACHABLE && tpDst === 13),
+    );
+    far.received();
+    near.ping(far.ip);
+    t.is((await near.hears('each time')).ipv4Src, networks[0].gateway);
+    t.deepEqual(far.received(), []);
+
+    t.is((await ping(networks[0].gateway)).length, 1);
+    const own = { source: `${formatIpv4(networks[0].gateway)}/32` };
+    await c.repository.create('rule', { id: randomUUID(), chainId, position: second, type: 'drop', condition: own });
+    await until('its own answers are dropped', async () => (await ping(networks[0].gateway)).length === 0);
+    await c.repository.delete('chain', chainId);
+    await until('there is no filter any more', async () => (await ping(networks[0].gateway)).length === 1);
+    near.ping(far.ip);
+    await far.hears('the filter is gone');
   },
 );
 

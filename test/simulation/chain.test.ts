@@ -120,7 +120,16 @@ test('a jump to a chain that does not exist, or was entered before, goes on behi
     { type: 'accept', if: tcpTo(80) },
   ]);
   t.deepEqual(world.done(tcp()).actions, OUT_2);
-  t.is(world.done(tcp(SERVER, 81)).drop, 'filtered');
+  t.like(world.done(tcp(SERVER, 81)), { drop: 'filtered', circles: 2 });
+});
+
+test('a chain that two others jump to is entered once, which is no circle', (t) => {
+  const { world, filters } = bridged({ type: 'jump', jumpChainId: 'shared' }, { type: 'jump', jumpChainId: 'other' });
+  filters.set('other', [{ type: 'jump', jumpChainId: 'shared' }]);
+  filters.set('shared', [{ type: 'l2-transform', action: 'return', pushVlanId: 7 }]);
+  const { actions, circles } = world.done(tcp());
+  t.is(actions.length, 2, 'one tag, one output');
+  t.is(circles, 0);
 });
 
 test('ten thousand chains that jump to each other take no stack', (t) => {
