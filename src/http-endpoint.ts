@@ -13,12 +13,12 @@ export interface HttpEndpointOptions {
   readonly registry: Registry;
   /** Why what the process does cannot be relied on, or undefined; a rejection is a reason as well. */
   readonly fault: (signal: AbortSignal) => Promise<string | undefined>;
-  /** Texts for people, by path. */
+  /** Texts for people and objects for programs, by path. */
   readonly pages?: Readonly<Record<string, Page>>;
 }
 
 /** @throws InvalidInputError for a query that asks for something there is not */
-export type Page = (query: URLSearchParams, signal: AbortSignal) => Promise<string>;
+export type Page = (query: URLSearchParams, signal: AbortSignal) => Promise<string | object>;
 
 /**
  * Metrics for Prometheus at /metrics, health (/healthz answers while the process works, /readyz says what is wrong), and pages
@@ -37,7 +37,10 @@ export class HttpEndpoint {
       const [path, query] = (request.url ?? '/').split('?', 2);
       if (Object.hasOwn(pages, path)) {
         pages[path](new URLSearchParams(query), AbortSignal.timeout(PAGE_TIMEOUT_MS)).then(
-          (text) => send(200, 'text/plain; charset=utf-8', text),
+          (page) => {
+            if (typeof page === 'string') send(200, 'text/plain; charset=utf-8', page);
+            else send(200, 'application/json', JSON.stringify(page));
+          },
           (error: Error) => send(error instanceof InvalidInputError ? 400 : 500, 'text/plain', `${error.message}\n`),
         );
         return;

@@ -17,6 +17,7 @@ import { Publisher } from './publisher.js';
 import { Registration, type ZoneMembership } from './registration.js';
 import { RouterAdvertiser } from './router-advertiser.js';
 import { TopologyCache } from './topology-cache.js';
+import { Tracer } from './tracer.js';
 import { TunnelKeys } from './tunnel-keys.js';
 import { type TunnelDevices, type TunnelEndpoint, Tunnels } from './tunnels.js';
 import { Zones } from './zones.js';
@@ -49,6 +50,7 @@ export class Agent {
   readonly neighbors: Neighbors;
   readonly forwarder: Forwarder;
   readonly advertiser: RouterAdvertiser;
+  readonly tracer: Tracer;
   private registration: Registration | undefined;
   /** Datapath ports whose packets enter by tunnel key. */
   private tunnelPorts: ReadonlySet<number> = new Set();
@@ -61,7 +63,10 @@ export class Agent {
     clock: () => number,
   ) {
     const { store, datapath, hostId, log } = options;
-    const onChange = (cell: Cell<unknown>) => this.forwarder.factChanged(cell);
+    const onChange = (cell: Cell<unknown>) => {
+      this.forwarder.factChanged(cell);
+      this.tracer.factChanged();
+    };
     this.repository = new TopologyRepository(store);
     this.publisher = new Publisher(store, log);
     this.bindings = new Bindings({
@@ -127,6 +132,13 @@ export class Agent {
       clock,
       log,
     );
+    this.tracer = new Tracer({
+      datapath,
+      recirculations: this.forwarder.recirculations,
+      port: (id) => this.cache.port(id),
+      output: (portId) => this.bindings.output(portId),
+      load: (cell) => this.cache.load(cell),
+    });
     this.advertiser = new RouterAdvertiser({
       bridges: () => Array.from(this.bindings.activeBridges(), (id) => this.cache.bridge(id)),
       load: (cell) => this.cache.load(cell),

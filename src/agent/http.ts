@@ -6,6 +6,7 @@ import { registerClientMetrics } from '../nsdb/zookeeper/client-metrics.js';
 import { type Reading, registerCounters, registerGauges } from '../prometheus.js';
 import type { Agent } from './agent.js';
 import { connectionsPage } from './connections-page.js';
+import { tracePage } from './trace-page.js';
 
 /** What front ends have counted since the start. */
 export interface CallCounts {
@@ -38,7 +39,10 @@ export function listenHttp(options: HttpOptions): Promise<HttpEndpoint> {
     host,
     port,
     registry: metricsOf(options),
-    pages: { '/connections': (query, signal) => connectionsPage(agent, query, signal) },
+    pages: {
+      '/connections': (query, signal) => connectionsPage(agent, query, signal),
+      '/trace': (query, signal) => tracePage(agent.tracer, query, signal),
+    },
     fault: async (signal) => {
       const fault = await agent.fault(signal).catch((error: Error) => {
         throw new Error(`the datapath does not answer: ${error.message}`, { cause: error });
