@@ -31,7 +31,6 @@ export type DropReason =
   | 'ttl-exceeded'
   | 'no-neighbor'
   | 'for-router'
-  | 'no-connection-state'
   | 'stale-recirculation'
   | 'translated-twice'
   | 'no-nat-port'

@@ -1,5 +1,6 @@
 import type { FlowKey } from '../flow/key.js';
 import { EtherType } from '../packet/ethernet.js';
+import { NdType } from '../packet/nd.js';
 import { bridgeInput } from './bridge.js';
 import { takeConfigurationRequest } from './configuration.js';
 import { type Recirculations, TRACKED_TUNNEL_KEY, TRANSLATED_TUNNEL_KEY } from './connection.js';
@@ -7,6 +8,7 @@ import { type Limits, SimulationContext } from './context.js';
 import type { Decision } from './decision.js';
 import type { Fact, Ingress, PortFact, RouterFact } from './fact.js';
 import { reverseHere } from './nat.js';
+import { isNeighborMessage, isNeighborSolicitation } from './nd.js';
 import { egressPort, ingressPort, outputHereToAll, passes } from './port.js';
 import { routeReply, routerInput } from './router.js';
 import type { TraceStep } from './trace.js';
@@ -60,14 +62,21 @@ export function simulateSent(
   return context.decision();
 }
 
-/** Whether a packet of a router's own passes what filters the router has behind its routes. ARP is not routed. */
+/** Whether a packet of a router's own passes what filters the router has behind its routes. What finds neighbours takes none. */
 function passesDevice(context: SimulationContext, fact: Fact<PortFact>): boolean {
   const port = context.read(fact);
-  if (port?.type !== 'router' || context.packet.ethType === EtherType.ARP) return true;
+  if (port?.type !== 'router' || findsNeighbors(context)) return true;
   const router = context.read(port.router);
   if (router === undefined) return false;
   context.outPort = fact;
   return passes(context, router?.outboundFilters);
+}
+
+/** Whether the packet, which a router has sent, is ARP or neighbour discovery. */
+function findsNeighbors(context: SimulationContext): boolean {
+  const { ethType } = context.packet;
+  if (ethType !== EtherType.IPV6) return ethType === EtherType.ARP;
+  return isNeighborSolicitation(context) || isNeighborMessage(context, NdType.NEIGHBOR_ADVERTISEMENT);
 }
 
 /** The host that sent the packet has simulated it up to the ports that its tunnel key names. */

@@ -1,10 +1,13 @@
 import test from 'ava';
 import type { Action } from '../../src/flow/action.js';
 import { type FlowKey, VLAN_PRESENT } from '../../src/flow/key.js';
+import { parseIpv6 } from '../../src/packet/address.js';
+import { buildArpRequest } from '../../src/packet/arp.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
 import { buildIcmp, buildIcmpEcho, IcmpType } from '../../src/packet/icmp.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
+import { buildNeighborAdvertisement, buildNeighborSolicitation } from '../../src/packet/nd.js';
 import { buildUdp } from '../../src/packet/udp.js';
 import { areStateful } from '../../src/simulation/chain.js';
 import { SimulationContext } from '../../src/simulation/context.js';
@@ -307,6 +310,15 @@ test('what a router sends itself passes its outbound filter, and that of the por
   const drop = [filters.set('drop', [{ type: 'drop', if: { outPortIds: ['router-near'] } }])];
   router.outboundFilters = drop;
   t.is(dropped(), 'filtered');
+  const [own, other] = [parseIpv6('fd00::1')!, parseIpv6('fd00::2')!];
+  for (const frame of [
+    buildArpRequest(NEAR, 0x0a01_0001, CLIENT_IP),
+    buildNeighborSolicitation({ src: own, srcMac: NEAR, target: other }),
+    buildNeighborAdvertisement({ target: own, targetMac: NEAR, dst: other, dstMac: CLIENT }),
+  ]) {
+    const decision = simulateSent(keyOf(frame, 0), nearLink.atRouter, limits());
+    t.like(decision, { type: 'done', drop: undefined }, 'what finds neighbours is not routed');
+  }
   router.outboundFilters = [];
   change(nearLink.atRouter, { outboundFilters: drop });
   t.is(dropped(), 'filtered');
