@@ -90,8 +90,8 @@ export class RuleIndex<R extends IndexedRule> {
    * undefined when that depends on what is not known yet.
    *
    * Records in `seen` the bits that tell: a bit of a prefix only if some rule no later than the result, and which the
-   * fields in front leave possible, needs it. A search that goes on behind a rule may record bits for the rules in front
-   * of it as well.
+   * fields in front leave possible, needs it. A search that goes on behind a rule may record again what the search that
+   * found the rule did.
    */
   nextMatch(
     after: PlacedRule<R> | undefined,

@@ -4,6 +4,7 @@ import { ipv4PrefixMask } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
 import { formatIp, type Ip } from '../packet/ip.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
+import { bitAt, commonBits } from '../packet/prefix.js';
 import type { Fact } from './fact.js';
 
 /** Where connections to a VIP go to. */
@@ -178,10 +179,10 @@ class AddressTrie<V> {
   descend(words: Uint32Array, offset: number): number {
     if (this.root === undefined) return 0;
     let node = this.root;
-    while (!node.isLeaf) node = bitOf(words, offset, node.bit) === 0 ? node.zero : node.one;
+    while (!node.isLeaf) node = bitAt(words, offset, node.bit) === 0 ? node.zero : node.one;
     this.found = node;
-    const bit = this.firstDifference(node.words, words, offset);
-    return bit < 0 ? -1 : bit + 1;
+    const common = commonBits(words, offset, node.words, 32 * this.width);
+    return common === 32 * this.width ? -1 : common + 1;
   }
 
   /** The fact that there is no VIP in the region of the address's leading `length` bits, which `descend` gave. */
@@ -223,7 +224,7 @@ class AddressTrie<V> {
     }
     const bit = length - 1;
     const below = this.at(words, 0, bit);
-    const isOne = bitOf(words, 0, bit) === 1;
+    const isOne = bitAt(words, 0, bit) === 1;
     const branch: Branch<V> = {
       isLeaf: false,
       bit,
@@ -258,7 +259,7 @@ class AddressTrie<V> {
   /** The highest node whose addresses share no bit behind `bit` with the address. */
   private at(words: Uint32Array, offset: number, bit: number): Node<V> {
     let node = this.root!;
-    while (!node.isLeaf && node.bit < bit) node = bitOf(words, offset, node.bit) === 0 ? node.zero : node.one;
+    while (!node.isLeaf && node.bit < bit) node = bitAt(words, offset, node.bit) === 0 ? node.zero : node.one;
     return node;
   }
 
@@ -267,7 +268,7 @@ class AddressTrie<V> {
     let parent: Branch<V> | undefined;
     for (let node = this.root!; node !== child; ) {
       parent = node as Branch<V>;
-      node = bitOf(words, 0, parent.bit) === 0 ? parent.zero : parent.one;
+      node = bitAt(words, 0, parent.bit) === 0 ? parent.zero : parent.one;
     }
     return parent;
   }
@@ -277,15 +278,6 @@ class AddressTrie<V> {
     if (parent === undefined) this.root = by;
     else if (parent.zero === node) parent.zero = by;
     else parent.one = by;
-  }
-
-  /** The first bit in which two addresses differ, -1 if they do not. */
-  private firstDifference(a: Uint32Array, words: Uint32Array, offset: number): number {
-    for (let i = 0; i < this.width; i++) {
-      const difference = a[i] ^ words[offset + i];
-      if (difference !== 0) return 32 * i + Math.clz32(difference);
-    }
-    return -1;
   }
 
   private formatPrefix(words: Uint32Array, offset: number, length: number): string {
@@ -300,10 +292,6 @@ function leafBelow<V>(node: Node<V>): Leaf<V> {
   let below = node;
   while (!below.isLeaf) below = below.zero;
   return below;
-}
-
-function bitOf(words: Uint32Array, offset: number, bit: number): number {
-  return (words[offset + (bit >>> 5)] >>> (31 - (bit & 31))) & 1;
 }
 
 function hasPorts(protocol: number): boolean {
