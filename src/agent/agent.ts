@@ -6,6 +6,7 @@ import { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Store } from '../nsdb/store.js';
 import { EtherType } from '../packet/ethernet.js';
 import { TRACKED_TUNNEL_KEY } from '../simulation/connection.js';
+import { AnnouncedAddresses } from './announced-addresses.js';
 import { Bindings } from './bindings.js';
 import type { Cell } from './cell.js';
 import { Configurator } from './configurator.js';
@@ -48,6 +49,7 @@ export class Agent {
   readonly publisher: Publisher;
   readonly cache: TopologyCache;
   readonly neighbors: Neighbors;
+  readonly addresses: AnnouncedAddresses;
   readonly forwarder: Forwarder;
   readonly advertiser: RouterAdvertiser;
   readonly tracer: Tracer;
@@ -103,6 +105,7 @@ export class Agent {
       clock,
       log,
     );
+    this.addresses = new AnnouncedAddresses(this.repository.store, clock, log);
     this.neighbors = new Neighbors({
       store,
       port: (id) => {
@@ -120,7 +123,7 @@ export class Agent {
       (port) => this.bindings.ingress(port),
       (cell) => this.cache.load(cell),
       new MacLearner(this.repository.store, clock, log),
-      (heard) => this.neighbors.heard(heard),
+      (heard) => (heard.type === 'neighbor' ? this.neighbors.heard(heard) : this.addresses.announced(heard)),
       new Configurator({
         load: (cell) => this.cache.load(cell),
         keep: (cell, seconds) => this.cache.keep(cell, seconds),
@@ -184,6 +187,7 @@ export class Agent {
       agent.forwarder.tick();
       agent.advertiser.tick();
       agent.neighbors.tick();
+      agent.addresses.expire();
       if (agent.cache.releaseUnused()) agent.tunnels.forgetUnused(agent.cache.tunnelsInUse());
       agent.bindings.forgetUnused();
       agent.zones.tick();

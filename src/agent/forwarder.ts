@@ -62,7 +62,7 @@ export class Forwarder {
     private readonly ingress: (port: number) => Fact<Ingress>,
     private readonly load: (cell: Cell<unknown>) => void,
     private readonly learner: MacLearner,
-    private readonly hear: (effect: Extract<Effect, { type: 'neighbor' }>) => void,
+    private readonly hear: (effect: Extract<Effect, { type: 'neighbor' | 'announce' }>) => void,
     private readonly configurator: Configurator,
     private readonly metrics: ForwarderMetrics,
     private readonly options: ForwarderOptions,
@@ -304,6 +304,7 @@ export class Forwarder {
         }
         break;
       case 'neighbor':
+      case 'announce':
         this.hear(effect);
         break;
       case 'configure':

@@ -1,9 +1,9 @@
 import { isMulticastMac, MAC_BROADCAST } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
-import { answerArp } from './arp.js';
+import { answerArp, hearArpAnnouncement } from './arp.js';
 import type { SimulationContext } from './context.js';
 import type { BridgeFact, BridgePortFact, Fact, PortFact } from './fact.js';
-import { answerNeighborSolicitation } from './nd.js';
+import { answerNeighborSolicitation, hearAdvertisement } from './nd.js';
 import { egressPort, outputHereToAll, passes, trackBy } from './port.js';
 import { macStep } from './trace.js';
 import { outputToHost } from './tunnel.js';
@@ -18,6 +18,8 @@ const LINK_LOCAL_LAST = 0x0180_c200_000f;
 /** 33:33:ff:… carries neighbour solicitations (RFC 4291 section 2.7.1, RFC 2464 section 7). */
 const SOLICITED_NODE_FIRST = 0x3333_ff00_0000;
 const SOLICITED_NODE_LAST = 0x3333_ffff_ffff;
+/** What all IPv6 machines of a link are told goes there. */
+const ALL_NODES = 0x3333_0000_0001;
 
 /** A packet arrives at a bridge from one of its ports. */
 export function bridgeInput(context: SimulationContext, port: BridgePortFact): void {
@@ -46,10 +48,16 @@ export function bridgeInput(context: SimulationContext, port: BridgePortFact): v
   if (packet.ethDst >= LINK_LOCAL_FIRST && packet.ethDst <= LINK_LOCAL_LAST) return context.drop('link-local');
   if (packet.ethDst === MAC_BROADCAST) {
     mask.seeEthType();
-    if (packet.ethType === EtherType.ARP && answerArp(context, bridge)) return;
+    if (packet.ethType === EtherType.ARP) {
+      if (answerArp(context, bridge)) return;
+      hearArpAnnouncement(context, bridge);
+    }
   } else if (packet.ethDst >= SOLICITED_NODE_FIRST && packet.ethDst <= SOLICITED_NODE_LAST) {
     mask.seeEthType();
     if (packet.ethType === EtherType.IPV6 && answerNeighborSolicitation(context, bridge)) return;
+  } else if (packet.ethDst === ALL_NODES) {
+    mask.seeEthType();
+    if (packet.ethType === EtherType.IPV6) hearAdvertisement(context, bridge);
   }
   floodBridge(context, bridge, port);
 }

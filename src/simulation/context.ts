@@ -252,8 +252,8 @@ export class SimulationContext {
     if (this.inPort !== undefined) this.send(this.inPort, frame);
   }
 
-  /** A neighbour of a router told its MAC address. Later packets must be seen again. */
-  hear(effect: Extract<Effect, { type: 'neighbor' }>): void {
+  /** Somebody told the MAC address of an IP address. Later packets must be seen again. */
+  hear(effect: Extract<Effect, { type: 'neighbor' | 'announce' }>): void {
     this.effects.push(effect);
     this.install = false;
   }

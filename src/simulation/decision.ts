@@ -46,6 +46,14 @@ export type Effect =
       readonly vlan: number;
       readonly port: PortFact;
     }
+  /** A machine told everybody on the bridge that it has the address. */
+  | {
+      readonly type: 'announce';
+      readonly bridge: BridgeFact;
+      /** One word of IPv4, four of IPv6. */
+      readonly address: Uint32Array;
+      readonly mac: number;
+    }
   /** Send this frame out of a device's port, through whatever devices are behind it. */
   | { readonly type: 'send'; readonly port: Fact<PortFact>; readonly frame: Uint8Array }
   /**

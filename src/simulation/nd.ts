@@ -1,5 +1,5 @@
 import { Frag, Word } from '../flow/key.js';
-import { IPV6_UNSPECIFIED, ipv6Equal } from '../packet/address.js';
+import { IPV6_UNSPECIFIED, ipv6Equal, isMachineMac } from '../packet/address.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
 import { buildNeighborAdvertisement, ND_HOP_LIMIT, NdType } from '../packet/nd.js';
 import type { SimulationContext } from './context.js';
@@ -30,6 +30,20 @@ export function answerNeighborSolicitation(context: SimulationContext, bridge: B
     }),
   );
   return true;
+}
+
+/**
+ * Have the bridge know the address that a machine announces to everybody in a neighbour advertisement that nobody asked for
+ * (RFC 4861 section 7.2.6).
+ */
+export function hearAdvertisement(context: SimulationContext, bridge: BridgeFact): void {
+  if (!isNeighborMessage(context, NdType.NEIGHBOR_ADVERTISEMENT)) return;
+  const { packet, mask } = context;
+  mask.seeNdTargetMac();
+  const known = context.read(bridge.ipv6(packet.words, Word.ND_TARGET));
+  if (known === undefined || known?.isRouter || !isMachineMac(packet.arpTha)) return;
+  const address = packet.words.slice(Word.ND_TARGET, Word.ND_TARGET + 4);
+  context.hear({ type: 'announce', bridge, address, mac: packet.arpTha });
 }
 
 /** Whether the packet, which is IPv6, is a neighbour solicitation without a VLAN tag from a machine of this link. */

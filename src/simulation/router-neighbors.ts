@@ -1,5 +1,5 @@
 import { Word } from '../flow/key.js';
-import { IPV6_UNSPECIFIED, ipv6Equal, isMulticastMac, linkLocalAddress } from '../packet/address.js';
+import { IPV6_UNSPECIFIED, ipv6Equal, isMachineMac, linkLocalAddress } from '../packet/address.js';
 import { ArpOp, buildArpReply } from '../packet/arp.js';
 import { EtherType } from '../packet/ethernet.js';
 import { buildNeighborAdvertisement, NdType } from '../packet/nd.js';
@@ -25,7 +25,7 @@ export function routerArp(context: SimulationContext, fact: Fact<PortFact>, port
   const isNeighbor =
     port.addresses.some((one) => one.words.length === 1 && prefixContains(one, packet.words, Word.NW_SRC)) &&
     ownAddress(port, packet.words, Word.NW_SRC, 1) === undefined &&
-    isMachine(packet.arpSha);
+    isMachineMac(packet.arpSha);
   const isForRouter = own !== undefined && (isRequest || packet.ethDst === port.mac);
   if (!isNeighbor || (!isForRouter && packet.ipv4Src !== packet.ipv4Dst)) return context.drop('not-for-router');
   hear(context, port, Word.NW_SRC, packet.arpSha, isForRouter);
@@ -63,7 +63,7 @@ function solicited(context: SimulationContext, fact: Fact<PortFact>, port: Route
   mask.seeNdSource();
   const src = packet.words.subarray(Word.NW_SRC, Word.NW_SRC + 4);
   const isProbe = ipv6Equal(src, IPV6_UNSPECIFIED);
-  if (!isProbe && isNeighborIpv6(port, packet.words, Word.NW_SRC) && isMachine(packet.arpSha)) {
+  if (!isProbe && isNeighborIpv6(port, packet.words, Word.NW_SRC) && isMachineMac(packet.arpSha)) {
     hear(context, port, Word.NW_SRC, packet.arpSha, true);
   }
   const answer = { target, targetMac: port.mac, dst: src, dstMac: packet.ethSrc, override: !isProbe, router: true };
@@ -76,7 +76,7 @@ function advertised(context: SimulationContext, port: RouterPortFact): void {
   mask.seeNdTargetMac();
   // An answer to who knows the address already may leave it out (RFC 4861 section 4.4).
   const mac = packet.arpTha === 0 ? packet.ethSrc : packet.arpTha;
-  if (!isNeighborIpv6(port, packet.words, Word.ND_TARGET) || !isMachine(mac)) return context.drop('not-for-router');
+  if (!isNeighborIpv6(port, packet.words, Word.ND_TARGET) || !isMachineMac(mac)) return context.drop('not-for-router');
   hear(context, port, Word.ND_TARGET, mac, packet.ethDst === port.mac);
 }
 
@@ -119,8 +119,4 @@ function isNeighborIpv6(port: RouterPortFact, words: Uint32Array, offset: number
   if (ownAddress(port, words, offset, 4) !== undefined) return false;
   const isInNetwork = (one: InterfaceAddress) => one.words.length === 4 && prefixContains(one, words, offset);
   return words[offset] >>> 22 === 0x3fa || port.addresses.some(isInNetwork);
-}
-
-function isMachine(mac: number): boolean {
-  return mac !== 0 && !isMulticastMac(mac);
 }

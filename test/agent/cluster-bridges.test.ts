@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
 import { formatMac, MAC_BROADCAST, parseIpv6 } from '../../src/packet/address.js';
-import { buildArpRequest } from '../../src/packet/arp.js';
+import { buildArpRequest, buildGratuitousArp } from '../../src/packet/arp.js';
 import { buildEthernet } from '../../src/packet/ethernet.js';
 import { buildNeighborSolicitation, newNeighborMessage, parseNeighborMessage } from '../../src/packet/nd.js';
 import { popTag, pushTag } from '../../src/packet/vlan.js';
@@ -205,3 +205,42 @@ cluster('a bridge knows the addresses of routers that are linked to it', 2, asyn
   await until('they are parted', async () => (await ask(arpNew)).answers.length === 0);
   t.is((await ask(frameOf(pod.mac, routerMac).frame)).flooded, 1, 'nobody knows where it is');
 });
+
+cluster(
+  'an address that a machine announces is known on every host, until it moves or is heard of no more',
+  2,
+  async (t, c) => {
+    const bridge = await c.createBridge();
+    const [first, second] = await c.populate(bridge, 1);
+    const asker = c.pod(bridge);
+    await c.hosts[0].attach(asker);
+    const shared = 0x0a01_0900;
+    /** Who answers, and how many others are asked. */
+    const ask = async (ip: number) => {
+      for (const pod of [asker, first, second]) pod.device!.clear();
+      asker.send(buildArpRequest(asker.mac, asker.ip, ip));
+      await c.quiet();
+      const frames = asker.device!.received().map((frame) => Buffer.from(frame));
+      const answers = frames
+        .filter((frame) => frame.readUIntBE(0, 6) === asker.mac)
+        .map((frame) => frame.readUIntBE(6, 6));
+      return { answers, flooded: first.device!.received().length + second.device!.received().length };
+    };
+    await c.connects(asker, second);
+    await until('nobody knows it', async () => (await ask(shared)).flooded === 2);
+    for (const pod of [second, first, second]) {
+      pod.send(buildGratuitousArp(pod.mac, shared));
+      await until('the bridge knows it', async () => (await ask(shared)).answers[0] === pod.mac);
+      t.deepEqual(await ask(shared), { answers: [pod.mac], flooded: 0 });
+    }
+    // What the topology says counts more.
+    first.send(buildGratuitousArp(first.mac, second.ip));
+    await c.quiet();
+    t.deepEqual((await ask(second.ip)).answers, [second.mac]);
+    await c.advance(59_000);
+    t.deepEqual((await ask(shared)).answers, [second.mac]);
+    await c.advance(1000);
+    for (const host of c.hosts) host.agent.addresses.expire();
+    await until('it is not known any more', async () => (await ask(shared)).flooded === 2);
+  },
+);

@@ -21,7 +21,15 @@ import { fact, keyOf, TestBridge, tunnelKeyOf, World } from './world.js';
 
 const MACS = [0x0200_0000_0001, 0x0200_0000_0002, 0x0200_0000_0003, 0x0200_0000_0004];
 const REQUEST_MACS = [MAC_BROADCAST, CONFIGURATION_SERVER_MAC, 0x3333_0001_0002, 0x3333_0000_0002];
-const OTHER_MACS = [MAC_BROADCAST, 0x0180_c200_0001, 0x3333_ff00_0002, 0x0100_5e00_0001, 0x0300_0000_0000, 0];
+const OTHER_MACS = [
+  MAC_BROADCAST,
+  0x3333_0000_0001,
+  0x0180_c200_0001,
+  0x3333_ff00_0002,
+  0x0100_5e00_0001,
+  0x0300_0000_0000,
+  0,
+];
 const IPV4S = [0x0a01_0001, 0x0a01_0002, 0x0a01_0003, 0];
 const IPV6S = ['fd00::1', 'fd00::2', 'fe80::1', '::'].map((text) => parseIpv6(text)!);
 const TUNNEL_PORT = 9;
@@ -97,11 +105,21 @@ const payloads: fc.Arbitrary<{ type: number; bytes: Uint8Array }> = fc.oneof(
       bytes: buildIpv6({ src, dst, protocol, hopLimit }, buildTcp(tcp, tcp.payload)),
     })),
   fc
-    .record({ src: ipv6, target: ipv6, srcMac: mac, hops: fc.constantFrom(64, 255), code: fc.constantFrom(0, 1) })
+    .record({
+      src: ipv6,
+      target: ipv6,
+      srcMac: mac,
+      hops: fc.constantFrom(64, 255),
+      type: fc.constantFrom(135, 136),
+      code: fc.constantFrom(0, 1),
+    })
     .map((nd) => {
       const bytes = buildNeighborSolicitation({ src: nd.src, srcMac: nd.srcMac, target: nd.target }).slice(14);
       bytes[7] = nd.hops;
+      bytes[40] = nd.type;
       bytes[41] = nd.code;
+      // The option of an advertisement is the target's link-layer address.
+      if (nd.type === 136 && bytes.length > 64) bytes[64] = 2;
       return { type: EtherType.IPV6, bytes };
     }),
   fc
@@ -159,6 +177,8 @@ function effects(decision: Extract<Decision, { type: 'done' }>): unknown[] {
         return ['configure', effect.bridge.id, effect.port.id, effect.request];
       case 'neighbor':
         return ['neighbor', effect.port.id, effect.mac];
+      case 'announce':
+        return ['announce', effect.bridge.id, effect.address.join(), effect.mac];
       default:
         return [effect.type, effect.port.tag];
     }
