@@ -52,7 +52,7 @@ export class ChainCells implements RuleReferences {
     return ids.flatMap((id) => (id === undefined ? [] : [this.chain(id)]));
   }
 
-  /** A chain is known when all its rules are. Each rule is watched by itself, so a change costs what changed. */
+  /** A chain is known when all its rules are. A rule that changes is told by itself, so a change costs what changed. */
   private watchChain(id: string, cell: Cell<ChainFact>): Watch {
     const { repository, invalid } = this.source;
     const chain = new Chain(id, this);
@@ -85,7 +85,7 @@ export class ChainCells implements RuleReferences {
         },
         invalid,
       ),
-      repository.watchHolders('rule', 'chainId', id, follow, invalid, () => {
+      repository.watchRules(id, follow, invalid, () => {
         areRulesKnown = true;
         update();
       }),

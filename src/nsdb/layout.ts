@@ -33,6 +33,7 @@ import { fnv1a } from './fnv.js';
  *     /ip-address-groups/SHARD/ID/members/SHARD/ADDRESS, /dhcp-subnets/SHARD/ID/members/SHARD/MAC,
  *     /dhcp-v6-subnets/SHARD/ID/members/SHARD/CLIENT      members that are stored one by one
  *     …/ID/refs/KIND.FIELD/SHARD/HOLDER  (empty) an object that names this one in the field
+ *     /chains/SHARD/ID/refs/rule.chainId/SHARD/RULE  the same, with a copy of the rule in it
  *     …/ID/refs/KIND.FIELD               {id}: the only object that may do so
  *     …/ID/unique/KIND.FIELD/VALUE       {id}: the object that has the value, which no other below this one may have
  *

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { type Reference, referencesIn } from '../../topology/references.js';
-import type { Host, Kind, Port, TopologyTypes } from '../../topology/types.js';
+import { encodeObject } from '../../topology/stored-form.js';
+import type { Host, Kind, Port, Rule, TopologyTypes } from '../../topology/types.js';
 import { encodeJson } from '../json.js';
 import { bridgeLinksPath, ipPath, macPath, objectPath, referencePath, uniquePath } from '../layout.js';
 import { joinPath } from '../path.js';
@@ -54,6 +55,8 @@ function linkEntries({ id, bridgeId, peerId, vlanId }: Port): IndexEntry[] {
 
 function referenceData(kind: Kind, object: TopologyTypes[Kind], { row, id }: Reference): Uint8Array {
   if (row.exclusive) return encodeJson({ id: object.id });
+  // So that whoever needs a chain gets all of its rules by one watch.
+  if (kind === 'rule' && row.names === 'chain' && row.field === 'chainId') return encodeObject('rule', object as Rule);
   if (kind !== 'host' || row.names !== 'tunnel-zone') return EMPTY;
   const { address } = (object as Host).tunnelZones.find(({ zoneId }) => zoneId === id)!;
   return encodeJson({ address });

@@ -311,6 +311,33 @@ export class TopologyRepository {
     };
   }
 
+  /**
+   * Calls the listener with every rule of a chain, now and after every change of it; undefined when it is deleted, or moved to
+   * another chain. It is one watch however many rules there are: the notes of the rules below the chain hold the rules themselves.
+   * @param onCurrent called when everything that is there has been told, for the first time and after every re-reading
+   */
+  watchRules(
+    chainId: string,
+    listener: (ruleId: string, rule: Rule | undefined) => void,
+    onInvalid: (error: Error) => void,
+    onCurrent: () => void,
+  ): Watch {
+    const folder = referenceFolder(rowNamed('rule', 'chainId'), chainId);
+    const entryDepth = folder.split('/').length + 2;
+    const follow = (path: string, node: StoreNode | undefined) => {
+      if (path.split('/').length !== entryDepth) return;
+      let rule: Rule | undefined;
+      try {
+        rule = node && this.decode('rule', node, path);
+      } catch (error) {
+        onInvalid(error as Error);
+        return;
+      }
+      listener(nodeName(path), rule);
+    };
+    return this.store.watchTree(folder, follow, { onCurrent });
+  }
+
   /** Like {@link watch}, for a table entry or other node of which the path and the schema are known. */
   watchEntry<S extends z.ZodType>(
     path: string,
