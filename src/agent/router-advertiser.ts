@@ -62,6 +62,8 @@ export class RouterAdvertiser {
     const present = new Set(this.options.bridges());
     for (const bridge of this.said.keys()) if (!present.has(bridge)) this.said.delete(bridge);
     for (const bridge of present) {
+      // At the start of the agent it takes a moment until it is known which ports there are.
+      if (bridge.localPorts.value === undefined) continue;
       if (bridge.served.value?.advertisements || this.said.has(bridge)) this.advertise(bridge);
     }
   }
