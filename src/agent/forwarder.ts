@@ -96,6 +96,7 @@ export class Forwarder {
 
   /** A fact changed: flows that depended on it are revisited, packets that waited for it go on. */
   factChanged(cell: Cell<unknown>): void {
+    if (this.closed) return;
     for (const id of cell.flows) this.stale.add(id);
     const ready = this.waiting.factChanged(cell);
     if (ready.length > 0) {
