@@ -571,7 +571,7 @@ export class SimulationContext {
     const direction = zone === entryZone ? 'key' : this.direction();
     if (direction === undefined) return;
     if (zone === entryZone) this.isCommitLater = true;
-    else if (entryZone !== null) this.commitZone = entryZone;
+    else if (entryZone !== null && !this.before.isCommitted) this.commitZone = entryZone;
     this.trace?.push({ type: 'translate', kind, zone, nat });
     const set = this.setHeaders(ADDRESSES);
     const ct: Action = { type: 'ct', zone, commit: kind !== 'reverse', nat };
@@ -589,6 +589,15 @@ export class SimulationContext {
         translations: [...translations, { kind, zone, ...this.translatedSeen() }],
       },
     });
+  }
+
+  /** Whether the packet is a reply that has its destination back from a translation in this zone. */
+  hasReversed(zone: number): boolean {
+    for (let i = 0; i < this.position.translations; i++) {
+      const translation = this.before.translations[i];
+      if (translation.kind === 'reverse' && translation.zone === zone) return this.isMade(translation);
+    }
+    return false;
   }
 
   /** What to do with a copy of the packet that leaves at a port of this host with this zone. */

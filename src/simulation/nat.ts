@@ -91,6 +91,7 @@ function translateSource(context: SimulationContext, { targets }: NatRuleFact): 
   if (nat === undefined) return 'wait';
   const zone = zoneOf(context, nat);
   if (zone === undefined) return 'wait';
+  if (context.hasReversed(zone)) return 'pass';
   if (context.translated('source', zone) !== undefined) return 'done';
 
   const target = chooseOne(

@@ -1,6 +1,13 @@
 import { readU16, readU32 } from '../../src/packet/big-endian.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
-import { buildIcmpEcho, IcmpType } from '../../src/packet/icmp.js';
+import {
+  buildIcmpEcho,
+  buildIcmpError,
+  ICMP_HEADER,
+  IcmpType,
+  isIcmpError,
+  UnreachableCode,
+} from '../../src/packet/icmp.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildTcp, TcpFlag } from '../../src/packet/tcp.js';
@@ -65,6 +72,30 @@ export function send(hosts: Hosts, name: string, packet: Packet): Seen[] {
     buildIpv4({ src: from, dst: to, protocol, ttl }, payload),
   );
   return hosts.send(name, frame).map(seen);
+}
+
+export function isError({ frame }: Seen): boolean {
+  return frame[IP + 9] === IpProtocol.ICMP && isIcmpError(frame[TRANSPORT]);
+}
+
+/** What an ICMP error speaks of: addresses and ports of the packet in it. */
+export function quoted({ frame }: Seen): { src: number; dst: number; srcPort: number; dstPort: number } {
+  const inner = TRANSPORT + ICMP_HEADER;
+  const isIcmp = frame[inner + 9] === IpProtocol.ICMP;
+  return {
+    src: readU32(frame, inner + 12),
+    dst: readU32(frame, inner + 16),
+    srcPort: readU16(frame, inner + 20 + (isIcmp ? 4 : 0)),
+    dstPort: readU16(frame, inner + 20 + (isIcmp ? 4 : 2)),
+  };
+}
+
+/** The machine tells who sent what it has seen that the port is not reachable. */
+export function refuse(hosts: Hosts, { at, src, dst, frame }: Seen): Seen[] {
+  const machine = hosts.machine(at);
+  const error = buildIcmpError(IcmpType.UNREACHABLE, UnreachableCode.PORT, dst, frame, IP)!;
+  const gateway = hosts.gatewayFor(machine, src);
+  return hosts.send(at, buildEthernet({ dst: gateway, src: machine.mac, type: EtherType.IPV4 }, error)).map(seen);
 }
 
 /** The machine answers what it has seen. */

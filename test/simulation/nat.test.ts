@@ -1,6 +1,6 @@
 import test from 'ava';
 import type { Condition } from '../../src/topology/chains.js';
-import { answer, type Packet, send } from './conversation.js';
+import { answer, type Packet, quoted, refuse, send } from './conversation.js';
 import type { RuleSpec } from './filters.js';
 import { Hosts, type Rules, unsoundFlow } from './hosts.js';
 
@@ -194,4 +194,54 @@ test('a rule behind DNAT knows that the destination was rewritten', (t) => {
   const to = network.machine('server').ip;
   t.deepEqual(send(network, 'client', { protocol: 'tcp', to: VIP, srcPort: 1, dstPort: 80 }), []);
   t.is(send(network, 'client', { protocol: 'tcp', to, srcPort: 1, dstPort: 80 })[0]?.at, 'server');
+});
+
+for (const protocol of PROTOCOLS) {
+  for (const peer of ['server', 'remote'] as const) {
+    test(`an ICMP error of ${peer} about a translated packet over ${protocol} speaks of the packet that was sent`, (t) => {
+      const network = hosts({ inbound: [dnat(peer)] });
+      const client = network.machine('client');
+      const packet: Packet = { protocol, to: VIP, srcPort: 1000, dstPort: protocol === 'icmp' ? 1000 : 80 };
+      const [there] = send(network, 'client', packet);
+      const [error] = refuse(network, there);
+      t.deepEqual([error?.at, error?.src, error?.dst], ['client', VIP, client.ip]);
+      t.deepEqual(quoted(error), { src: client.ip, dst: VIP, srcPort: 1000, dstPort: packet.dstPort });
+      checkSound(t, network);
+    });
+
+    test(`an ICMP error of ${peer} about a packet over ${protocol} with another source comes to who sent it`, (t) => {
+      const network = hosts({ inbound: [REVERSE_SNAT], outbound: [snat()] });
+      const client = network.machine('client');
+      const to = network.machine(peer).ip;
+      const packet: Packet = { protocol, to, srcPort: 1000, dstPort: protocol === 'icmp' ? 1000 : 80 };
+      const [there] = send(network, 'client', packet);
+      t.is(there?.src, OUTER);
+      // Nothing in a message without ports tells another host who has translated it.
+      if (peer === 'remote') return;
+      const [error] = refuse(network, there);
+      t.deepEqual([error?.at, error?.src, error?.dst], ['client', to, client.ip]);
+      t.deepEqual(quoted(error), { src: client.ip, dst: to, srcPort: 1000, dstPort: packet.dstPort });
+      checkSound(t, network);
+    });
+  }
+
+  test(`an ICMP error of the client over ${protocol} comes to the member, about what that sent`, (t) => {
+    const network = hosts({ inbound: [dnat('remote')] });
+    const client = network.machine('client');
+    const packet: Packet = { protocol, to: VIP, srcPort: 1000, dstPort: 80 };
+    const [there] = send(network, 'client', packet);
+    const [back] = answer(network, packet, there);
+    const [error] = refuse(network, back);
+    t.deepEqual([error?.at, error?.src], ['remote', client.ip]);
+    t.deepEqual([quoted(error).src, quoted(error).dst], [network.machine('remote').ip, client.ip]);
+    checkSound(t, network);
+  });
+}
+
+test('a router that drops a translated packet quotes it as it was sent', (t) => {
+  const network = hosts({ inbound: [dnat('remote')] });
+  const client = network.machine('client');
+  const [error] = send(network, 'client', { protocol: 'tcp', to: VIP, srcPort: 1000, dstPort: 80, ttl: 1 });
+  t.deepEqual([error?.at, error?.dst], ['client', client.ip]);
+  t.deepEqual(quoted(error), { src: client.ip, dst: VIP, srcPort: 1000, dstPort: 80 });
 });
