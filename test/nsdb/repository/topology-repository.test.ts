@@ -26,7 +26,7 @@ import type { Store } from '../../../src/nsdb/store.js';
 import { SharedTable } from '../../../src/nsdb/tables/shared-table.js';
 import { ADDRESS_TABLE, LEARNED_ROUTE_TABLE, MAC_TABLE, NEIGHBOR_TABLE } from '../../../src/nsdb/tables/tables.js';
 import { requireMac } from '../../../src/packet/address.js';
-import { positionBetween } from '../../../src/topology/position.js';
+import { positionBetween, positionsAfter } from '../../../src/topology/position.js';
 import type { Bridge, Host, Kind } from '../../../src/topology/types.js';
 import { until } from '../../compliance/store.js';
 import { allPaths } from '../embedded-nsdb.js';
@@ -647,6 +647,39 @@ test('who names an object is told with every change, and once when all are known
   const expected = new Map([
     [first.id, '10.9.0.0/16'],
     [other.id, '10.3.0.0/16'],
+  ]);
+  await until('the changes are known', () => [...expected].every(([id, to]) => known.get(id) === to));
+  await until('what is gone is not', () => known.size === expected.size);
+  watch.close();
+});
+
+test('the rules of a chain are followed by one watch, through changes and moves', async (t) => {
+  const { repository, nsdb } = t.context;
+  const chain = async (name: string) => (await repository.create('chain', { id: randomUUID(), name })).id;
+  const [blue, red] = [await chain('blue'), await chain('red')];
+  const positions = positionsAfter(undefined, 4);
+  const rule = (chainId: string, place: number) =>
+    repository.create('rule', { id: randomUUID(), chainId, position: positions[place], type: 'accept' });
+  const [first, second, other] = [await rule(blue, 0), await rule(blue, 1), await rule(red, 2)];
+  const known = new Map<string, string>();
+  const counts: number[] = [];
+  const store = nsdb.store();
+  const watch = new TopologyRepository(store).watchRules(
+    blue,
+    (id, found) => (found === undefined ? known.delete(id) : known.set(id, found.position + found.type)),
+    (error) => t.fail(error.message),
+    () => counts.push(known.size),
+  );
+  await until('all are known', () => counts.length > 0);
+  t.is(counts[0], 2);
+  t.is(store.metrics.tracked, 1);
+  await repository.modify('rule', first.id, (one) => ({ ...one, position: positions[3] }));
+  await repository.modify('rule', second.id, (one) => ({ ...one, chainId: red }));
+  await repository.modify('rule', other.id, (one) => ({ ...one, chainId: blue }));
+  await repository.delete('rule', (await rule(blue, 1)).id);
+  const expected = new Map([
+    [first.id, `${positions[3]}accept`],
+    [other.id, `${positions[2]}accept`],
   ]);
   await until('the changes are known', () => [...expected].every(([id, to]) => known.get(id) === to));
   await until('what is gone is not', () => known.size === expected.size);
