@@ -64,7 +64,7 @@ class FactSet {
   add(fact: Fact<unknown>): void {
     const { list } = this;
     if (this.index === undefined) {
-      if (list.includes(fact)) return;
+      for (let i = list.length - 1; i >= 0; i--) if (list[i] === fact) return;
       if (list.length === SEARCHED_FACTS) this.index = new Set(list);
     } else if (this.index.has(fact)) return;
     this.index?.add(fact);
@@ -644,25 +644,33 @@ export class SimulationContext {
     this.settle();
     spareWords.push(this.packet.words, this.mask.words, this.written);
     if (this.missing.list.length > 0) return { type: 'wait', missing: this.missing.list };
-    const done = {
-      type: 'done',
-      mask: this.seen,
-      tags: this.tags.list,
-      effects: this.effects,
-      install: this.install,
-      drop: this.copies.length + this.returns.length > 0 ? undefined : this.dropReason,
-      cut: this.cutCopies,
-      circles: this.circles,
-      recirculations: this.numbered,
-    } as const;
+    let { effects, install, cutCopies: cut } = this;
+    let drop = this.copies.length + this.returns.length > 0 ? undefined : this.dropReason;
+    let actions: readonly Action[];
     if (this.asked !== undefined) {
       const recirc = this.recirculate({ ...this.before, direction: 'key', sentFrom: this.arrival.sentFrom });
-      const effects = this.effects.filter(({ type }) => type === 'learn');
-      const actions: Action[] = [{ type: 'ct', zone: this.asked }, recirc];
-      return { ...done, actions, effects, install: true, drop: undefined, cut: 0 };
-    }
-    if (!this.hasArrived) return { ...done, actions: [], install: false, drop: 'stale-recirculation' };
-    return { ...done, actions: this.actions() };
+      actions = [{ type: 'ct', zone: this.asked }, recirc];
+      effects = this.effects.filter(({ type }) => type === 'learn');
+      install = true;
+      drop = undefined;
+      cut = 0;
+    } else if (!this.hasArrived) {
+      actions = [];
+      install = false;
+      drop = 'stale-recirculation';
+    } else actions = this.actions();
+    return {
+      type: 'done',
+      actions,
+      mask: this.seen,
+      tags: this.tags.list,
+      effects,
+      install,
+      drop,
+      cut,
+      circles: this.circles,
+      recirculations: this.numbered,
+    };
   }
 
   private actions(): Action[] {
