@@ -97,13 +97,7 @@ async function createNetwork(c: Cluster, routerId: string, number: number): Prom
   const mac = formatMac(gatewayMac);
   const subnets = [`${formatIpv4(gateway)}/16`, `${formatIpv6(gateway6)}/112`];
   const atRouter = await c.repository.create('port', { id: randomUUID(), routerId, mac, subnets });
-  await c.repository.create('port', {
-    id: randomUUID(),
-    bridgeId,
-    mac,
-    addresses: [formatIpv4(gateway), formatIpv6(gateway6)],
-    peerId: atRouter.id,
-  });
+  await c.repository.create('port', { id: randomUUID(), bridgeId, peerId: atRouter.id });
   for (const destination of subnets.map((subnet) => formatCidr(parseCidr(subnet)!))) {
     await addRoute(c, routerId, destination, atRouter.id);
   }
