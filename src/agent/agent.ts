@@ -188,6 +188,7 @@ export class Agent {
       agent.advertiser.tick();
       agent.neighbors.tick();
       agent.addresses.expire();
+      agent.cache.hosts.tick();
       if (agent.cache.releaseUnused()) agent.tunnels.forgetUnused(agent.cache.tunnelsInUse());
       agent.bindings.forgetUnused();
       agent.zones.tick();

@@ -22,6 +22,12 @@ const EXPIRE_AFTER_MS = 90_000;
 /** Entries that were learned together are not all asked for at once. MidoNet's value. */
 const JITTER_MS = 9000;
 
+/**
+ * How long an entry that was taken out is believed if nobody answers: perhaps it is only the host that heard the neighbour whose
+ * agent is away, while the kernel there goes on forwarding.
+ */
+const BELIEF_MS = 60_000;
+
 /** So many neighbours are learned at one port on this host: machines can make up any number of addresses. */
 const MAX_NEIGHBORS = 1024;
 
@@ -32,6 +38,9 @@ interface Question {
   readonly portId: string;
   readonly ip: Ip;
   readonly cell: Cell<NeighborFact>;
+  isInTable: boolean;
+  /** Until when what was in the table before is held to be true. */
+  believedUntil: number;
   asked: number;
   nextAt: number;
 }
@@ -90,7 +99,15 @@ export class Neighbors {
     const { store, clock, invalid } = this.options;
     const name = nameOf(portId, address);
     // The NSDB may be away: then the neighbour itself can tell all the same.
-    const question: Question = { portId, ip: parseIp(address)!, cell, asked: 0, nextAt: clock() + QUESTION_MS };
+    const question: Question = {
+      portId,
+      ip: parseIp(address)!,
+      cell,
+      isInTable: false,
+      believedUntil: 0,
+      asked: 0,
+      nextAt: clock() + QUESTION_MS,
+    };
     this.needed.set(name, question);
     this.questions.add(question);
     const heard = this.learned.get(portId)?.entries.get(address);
@@ -98,7 +115,9 @@ export class Neighbors {
     const watch = new SharedTable(store, NEIGHBOR_TABLE, portId).watchEntry(
       address,
       (entry) => {
-        cell.set(entry && { mac: parseMac(entry.mac)! });
+        if (entry !== undefined) cell.set({ mac: parseMac(entry.mac)! });
+        else if (question.isInTable) question.believedUntil = clock() + BELIEF_MS;
+        question.isInTable = entry !== undefined;
         this.askAnew(question);
         this.ask(question);
       },
@@ -181,7 +200,7 @@ export class Neighbors {
   private ask(question: Question): void {
     const { cell, portId, ip } = question;
     const { clock, send, port } = this.options;
-    if (cell.value) {
+    if (cell.isLocal || question.isInTable) {
       this.questions.delete(question);
       return;
     }
@@ -191,7 +210,7 @@ export class Neighbors {
     if (frame === undefined || question.asked === QUESTIONS) {
       question.asked = 0;
       question.nextAt = clock() + SILENCE_MS;
-      cell.set(null);
+      if (clock() >= question.believedUntil) cell.set(null);
       return;
     }
     question.asked++;

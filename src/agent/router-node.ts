@@ -17,6 +17,9 @@ type KnownRoute = Omit<UsableRoute, 'isLocal'> & {
   readonly portId: string | undefined;
 };
 
+/** Added to the weight of routes that leave at a host that is gone: they are taken if there is no other to the same destination. */
+const GONE = 2 ** 31;
+
 /** A region of addresses has no node of its own in the NSDB: it follows from the routes, which the router's fact watches. */
 const NOTHING_TO_WATCH: Watch = { ready: Promise.resolve(), close: () => {} };
 
@@ -31,6 +34,8 @@ export class RouterNode implements RouterFact {
   outboundFilters: readonly Fact<ChainFact>[] = [];
   private readonly ports = new Map<string, Port>();
   private readonly known = new Map<string, KnownRoute>();
+  /** Whether the hosts of bound ports are there, by port. */
+  private readonly hosts = new Map<string, { readonly id: string; readonly watch: Watch }>();
   /** Identifiers of routes by the port that they need. */
   private readonly byPort = new Map<string, Set<string>>();
   private regions: RouteRegions;
@@ -114,6 +119,8 @@ export class RouterNode implements RouterFact {
       ready: watches[0].ready,
       close: () => {
         for (const one of watches) one.close();
+        for (const { watch } of this.hosts.values()) watch.close();
+        this.hosts.clear();
         this.ports.clear();
         this.known.clear();
         this.byPort.clear();
@@ -126,11 +133,21 @@ export class RouterNode implements RouterFact {
     const before = this.ports.get(portId)?.subnets ?? [];
     if (port === undefined) this.ports.delete(portId);
     else this.ports.set(portId, port);
-    for (const routeId of this.byPort.get(portId) ?? []) this.apply(this.known.get(routeId)!);
+    this.watchHost(portId, port?.binding?.hostId);
+    this.applyAll(portId);
     const after = new Set(port?.subnets);
     for (const subnet of before) if (!after.has(subnet)) this.forget(localRouteId(portId, subnet));
     for (const subnet of after) this.learn(localRoute(portId, subnet));
   };
+
+  private watchHost(portId: string, hostId: string | undefined): void {
+    const before = this.hosts.get(portId);
+    if (before?.id === hostId) return;
+    before?.watch.close();
+    this.hosts.delete(portId);
+    if (hostId === undefined || hostId === this.source.hostId) return;
+    this.hosts.set(portId, { id: hostId, watch: this.source.hosts.watch(hostId, () => this.applyAll(portId)) });
+  }
 
   private readonly routeChanged = (routeId: string, route: Route | undefined): void => {
     if (route === undefined) this.forget(routeId);
@@ -180,12 +197,20 @@ export class RouterNode implements RouterFact {
     if (ids?.size === 0) this.byPort.delete(portId);
   }
 
+  /** The state of a port has changed: those of its routes that packets can take may be others. */
+  private applyAll(portId: string): void {
+    for (const routeId of this.byPort.get(portId) ?? []) this.apply(this.known.get(routeId)!);
+  }
+
   /** Packets can take a route that needs no port, or one that is up. */
   private apply(route: KnownRoute): void {
     const port = route.portId === undefined ? undefined : this.ports.get(route.portId);
     const isUsable = route.portId === undefined || (port !== undefined && isUp(port, route));
-    if (isUsable) this.regions.set({ ...route, isLocal: port?.binding?.hostId === this.source.hostId });
-    else this.regions.delete(route.id);
+    if (!isUsable) return this.regions.delete(route.id);
+    const hostId = port?.binding?.hostId;
+    const isGone = hostId !== undefined && this.source.hosts.isGone(hostId);
+    const weight = isGone ? route.weight + GONE : route.weight;
+    this.regions.set({ ...route, weight, isLocal: hostId === this.source.hostId });
   }
 }
 

@@ -9,6 +9,7 @@ import { AddressCells } from './address-cells.js';
 import { BridgeNode } from './bridge-node.js';
 import { Cell, type CellOptions, isIdle } from './cell.js';
 import { ChainCells, sameFilters } from './chain-cells.js';
+import { HostLiveness } from './host-liveness.js';
 import { LinkedRouters } from './linked-routers.js';
 import { LocalPort } from './local-port.js';
 import type { LocalPortFacts } from './local-ports.js';
@@ -30,6 +31,7 @@ export class TopologyCache implements TopologySource {
   /** By port of a router. */
   private readonly neighbors = new Map<string, AddressCells<NeighborFact>>();
   readonly chains = new ChainCells(this);
+  readonly hosts: HostLiveness;
   /** Those that front ends of this host attached. */
   private readonly localPorts = new Map<string, LocalPort>();
   /** Facts to be given up and when they were last found to be needed, oldest first. */
@@ -53,7 +55,9 @@ export class TopologyCache implements TopologySource {
     private readonly onChange: (cell: Cell<unknown>) => void,
     private readonly clock: () => number,
     private readonly log: Logger,
-  ) {}
+  ) {
+    this.hosts = new HostLiveness(repository.store, clock);
+  }
 
   /** How many facts are watched in the NSDB, or were needed a short while ago. */
   get size(): number {

@@ -2,6 +2,7 @@ import type { TopologyRepository } from '../nsdb/repository/topology-repository.
 import type { Fact, PortFact, TunnelPath } from '../simulation/fact.js';
 import type { Cell, CellOptions } from './cell.js';
 import type { ChainCells } from './chain-cells.js';
+import type { HostLiveness } from './host-liveness.js';
 
 /** What the facts about one device are made from. */
 export interface TopologySource {
@@ -16,6 +17,7 @@ export interface TopologySource {
   clearLocal<T>(cell: Cell<T>): void;
   port(id: string): Fact<PortFact>;
   readonly chains: ChainCells;
+  readonly hosts: HostLiveness;
   /** The way to a host. */
   tunnel(hostId: string): Fact<TunnelPath>;
   /** A value in the NSDB is not valid; the last valid one stays. */

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
 import { type FlowKey, Word } from '../../src/flow/key.js';
+import { hostAlivePath } from '../../src/nsdb/layout.js';
 import { formatIpv4, formatIpv6, formatMac, type Ipv6, MAC_BROADCAST } from '../../src/packet/address.js';
 import { ArpOp, buildArpReply, buildArpRequest } from '../../src/packet/arp.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
@@ -229,13 +230,13 @@ cluster('a router answers pings and tells what it cannot forward', { hosts: 2 },
 });
 
 /** A port of the router to the world outside, 192.168.9.1/24, with the interface behind it. */
-async function createUplink(c: Cluster, routerId: string, host: TestHost) {
+async function createUplink(c: Cluster, routerId: string, host: TestHost, mac = UPLINK_MAC) {
   const interfaceName = 'up0';
   const device = host.node.addInterface(interfaceName);
   const port = await c.repository.create('port', {
     id: randomUUID(),
     routerId,
-    mac: formatMac(UPLINK_MAC),
+    mac: formatMac(mac),
     subnets: ['192.168.9.1/24', 'fd09::1/64'],
     binding: { hostId: host.id, interfaceName },
   });
@@ -455,4 +456,74 @@ cluster('after a restart packets are routed by the flows that were there', { hos
   t.is(host.switch.statistics.missed, missed);
   await c.quiet();
   t.deepEqual(flows(), before);
+});
+
+cluster(
+  'of two uplinks that of a host that is gone is left, and taken again when it is back',
+  { hosts: 3 },
+  async (t, c) => {
+    const {
+      routerId,
+      machines: [machine],
+    } = await linked(c);
+    const [, first, second] = c.hosts;
+    const uplinks = [await createUplink(c, routerId, first), await createUplink(c, routerId, second, UPLINK_MAC + 1)];
+    for (const uplink of uplinks) {
+      await addRoute(c, routerId, '0.0.0.0/0', uplink.id, formatIpv4(WORLD));
+      uplink.send(buildArpRequest(WORLD_MAC, WORLD, UPLINK));
+    }
+    await until('both gateways are known', () =>
+      [first, second].every((host) => host.agent.neighbors.learnedCount === 1),
+    );
+    /** Which uplinks packets to some addresses go out at. */
+    const used = async () => {
+      for (const uplink of uplinks) uplink.frames();
+      for (let i = 1; i <= 16; i++) machine.ping(0x0808_0800 + i);
+      await c.quiet();
+      return uplinks.map((uplink) => uplink.frames().filter((key) => key.ethType === EtherType.IPV4).length > 0);
+    };
+    await until('both are used', async () => (await used()).every(Boolean));
+    await second.stop();
+    await until('the NSDB knows', async () => (await c.repository.store.get(hostAlivePath(second.id))) === undefined);
+    t.deepEqual(await used(), [true, true], 'the kernel goes on');
+    await until('it is left', async () => {
+      await c.advance(6000);
+      const [isFirst, isSecond] = await used();
+      return isFirst && !isSecond;
+    });
+    await second.start();
+    await until('it is taken again', async () => {
+      uplinks[1].send(buildArpReply(WORLD_MAC, WORLD, UPLINK_MAC + 1, UPLINK));
+      return (await used()).every(Boolean);
+    });
+  },
+);
+
+cluster('a neighbour at a port of this host is found without the NSDB, too', { hosts: 1 }, async (t, c) => {
+  const {
+    routerId,
+    machines: [machine],
+  } = await linked(c);
+  const [host] = c.hosts;
+  const uplink = await createUplink(c, routerId, host);
+  await addRoute(c, routerId, '192.168.9.0/24', uplink.id);
+  const isFor = (to: number) => (key: FlowKey) => key.ethType === EtherType.IPV4 && key.ipv4Dst === to;
+  const asksFor = (to: number) => (key: FlowKey) => key.ethType === EtherType.ARP && key.ipv4Dst === to;
+  await until('the route is taken', async () => {
+    machine.ping(WORLD);
+    await c.quiet();
+    return uplink.frames().some(asksFor(WORLD));
+  });
+  uplink.send(buildArpReply(WORLD_MAC, WORLD, UPLINK_MAC, UPLINK));
+  await comesOut(uplink, 'the packet goes out', isFor(WORLD));
+
+  host.gate.shut();
+  await until('the NSDB is away', () => host.store.state !== 'connected');
+  machine.ping(WORLD - 1);
+  await c.quiet();
+  t.false(uplink.frames().some(asksFor(WORLD - 1)), 'first the NSDB has its chance');
+  await c.advance(1000);
+  await comesOut(uplink, 'the neighbour is asked for', asksFor(WORLD - 1));
+  uplink.send(buildArpReply(WORLD_MAC - 1, WORLD - 1, UPLINK_MAC, UPLINK));
+  t.is((await comesOut(uplink, 'the next packet goes out', isFor(WORLD - 1))).ethDst, WORLD_MAC - 1);
 });
