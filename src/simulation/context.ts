@@ -1,5 +1,5 @@
 import type { Action, NatSpec } from '../flow/action.js';
-import { CtState, FLOW_KEY_WORDS, FlowKey, VLAN_PRESENT, Word } from '../flow/key.js';
+import { CtState, FLOW_KEY_WORDS, FlowKey, Frag, VLAN_PRESENT, Word } from '../flow/key.js';
 import { FlowMask } from '../flow/mask.js';
 import { formatIpv4, formatIpv6, formatMac } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
@@ -463,7 +463,12 @@ export class SimulationContext {
 
   /** The packet passes a port or device that has rules which depend on connections, whether or not it comes to one. */
   track(): void {
+    if (this.position.isTracked) return;
     this.position = { ...this.position, isTracked: true };
+    if (!this.isIp()) return;
+    // On the way through connection tracking fragments are put together, so that all of them go one way, by ports too.
+    this.mask.seeNwFrag();
+    if (this.packet.nwFrag !== Frag.NONE) this.way();
   }
 
   /**
@@ -489,8 +494,10 @@ export class SimulationContext {
 
   private way(): Direction['way'] | undefined {
     if (!this.isIp()) return 'forward';
-    // What devices send of their own accord answers something, and what another host let in has been asked about there.
-    if (this.ingress === undefined) return 'related';
+    // What devices send of their own accord answers something.
+    if (this.arrival.sentFrom !== undefined) return 'related';
+    // What comes from another host to be filtered here was flooded there, as answers hardly ever are; so it opens a connection.
+    if (this.ingress === undefined) return this.hasReversed() ? 'return' : 'forward';
     const { direction } = this.before;
     if (direction === undefined) return this.ask();
     if (direction !== 'key') return direction.way;
@@ -591,11 +598,12 @@ export class SimulationContext {
     });
   }
 
-  /** Whether the packet is a reply that has its destination back from a translation in this zone. */
-  hasReversed(zone: number): boolean {
+  /** Whether the packet is a reply that has its destination back from a translation, in this zone or in any. */
+  hasReversed(zone?: number): boolean {
     for (let i = 0; i < this.position.translations; i++) {
       const translation = this.before.translations[i];
-      if (translation.kind === 'reverse' && translation.zone === zone) return this.isMade(translation);
+      if (translation.kind !== 'reverse' || (zone ?? translation.zone) !== translation.zone) continue;
+      if (this.isMade(translation)) return true;
     }
     return false;
   }

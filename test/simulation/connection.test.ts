@@ -1,7 +1,9 @@
 import test from 'ava';
-import { answer, type Packet, send } from './conversation.js';
+import { TRACKED_TUNNEL_KEY } from '../../src/simulation/connection.js';
+import { answer, frameOf, type Packet, send, sendInFragments } from './conversation.js';
 import type { RuleSpec } from './filters.js';
 import { Hosts, type NetworkSpec, unsoundFlow } from './hosts.js';
+import { tunnelKeyOf } from './world.js';
 
 const INSIDE = [
   { name: 'client', side: 'inside', host: 0 },
@@ -60,4 +62,21 @@ test('connections after the first cost no upcall', (t) => {
   const { upcalls } = network;
   for (let port = 2; port < 200; port++) t.is(converse(port), 'client');
   t.is(network.upcalls, upcalls);
+});
+
+test('fragments go the way of the rest of their connection', (t) => {
+  const to80: RuleSpec = { type: 'accept', if: { protocol: 17, destinationPorts: { start: 80, end: 80 } } };
+  const network = hosts({ ports: { client: { inbound: [to80, { type: 'drop' }], outbound: ONLY_ANSWERS } } });
+  const packet = packetTo(network, 'remote', 'udp');
+  const arrived = sendInFragments(network, 'client', packet);
+  t.deepEqual([arrived[0]?.at, arrived[0]?.dstPort], ['remote', 80]);
+  t.is(answer(network, packet, arrived[0])[0]?.at, 'client');
+  t.deepEqual(sendInFragments(network, 'client', { ...packet, dstPort: 81 }), []);
+});
+
+test('what another host floods to a port that takes only answers is no answer', (t) => {
+  const network = hosts({ ports: { remote: { outbound: ONLY_ANSWERS } } });
+  const frame = frameOf(network, 'client', packetTo(network, 'remote'));
+  const key = tunnelKeyOf(frame, 1, network.hosts[1].floodKey('remote') | TRACKED_TUNNEL_KEY, 1);
+  t.is(network.hosts[1].simulate(key).drop, 'filtered');
 });

@@ -53,6 +53,24 @@ export interface Packet {
 
 /** The machine sends a packet; returns what comes to machines. */
 export function send(hosts: Hosts, name: string, packet: Packet): Seen[] {
+  return hosts.send(name, frameOf(hosts, name, packet)).map(seen);
+}
+
+/** A UDP datagram in two fragments. */
+export function sendInFragments(hosts: Hosts, name: string, { to, srcPort, dstPort }: Packet): Seen[] {
+  const { ip: src, mac } = hosts.machine(name);
+  const bytes = buildIpv4({ src, dst: to, protocol: IpProtocol.UDP }, buildUdp(srcPort, dstPort, new Uint8Array(40)));
+  const data = bytes.subarray(20);
+  const frames = [0, 24].map((offset) => {
+    const fragment = { offset, more: offset === 0 };
+    const part = data.subarray(offset, offset === 0 ? 24 : undefined);
+    const packet = buildIpv4({ src, dst: to, protocol: IpProtocol.UDP, id: 7, fragment }, part);
+    return buildEthernet({ dst: hosts.gatewayFor(hosts.machine(name), to), src: mac, type: EtherType.IPV4 }, packet);
+  });
+  return frames.flatMap((frame) => hosts.send(name, frame).map(seen));
+}
+
+export function frameOf(hosts: Hosts, name: string, packet: Packet): Uint8Array {
   const machine = hosts.machine(name);
   const { to, srcPort, dstPort, flags = TcpFlag.SYN, ttl = 64, from = machine.ip } = packet;
   let payload: Uint8Array;
@@ -67,11 +85,10 @@ export function send(hosts: Hosts, name: string, packet: Packet): Seen[] {
     protocol = IpProtocol.ICMP;
     payload = buildIcmpEcho(flags === TcpFlag.SYN ? IcmpType.ECHO_REQUEST : IcmpType.ECHO_REPLY, srcPort, 1);
   }
-  const frame = buildEthernet(
+  return buildEthernet(
     { dst: hosts.gatewayFor(machine, to), src: machine.mac, type: EtherType.IPV4 },
     buildIpv4({ src: from, dst: to, protocol, ttl }, payload),
   );
-  return hosts.send(name, frame).map(seen);
 }
 
 export function isError({ frame }: Seen): boolean {

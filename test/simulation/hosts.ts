@@ -135,6 +135,7 @@ export class Host {
   private readonly world = new World();
   private readonly datapath: MemoryDatapath;
   private readonly records = new Map<number, TestFact<Recirculation>>();
+  private readonly ports = new Map<string, TestFact<BridgePortFact>>();
   private readonly interfaces = new Map<string, MemoryInterface>();
   private readonly recirculations: Recirculations = {
     get: (id) => this.records.get(id) ?? fact<Recirculation>(`recirculation ${id}`, null),
@@ -176,6 +177,14 @@ export class Host {
   /** Installed flows. */
   get flowCount(): number {
     return this.nextFlowId - 1;
+  }
+
+  /** The key of packets that another host floods to the machine, of which the filters of its port are to be asked here. */
+  floodKey(machine: string): number {
+    const { tunnelKey } = this.all.machine(machine);
+    const port = this.ports.get(machine)!;
+    this.world.targets.at(tunnelKey + 1000).value = { outputs: [], ports: [port] };
+    return tunnelKey + 1000;
   }
 
   /** What is decided of packets with this key. */
@@ -228,6 +237,7 @@ export class Host {
     const { number } = this.node.switch('dp').addPort(name, 'netdev');
     const location = { type: 'local', output: fact('output', number), zone: fact('zone', zone) } as const;
     const port = fact<BridgePortFact>(name, { ...anyPort, location });
+    this.ports.set(name, port);
     this.world.ingress(number).value = { type: 'port', port };
     this.world.targets.at(tunnelKey).value = { outputs: [number], zones: [zone], ports: [] };
     return port;
