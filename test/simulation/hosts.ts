@@ -6,7 +6,7 @@ import { actionsEqual } from '../../src/flow/action.js';
 import { extractKey } from '../../src/flow/extract.js';
 import { FLOW_KEY_WORDS, FlowKey, Word } from '../../src/flow/key.js';
 import type { FlowMask } from '../../src/flow/mask.js';
-import { formatIpv4 } from '../../src/packet/address.js';
+import { formatIpv4, type Ipv6 } from '../../src/packet/address.js';
 import {
   type Recirculation,
   type Recirculations,
@@ -68,6 +68,8 @@ export interface NetworkSpec {
 export interface Machine extends MachineSpec {
   readonly mac: number;
   readonly ip: number;
+  /** fd00:0:0:1::/64 inside, fd00:0:0:2::/64 outside. */
+  readonly ipv6: Ipv6;
   readonly zone: number;
   readonly tunnelKey: number;
   /** Frames that have come to it, oldest first. */
@@ -90,7 +92,8 @@ export class Hosts {
       const mac = 0x0200_0000_0001 + i;
       const ip = NETWORKS[machine.side] + 2 + i;
       const numbers = { zone: i + 1, tunnelKey: 100 + i };
-      this.machines.set(machine.name, { ...machine, ...numbers, mac, ip, received: [] });
+      const ipv6: Ipv6 = [0xfd00_0000, BRIDGES.indexOf(machine.side) + 1, 0, 2 + i];
+      this.machines.set(machine.name, { ...machine, ...numbers, mac, ip, ipv6, received: [] });
     });
     this.hosts = [0, 1].map((index) => new Host(index, this.network.node(underlay(index)), this, spec));
   }
@@ -211,12 +214,17 @@ export class Host {
       const link = joinToBridge(router, bridge, ROUTER_MACS[side], address);
       link.answer = null;
       router.add(`to ${side}`, `${formatIpv4(NETWORKS[side])}/24`, { type: 'normal', port: link.atRouter });
+      router.add(`to ${side} over IPv6`, `fd00:0:0:${BRIDGES.indexOf(side) + 1}::/64`, {
+        type: 'normal',
+        port: link.atRouter,
+      });
       router.add(`at ${side}`, `${formatIpv4(address)}/32`, { type: 'local' });
       for (const machine of this.all.machines.values()) {
         if (machine.side !== side) continue;
         const port = this.port(machine, bridge);
         port.value = { ...port.value!, ...chainsOf(machine.name, spec.ports?.[machine.name]) };
         bridge.ipv4(machine.ip).value = { mac: machine.mac };
+        bridge.ipv6(Uint32Array.from(machine.ipv6), 0).value = { mac: machine.mac };
         bridge.mac(machine.mac).value = { port };
       }
     }
