@@ -188,3 +188,51 @@ test('a stateful firewall lets replies in, and knows the connections on both hos
   await stops(a, b);
   t.pass();
 });
+
+test('packets go through a service on another host and come back, tagged on the way', async (t) => {
+  const { cluster, repository, pods, chainId } = await setUp(t, 2, 2);
+  const [a, b, service] = pods;
+  const serviceChain = (await repository.create('chain', { id: randomUUID(), name: 'service' })).id;
+  const [first, second] = positionsAfter(undefined, 2);
+  const redirect = { type: 'l2-transform', action: 'redirect' } as const;
+  const [toService, back] = [5, 6];
+  // What comes back is let in; all else goes to the service, and from there into the port where it came from.
+  const rules = [
+    { chainId, position: first, type: 'l2-transform', action: 'accept', popVlan: true, condition: { vlanId: back } },
+    { chainId, position: second, ...redirect, pushVlanId: toService, targetPortId: service.id },
+    {
+      chainId: serviceChain,
+      position: first,
+      ...redirect,
+      popVlan: true,
+      pushVlanId: back,
+      targetPortId: a.id,
+      ingress: true,
+      condition: { vlanId: toService },
+    },
+  ] as const;
+  for (const rule of rules) await repository.create('rule', { id: randomUUID(), ...rule });
+  await cluster.connects(a, b);
+  for (const [pod, inboundFilterId] of [
+    [service, serviceChain],
+    [a, chainId],
+  ] as const) {
+    await repository.modify('port', pod.id, (port) => ({ ...port, inboundFilterId }));
+  }
+  let tagged: Uint8Array | undefined;
+  await until('a packet comes to the service', async () => {
+    const text = cluster.sendTo(a, b);
+    await cluster.quiet();
+    tagged = service.device?.received().find((frame) => Buffer.from(frame).includes(text));
+    service.device?.clear();
+    return tagged !== undefined;
+  });
+  t.is((tagged![14] << 8) | tagged![15], toService);
+  const text = cluster.sendTo(a, b);
+  await until('another comes', () => service.count(text) === 1);
+  t.is(b.count(text), 0);
+  service.send(service.device!.received()[0]);
+  await until('the service sends it on', () => b.count(text) === 1);
+  const [frame] = b.device!.received().filter((one) => Buffer.from(one).includes(text));
+  t.is((frame[12] << 8) | frame[13], 0x0800, 'it has no tag any more');
+});
