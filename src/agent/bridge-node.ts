@@ -1,6 +1,6 @@
 import { decodeJson } from '../nsdb/json.js';
-import { bridgeHostsPath, bridgeLinksPath } from '../nsdb/layout.js';
-import { nodeName } from '../nsdb/path.js';
+import { bridgeHostsPath, bridgeLinksPath, bridgeVlanLinksPath } from '../nsdb/layout.js';
+import { nodeName, parentPath } from '../nsdb/path.js';
 import { type BridgeHost, bridgeHostSchema } from '../nsdb/repository/topology-repository.js';
 import type { StoreNode, Watch } from '../nsdb/store.js';
 import { SharedTable } from '../nsdb/tables/shared-table.js';
@@ -32,6 +32,7 @@ export class BridgeNode implements BridgeFact {
   readonly cell: Cell<BridgeFact>;
   readonly localPorts: Cell<TunnelTarget>;
   readonly remoteHosts: Cell<readonly RemoteHost[]>;
+  readonly isVlanAware: Cell<boolean>;
   adminStateUp = true;
   inboundFilters: readonly Fact<ChainFact>[] = [];
   outboundFilters: readonly Fact<ChainFact>[] = [];
@@ -69,6 +70,7 @@ export class BridgeNode implements BridgeFact {
       same: sameHosts,
     });
     this.subnets = new BridgeSubnets(id, source, (address) => this.ipv4(address));
+    this.isVlanAware = source.cell<boolean>(`VLANs of bridge ${id}`, { subscribe: (self) => this.watchVlans(self) });
     this.neighbors = new AddressCells((address, forget) =>
       source.cell<NeighborFact>(`address ${address} on bridge ${id}`, {
         subscribe: (self) => this.watchIp(address, self),
@@ -168,7 +170,8 @@ export class BridgeNode implements BridgeFact {
       this.neighbors.isEmpty &&
       isIdle(this.cell) &&
       isIdle(this.localPorts) &&
-      isIdle(this.remoteHosts)
+      isIdle(this.remoteHosts) &&
+      isIdle(this.isVlanAware)
     );
   }
 
@@ -197,9 +200,30 @@ export class BridgeNode implements BridgeFact {
 
   private watchInteriorPorts(vlan: number, cell: Cell<readonly Fact<PortFact>[]>): Watch {
     const { repository } = this.source;
-    return repository.store.watchChildren(bridgeLinksPath(this.id, vlan), (ids = []) =>
+    return repository.store.watchChildren(bridgeVlanLinksPath(this.id, vlan), (ids = []) =>
       cell.set(ids.map((id) => this.source.port(id))),
     );
+  }
+
+  private watchVlans(cell: Cell<boolean>): Watch {
+    const folder = bridgeLinksPath(this.id);
+    const depth = folder.split('/').length + 2;
+    const ports = new Set<string>();
+    let current = false;
+    const update = () => {
+      if (current) cell.set(ports.size > 0);
+    };
+    const follow = (path: string, node: StoreNode | undefined) => {
+      if (path.split('/').length !== depth || parentPath(path) === bridgeVlanLinksPath(this.id, 0)) return;
+      if (node === undefined) ports.delete(path);
+      else ports.add(path);
+      update();
+    };
+    const onCurrent = () => {
+      current = true;
+      update();
+    };
+    return this.source.repository.store.watchTree(folder, follow, { onCurrent });
   }
 
   private watchMac(mac: number, vlan: number, cell: Cell<MacFact>): Watch {

@@ -147,9 +147,13 @@ export function bridgeHostPath(bridgeId: string, hostId: string): string {
   return `/bridges/${bridgeId}/hosts/${hostId}`;
 }
 
+export function bridgeLinksPath(bridgeId: string): string {
+  return `/bridges/${bridgeId}/links`;
+}
+
 /** The interior ports of a bridge that a VLAN goes through; VLAN 0: those that have none. */
-export function bridgeLinksPath(bridgeId: string, vlanId: number): string {
-  return `/bridges/${bridgeId}/links/${vlanId}`;
+export function bridgeVlanLinksPath(bridgeId: string, vlanId: number): string {
+  return `${bridgeLinksPath(bridgeId)}/${vlanId}`;
 }
 
 /** Folders of tables, for {@link tableEntryPath}. Those of a port or router are made when they are first needed. */

@@ -14,6 +14,8 @@ const VLAN_ID = 0xfff;
 /** 01:80:c2:00:00:00 to …:0f never cross a bridge (IEEE 802.1Q table 8-1). */
 const LINK_LOCAL_FIRST = 0x0180_c200_0000;
 const LINK_LOCAL_LAST = 0x0180_c200_000f;
+/** But by these switches find out where trunks make a circle, and one of them has to cut it (IEEE 802.1D clause 9). */
+const SPANNING_TREE = LINK_LOCAL_FIRST;
 
 /** 33:33:ff:… carries neighbour solicitations (RFC 4291 section 2.7.1, RFC 2464 section 7). */
 const SOLICITED_NODE_FIRST = 0x3333_ff00_0000;
@@ -45,7 +47,11 @@ export function bridgeInput(context: SimulationContext, port: BridgePortFact): v
   if (port.vlanId !== undefined) context.pushVlan(port.vlanId);
 
   if (!isMulticastMac(packet.ethDst)) return forward(context, bridge, port);
-  if (packet.ethDst >= LINK_LOCAL_FIRST && packet.ethDst <= LINK_LOCAL_LAST) return context.drop('link-local');
+  if (packet.ethDst >= LINK_LOCAL_FIRST && packet.ethDst <= LINK_LOCAL_LAST) {
+    const isPassed = packet.ethDst === SPANNING_TREE && context.read(bridge.isVlanAware);
+    if (isPassed === undefined) return;
+    if (!isPassed) return context.drop('link-local');
+  }
   if (packet.ethDst === MAC_BROADCAST) {
     mask.seeEthType();
     if (packet.ethType === EtherType.ARP) {

@@ -134,6 +134,8 @@ export interface BridgeFact {
   readonly remoteHosts: Fact<readonly RemoteHost[]>;
   /** The interior ports of a VLAN; 0 for those without one, which take part in all of them. */
   interiorPorts(vlan: number): Fact<readonly Fact<PortFact>[]>;
+  /** Whether some interior port is for a VLAN, so that others are trunks of several. */
+  readonly isVlanAware: Fact<boolean>;
   /** What its machines may ask for; null when nothing. */
   readonly served: Fact<ServedFact>;
   /** Its subnets, in the order in which they are searched for a machine. */

@@ -109,6 +109,15 @@ cluster('a VLAN of a trunk is a bridge of its own, on every host', 2, async (t, 
   await until('the other trunk has it', () => received(there, other).length > 0);
   for (const pod of pods) t.deepEqual(tags(pod, other), []);
 
+  // Switches behind the trunks hear of each other.
+  const bpdu = frameOf(outside, 0x0180_c200_0000);
+  await until('the spanning tree is made', async () => {
+    here.send(bpdu.frame);
+    await quiet(c);
+    return received(there, bpdu.text).length > 0;
+  });
+  for (const pod of pods) t.deepEqual(tags(pod, bpdu.text), []);
+
   // The machine moves from one trunk to the other.
   there.send(frameOf(outside, MAC_BROADCAST, VLAN).frame);
   for (const pod of pods) {

@@ -251,6 +251,16 @@ test('addresses are learned where they are, in their VLAN, behind links of bridg
   );
 });
 
+test('the spanning tree of switches goes from trunk to trunk, and no further', (t) => {
+  const { world, trunk } = linked();
+  const bpdu = (port: number) =>
+    keyOf(buildEthernet({ dst: 0x0180_c200_0000, src: OUTSIDE, type: 0x26 }, new Uint8Array(46)), port);
+  t.deepEqual(world.done(bpdu(1)).actions, [output(2)]);
+  t.is(world.done(bpdu(3)).drop, 'link-local');
+  trunk.isVlanAware.value = undefined;
+  t.is(world.run(bpdu(1)).type, 'wait');
+});
+
 test('a packet does not go back through the link that it came by', (t) => {
   const { world, inside, atInside } = linked();
   inside.mac(MACHINE).value = { port: atInside };

@@ -68,6 +68,7 @@ export class TestBridge implements BridgeFact {
   readonly served = fact<ServedFact>('served', null);
   readonly dhcpSubnets = fact<readonly DhcpSubnetFact[]>('DHCP subnets', []);
   readonly dhcpV6Subnets = fact<readonly DhcpV6SubnetFact[]>('DHCPv6 subnets', []);
+  readonly isVlanAware = fact<boolean>('VLANs', false);
   readonly links = new Table<number, readonly Fact<PortFact>[]>('interior ports of VLAN');
   adminStateUp = true;
   inboundFilters: readonly Fact<ChainFact>[] = [];
@@ -91,6 +92,7 @@ export class TestBridge implements BridgeFact {
   addInteriorPort(port: Fact<PortFact>, vlan = 0): void {
     const links = this.links.at(vlan);
     links.value = [...(links.value ?? []), port];
+    if (vlan !== 0) this.isVlanAware.value = true;
   }
 
   ipv4(address: number): TestFact<NeighborFact> {

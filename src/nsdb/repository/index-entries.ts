@@ -3,7 +3,7 @@ import { type Reference, referencesIn } from '../../topology/references.js';
 import { encodeObject } from '../../topology/stored-form.js';
 import type { Host, Kind, Port, Rule, TopologyTypes } from '../../topology/types.js';
 import { encodeJson } from '../json.js';
-import { bridgeLinksPath, ipPath, macPath, objectPath, referencePath, uniquePath } from '../layout.js';
+import { bridgeVlanLinksPath, ipPath, macPath, objectPath, referencePath, uniquePath } from '../layout.js';
 import { joinPath } from '../path.js';
 import type { IpEntry, MacEntry } from '../tables/tables.js';
 
@@ -43,7 +43,7 @@ function linkEntries({ id, bridgeId, peerId, vlanId }: Port): IndexEntry[] {
   if (bridgeId === undefined || peerId === undefined) return [];
   return [
     {
-      path: joinPath(bridgeLinksPath(bridgeId, vlanId ?? 0), id),
+      path: joinPath(bridgeVlanLinksPath(bridgeId, vlanId ?? 0), id),
       data: EMPTY,
       field: 'port.peerId',
       value: peerId,
