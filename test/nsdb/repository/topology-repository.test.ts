@@ -5,6 +5,7 @@ import {
   addressPoolBlocksPath,
   bridgeAddressPoolPath,
   bridgePortPath,
+  bridgeVlanLinksPath,
   hostAlivePath,
   hostLeasesPath,
   hostPortPath,
@@ -248,6 +249,22 @@ test('an update keeps the indexes in step', async (t) => {
   t.is(await json(store, macPath(otherBridge, OTHER_MAC)), undefined);
   await repository.delete('bridge', bridgeId);
   t.truthy(await repository.get('port', id));
+});
+
+test('the interior ports of a bridge are listed by VLAN, for as long as they are linked', async (t) => {
+  const { repository, store } = t.context;
+  const [{ id: trunk }, { id: inside }] = [await bridge(repository), await bridge(repository)];
+  const linked = async (bridgeId: string, vlan: number) =>
+    (await store.children(bridgeVlanLinksPath(bridgeId, vlan))) ?? [];
+  const [atTrunk, atInside] = [randomUUID(), randomUUID()];
+  await repository.create('port', { id: atTrunk, bridgeId: trunk, vlanId: 10 });
+  t.deepEqual(await linked(trunk, 10), [], 'it leads nowhere');
+  await repository.create('port', { id: atInside, bridgeId: inside, peerId: atTrunk });
+  t.deepEqual([await linked(trunk, 10), await linked(inside, 0)], [[atTrunk], [atInside]]);
+  await repository.modify('port', atTrunk, (port) => ({ ...port, vlanId: 20 }));
+  t.deepEqual([await linked(trunk, 10), await linked(trunk, 20)], [[], [atTrunk]]);
+  await repository.delete('port', atInside);
+  t.deepEqual([await linked(trunk, 20), await linked(inside, 0)], [[], []]);
 });
 
 test('of writers that read the same version one wins, and modify loses nothing', async (t) => {
