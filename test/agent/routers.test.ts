@@ -527,3 +527,37 @@ cluster('a neighbour at a port of this host is found without the NSDB, too', { h
   uplink.send(buildArpReply(WORLD_MAC - 1, WORLD - 1, UPLINK_MAC, UPLINK));
   t.is((await comesOut(uplink, 'the next packet goes out', isFor(WORLD - 1))).ethDst, WORLD_MAC - 1);
 });
+
+cluster('what packets through a router needed is watched no longer than flows need it', { hosts: 2 }, async (t, c) => {
+  const {
+    machines: [machine, , , far],
+    networks,
+  } = await linked(c);
+  const [host] = c.hosts;
+  const released = () =>
+    until('nothing is needed', async () => {
+      await c.advance(61_000);
+      return host.flows().every(({ key }) => key.tunId !== 0);
+    });
+  await released();
+  for (let i = 0; i < 4; i++) await c.advance(61_000);
+  const before = host.agent.cache.size;
+  machine.ping(far.ip);
+  await far.hears('it is reached');
+  machine.ping(far.ip6);
+  await far.hears('it is reached by IPv6');
+  machine.ping(networks[1].gateway);
+  await machine.hears('the router answers');
+  machine.ping(0x0a02_7777);
+  await c.quiet();
+  t.true(host.agent.cache.size > before + 5);
+  await released();
+  await until('all is given up', async () => {
+    await c.advance(61_000);
+    return host.agent.cache.size <= before;
+  });
+  // Again, from nothing. What came was the question who has the address that nobody has.
+  t.true(far.received().every(({ ethType }) => ethType === EtherType.ARP));
+  machine.ping(far.ip);
+  await far.hears('it is reached again');
+});
