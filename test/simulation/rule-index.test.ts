@@ -383,3 +383,20 @@ test('bits of a packet that only later rules compare are not seen', (t) => {
   t.is(found?.rule.id, 'rule 1');
   t.deepEqual([seen.ipv4Dst, seen.ipv4Src, seen.ethSrc, seen.tpDst], [0x8000_0000, 0, 0, 0]);
 });
+
+test('rules stand as their positions say to the last digit, and at one position by their identifiers', (t) => {
+  const [first, last] = positionsAfter(undefined, 2);
+  const positions = [first, last];
+  for (let i = 0; i < 40; i++) positions.splice(1, 0, positionBetween(first, positions[1]));
+  const rules = positions.flatMap((position, i) =>
+    ['b', 'a'].map((id) => ({ id: `${i} ${id}`, position, condition: { protocol: IpProtocol.TCP } })),
+  );
+  const expected = positions.flatMap((_, i) => [`${i} a`, `${i} b`]);
+  t.true(Math.max(...positions.map((position) => position.length)) > 12);
+  for (const list of [rules, rules.toReversed()]) {
+    const index = new RuleIndex(list);
+    t.deepEqual(searchesOf(index, tcpKey(1, 2, 3), new FlowMask(), surroundings()), expected);
+    for (const { id } of rules.slice(2)) t.true(index.remove(id));
+    t.deepEqual(searchesOf(index, tcpKey(1, 2, 3), new FlowMask(), surroundings()), expected.slice(0, 2));
+  }
+});
