@@ -43,8 +43,7 @@ export type Translate = (context: SimulationContext, rule: NatRuleFact) => 'done
 /** A chain whose rules come, change and go one by one. */
 export class Chain implements ChainFact {
   readonly rules = new RuleIndex<RuleFact>();
-  /** How many rules jump to each. */
-  private readonly targets = new Map<Fact<ChainFact>, number>();
+  readonly jumps = new Map<Fact<ChainFact>, number>();
   private statefulRules = 0;
 
   constructor(
@@ -57,10 +56,6 @@ export class Chain implements ChainFact {
 
   get isStateful(): boolean {
     return this.statefulRules > 0;
-  }
-
-  get jumps(): Iterable<Fact<ChainFact>> {
-    return this.targets.keys();
   }
 
   addressGroup(id: string): AddressGroupFact {
@@ -86,9 +81,9 @@ export class Chain implements ChainFact {
   private count(fact: RuleFact, change: 1 | -1): void {
     if (needsConnection(fact)) this.statefulRules += change;
     if (fact.type !== 'jump') return;
-    const count = (this.targets.get(fact.chain) ?? 0) + change;
-    if (count === 0) this.targets.delete(fact.chain);
-    else this.targets.set(fact.chain, count);
+    const count = (this.jumps.get(fact.chain) ?? 0) + change;
+    if (count === 0) this.jumps.delete(fact.chain);
+    else this.jumps.set(fact.chain, count);
   }
 }
 
@@ -147,6 +142,11 @@ export function areStateful(
   filters: readonly Fact<ChainFact>[] | undefined,
 ): boolean | undefined {
   if (filters === undefined || filters.length === 0) return false;
+  if (filters.length === 1) {
+    const chain = context.read(filters[0]);
+    if (chain === undefined) return undefined;
+    if (chain === null || chain.jumps.size === 0) return chain?.isStateful ?? false;
+  }
   const reached = new Set(filters);
   let isKnown = true;
   // A set goes on with what is added to it meanwhile.
@@ -154,7 +154,7 @@ export function areStateful(
     const chain = context.read(fact);
     if (chain === undefined) isKnown = false;
     else if (chain?.isStateful) return true;
-    else if (chain !== null) for (const jump of chain.jumps) reached.add(jump);
+    else if (chain !== null) for (const jump of chain.jumps.keys()) reached.add(jump);
   }
   return isKnown ? false : undefined;
 }

@@ -246,8 +246,8 @@ export interface ChainFact {
   readonly rules: RuleIndex<RuleFact>;
   /** Whether a rule of its own asks for the state of the connection, or translates addresses. */
   readonly isStateful: boolean;
-  /** The chains that its rules jump to, each once. */
-  readonly jumps: Iterable<Fact<ChainFact>>;
+  /** The chains that its rules jump to, and how many rules do. */
+  readonly jumps: ReadonlyMap<Fact<ChainFact>, number>;
   /** A group that one of its conditions compares with. */
   addressGroup(id: string): AddressGroupFact;
 }

@@ -120,6 +120,11 @@ test('jumps and address groups are followed, and what is not needed any more is 
   await members.set(`10.1.0.${a.ip & 0xff}`, {});
   await stops(a, b);
   await cluster.connects(c, b);
+  const { store } = cluster.hosts[0];
+  const { tracked } = store.metrics;
+  await Promise.all(Array.from({ length: 200 }, (_, i) => members.set(`10.7.0.${i}`, {})));
+  await cluster.ping(c, b);
+  t.is(store.metrics.tracked, tracked, 'of members that send nothing, nothing is read');
   await members.remove(`10.1.0.${a.ip & 0xff}`);
   await cluster.connects(a, b);
 
