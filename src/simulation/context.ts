@@ -19,7 +19,7 @@ import {
   type TranslationKind,
 } from './connection.js';
 import type { Decision, DropReason, Effect, NumberedRecirculation, Reply } from './decision.js';
-import { embeddedAddress } from './embedded.js';
+import { answeredPort, embeddedAddress } from './embedded.js';
 import type { BridgeFact, Fact, PortFact, RouterPortFact } from './fact.js';
 import type { TraceStep } from './trace.js';
 
@@ -459,6 +459,12 @@ export class SimulationContext {
   icmpData(side: Side): Uint32Array | null {
     this.install = false;
     return this.arrival.bytes === undefined ? null : embeddedAddress(this.arrival.bytes, side);
+  }
+
+  /** The source port of the packet that this one, an ICMP message, answers; null of none. For this packet only, as {@link icmpData}. */
+  answeredPort(): number | null {
+    this.install = false;
+    return this.arrival.bytes === undefined ? null : answeredPort(this.arrival.bytes);
   }
 
   /** The packet passes a port or device that has rules which depend on connections, whether or not it comes to one. */

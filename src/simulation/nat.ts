@@ -1,6 +1,8 @@
 import type { NatSpec } from '../flow/action.js';
 import { Frag, Word } from '../flow/key.js';
 import { EtherType } from '../packet/ethernet.js';
+import { IcmpType, isIcmpError } from '../packet/icmp.js';
+import { Icmpv6Type, isIcmpv6Error } from '../packet/icmpv6.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
 import type { SimulationContext } from './context.js';
 import { NAT_BLOCK_BITS, type NatRuleFact, type NatTarget, type PortRange, type SourceNatFact } from './fact.js';
@@ -8,6 +10,9 @@ import { outputToHost } from './tunnel.js';
 
 /** Of a hash, to choose one of several targets: shares are exact to one in so many. */
 const TARGET_BITS = 8;
+
+/** How many lower bits of a port may differ within a block. */
+const SAME_BLOCK = 16 - NAT_BLOCK_BITS;
 
 const RESTORE: NatSpec = { kind: 'restore' };
 
@@ -128,15 +133,32 @@ function reverseSource(context: SimulationContext): Outcome {
   const isIpv4 = packet.ethType === EtherType.IPV4;
   if (isIpv4) mask.seeIpv4Dst();
   else mask.seeIpv6Dst();
-  const owner = context.read(nat.owner(packet.words, Word.NW_DST, isIpv4 ? 1 : 4, blockOf(context)));
-  if (owner === undefined) return 'wait';
-  if (owner === null) return 'pass';
-  if (owner.type === 'local') {
+  const ownerOf = (block: number | undefined) =>
+    context.read(nat.owner(packet.words, Word.NW_DST, isIpv4 ? 1 : 4, block));
+  let owner = ownerOf(blockOf(context));
+  if (owner?.type === 'local') {
     const outcome = reverseHere(context, nat);
-    return outcome === 'unmade' ? 'pass' : outcome;
+    if (outcome !== 'unmade') return outcome;
   }
+  if (owner && answersWithoutPorts(context)) {
+    const port = context.answeredPort();
+    owner = port === null ? null : ownerOf(port >>> SAME_BLOCK);
+  }
+  if (owner === undefined) return 'wait';
+  if (owner?.type !== 'remote') return 'pass';
   if (!outputToHost(context, owner.tunnel, owner.tunnelKey)) context.drop('no-tunnel');
   return 'wait';
+}
+
+/** An echo reply or an ICMP error: only the message itself tells which port it is for. */
+function answersWithoutPorts({ packet, mask }: SimulationContext): boolean {
+  const isIpv4 = packet.ethType === EtherType.IPV4;
+  if (packet.nwProto !== (isIpv4 ? IpProtocol.ICMP : IpProtocol.ICMPV6)) return false;
+  mask.seeNwFrag();
+  if (packet.nwFrag === Frag.LATER) return false;
+  mask.seeTpSrc();
+  if (isIpv4) return packet.tpSrc === IcmpType.ECHO_REPLY || isIcmpError(packet.tpSrc);
+  return packet.tpSrc === Icmpv6Type.ECHO_REPLY || isIcmpv6Error(packet.tpSrc);
 }
 
 /** Translate the destination of a reply back to what was the source, if this host has translated its connection. */
@@ -160,7 +182,7 @@ function blockOf({ packet, mask }: SimulationContext): number | undefined {
   if (packet.nwProto === IpProtocol.ICMP || packet.nwProto === IpProtocol.ICMPV6) return undefined;
   if (packet.nwFrag === Frag.LATER) return undefined;
   mask.seeTpDst(0xffff & ~(0xffff >>> NAT_BLOCK_BITS));
-  return packet.tpDst >>> (16 - NAT_BLOCK_BITS);
+  return packet.tpDst >>> SAME_BLOCK;
 }
 
 /** Whether the datapath tells its connections apart, so that each can be translated by itself. */

@@ -191,8 +191,8 @@ export class Host {
   }
 
   /** What is decided of packets with this key. */
-  simulate(key: FlowKey): Done {
-    const decision = simulate(key, this.world.ingress(key.inPort), this.datapath, this.recirculations);
+  simulate(key: FlowKey, packet?: Uint8Array): Done {
+    const decision = simulate(key, this.world.ingress(key.inPort), this.datapath, this.recirculations, packet);
     if (decision.type !== 'done') throw new Error(`it waits for ${decision.missing.map(({ tag }) => tag)}`);
     return decision;
   }
@@ -285,7 +285,7 @@ export class Host {
   private upcall({ key, packet, origin, complete }: Upcall): void {
     this.upcalls++;
     const kept = key.clone();
-    const decision = this.simulate(kept);
+    const decision = this.simulate(kept, packet);
     if (decision.drop !== undefined) this.drops.push(decision.drop);
     this.keep(decision);
     if (decision.install && complete) {
