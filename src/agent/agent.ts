@@ -2,9 +2,12 @@ import { join } from 'node:path';
 import type { Logger } from 'pino';
 import type { Datapath, DatapathFeatures, TrackedConnection } from '../datapath/datapath.js';
 import { FlowKey, TunnelFlag } from '../flow/key.js';
+import type { NatBlock } from '../nsdb/leases/nat-blocks.js';
 import { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Store } from '../nsdb/store.js';
 import { EtherType } from '../packet/ethernet.js';
+import { formatIp } from '../packet/ip.js';
+import { IpProtocol } from '../packet/ip-protocol.js';
 import { TRACKED_TUNNEL_KEY } from '../simulation/connection.js';
 import { AnnouncedAddresses } from './announced-addresses.js';
 import { Bindings } from './bindings.js';
@@ -13,10 +16,12 @@ import { Configurator } from './configurator.js';
 import { Forwarder, type ForwarderOptions } from './forwarder.js';
 import { MacLearner } from './mac-learner.js';
 import { ForwarderMetrics } from './metrics.js';
+import { NatLeases } from './nat-leases.js';
 import { Neighbors } from './neighbors.js';
 import { Publisher } from './publisher.js';
 import { Registration, type ZoneMembership } from './registration.js';
 import { RouterAdvertiser } from './router-advertiser.js';
+import { DEVICE, zoneOwner } from './source-nat.js';
 import { TopologyCache } from './topology-cache.js';
 import { Tracer } from './tracer.js';
 import { TunnelKeys } from './tunnel-keys.js';
@@ -53,6 +58,7 @@ export class Agent {
   readonly forwarder: Forwarder;
   readonly advertiser: RouterAdvertiser;
   readonly tracer: Tracer;
+  readonly natLeases: NatLeases;
   private registration: Registration | undefined;
   /** Datapath ports whose packets enter by tunnel key. */
   private tunnelPorts: ReadonlySet<number> = new Set();
@@ -94,12 +100,23 @@ export class Agent {
       onChange,
       log,
     });
+    this.natLeases = new NatLeases({
+      store,
+      hostId,
+      tunnelKey: (routerId) => this.bindings.routerKey(routerId),
+      inUse: (blocks, signal) => this.blocksInUse(blocks, signal),
+      onLoaded: () => this.releaseUnusedDevices(),
+      onNothingLeft: () => this.releaseUnusedDevices(),
+      clock,
+      log,
+    });
     this.cache = new TopologyCache(
       this.repository,
       hostId,
       (id) => this.tunnels.path(id),
       (id) => ({ output: this.bindings.output(id), zone: this.bindings.zone(id) }),
       (portId, address, cell) => this.neighbors.watch(portId, address, cell),
+      datapath.features.nat ? { store, leases: this.natLeases, zones } : undefined,
       (id) => this.bindings.forgetPort(id),
       onChange,
       clock,
@@ -166,7 +183,10 @@ export class Agent {
       ...options,
       repository: agent.repository,
       publisher: agent.publisher,
-      onNewSession: () => agent.bindings.republish(),
+      onNewSession: () => {
+        agent.bindings.republish();
+        agent.natLeases.reconcile();
+      },
     });
     agent.bindings.inherit(await options.datapath.ports(signal));
     const { kept, removed } = await agent.forwarder.adopt(signal);
@@ -183,6 +203,7 @@ export class Agent {
     });
     agent.registration.start();
     agent.tunnels.start();
+    if (agent.features.nat) agent.natLeases.start();
     agent.ticker = setInterval(() => {
       agent.forwarder.tick();
       agent.advertiser.tick();
@@ -192,6 +213,7 @@ export class Agent {
       if (agent.cache.releaseUnused()) agent.tunnels.forgetUnused(agent.cache.tunnelsInUse());
       agent.bindings.forgetUnused();
       agent.zones.tick();
+      agent.natLeases.tick();
     }, TICK_MS);
     return agent;
   }
@@ -250,9 +272,36 @@ export class Agent {
     this.bindings.close();
     this.tunnels.close();
     this.cache.close();
+    this.natLeases.close();
     await this.zones.close();
     await this.options.datapath.close();
     await this.registration?.close();
+  }
+
+  /** Which blocks of source ports, all of one address, have a port that a connection is translated to. */
+  private async blocksInUse(blocks: readonly NatBlock[], signal: AbortSignal): Promise<ReadonlySet<NatBlock>> {
+    const [{ deviceId, address }] = blocks;
+    const zone = this.zones.take(zoneOwner(deviceId));
+    const used = new Set<NatBlock>();
+    if (zone === undefined) return used;
+    for (const { family, protocol, reply } of await this.connections(zone, Number.MAX_SAFE_INTEGER, signal)) {
+      if (formatIp({ family, words: reply.dst }) !== address) continue;
+      const isIcmp = protocol === IpProtocol.ICMP || protocol === IpProtocol.ICMPV6;
+      const port = isIcmp ? reply.srcPort : reply.dstPort;
+      const block = blocks.find(({ first, last }) => port >= first && port <= last);
+      if (block !== undefined) used.add(block);
+    }
+    return used;
+  }
+
+  /** Devices for which nothing is leased here, and which no flow translates for, need no numbers of this host's. */
+  private releaseUnusedDevices(): void {
+    for (const owner of [...this.zones.allOwners()]) {
+      const [kind, id] = owner.split(' ');
+      if (kind !== DEVICE || this.natLeases.has(id) || this.cache.sourceNat(id)?.isIdle === false) continue;
+      this.zones.release(owner);
+      this.bindings.releaseRouterKey(id);
+    }
   }
 
   private endpointsChanged(): void {

@@ -128,6 +128,19 @@ export class Bindings implements LocalPorts {
     return this.cell(this.targets, tunnelKey, `tunnel key ${tunnelKey}`);
   }
 
+  /** The key under which other hosts send here replies to what this host has translated for a router. */
+  routerKey(routerId: string): number {
+    const key = this.options.keys.take(routerOwner(routerId));
+    const target = this.target(key);
+    if (!target.value) target.set({ outputs: [], ports: [], router: this.options.cache().router(routerId).cell });
+    return key;
+  }
+
+  /** This host translates nothing for the router any more. */
+  releaseRouterKey(routerId: string): void {
+    this.releaseKey(routerOwner(routerId));
+  }
+
   /** No packet has gone to the port for a while. */
   forgetPort(portId: string): void {
     if (this.wanted.has(portId)) return;
@@ -135,9 +148,9 @@ export class Bindings implements LocalPorts {
     this.zones.delete(portId);
   }
 
-  /** Tunnel keys in use. */
+  /** Tunnel keys in use that stand for ports. */
   tunnelKeys(): number[] {
-    return [...this.targets].filter(([, cell]) => cell.value != null).map(([key]) => key);
+    return [...this.targets].filter(([, { value }]) => value && !value.router).map(([key]) => key);
   }
 
   /** Whether what the NSDB binds here is known, and attached if it can be. */
@@ -562,7 +575,7 @@ export class Bindings implements LocalPorts {
       const [kind, id] = owner.split(' ');
       // What other hosts were told of a bridge in the last run has to be taken back, too.
       if (kind === 'bridge') this.announceBridge(id);
-      else if (!this.wanted.has(id)) keys.release(owner);
+      else if (kind === 'port' && !this.wanted.has(id)) keys.release(owner);
     }
     for (const owner of [...zones.allOwners()]) {
       const [kind, id] = owner.split(' ');
@@ -671,6 +684,10 @@ function targetOf(wanted: readonly Wanted[]): TunnelTarget {
 
 function portOwner(portId: string): string {
   return `port ${portId}`;
+}
+
+function routerOwner(routerId: string): string {
+  return `router ${routerId}`;
 }
 
 function bridgeOwner(bridgeId: string): string {

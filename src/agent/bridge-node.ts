@@ -17,6 +17,7 @@ import type {
   PortFact,
   RemoteHost,
   ServedFact,
+  SourceNatFact,
   TunnelTarget,
 } from '../simulation/fact.js';
 import type { Bridge } from '../topology/types.js';
@@ -30,6 +31,7 @@ import { UnknownFilters } from './unknown-filters.js';
 /** A bridge's facts: the bridge itself and the entries of its tables that packets asked for. */
 export class BridgeNode implements BridgeFact {
   readonly cell: Cell<BridgeFact>;
+  readonly sourceNat: SourceNatFact | undefined;
   readonly localPorts: Cell<TunnelTarget>;
   readonly remoteHosts: Cell<readonly RemoteHost[]>;
   readonly isVlanAware: Cell<boolean>;
@@ -50,6 +52,7 @@ export class BridgeNode implements BridgeFact {
     readonly id: string,
     private readonly source: TopologySource,
   ) {
+    this.sourceNat = source.sourceNat(id);
     this.cell = source.cell<BridgeFact>(`bridge ${id}`, {
       subscribe: (self) =>
         source.repository.watch(

@@ -4,7 +4,7 @@ import type { Watch } from '../nsdb/store.js';
 import { SharedTable } from '../nsdb/tables/shared-table.js';
 import { LEARNED_ROUTE_TABLE, type LearnedRoute, type LearnedRouteKey } from '../nsdb/tables/tables.js';
 import { type Cidr, parseCidr, parseIp } from '../packet/ip.js';
-import type { ChainFact, Fact, PortFact, RouteFact, RouterFact } from '../simulation/fact.js';
+import type { ChainFact, Fact, PortFact, RouteFact, RouterFact, SourceNatFact } from '../simulation/fact.js';
 import type { Port, Route, Router } from '../topology/types.js';
 import type { Cell } from './cell.js';
 import { sameFilters } from './chain-cells.js';
@@ -29,6 +29,7 @@ const NOTHING_TO_WATCH: Watch = { ready: Promise.resolve(), close: () => {} };
  */
 export class RouterNode implements RouterFact {
   readonly cell: Cell<RouterFact>;
+  readonly sourceNat: SourceNatFact | undefined;
   adminStateUp = true;
   inboundFilters: readonly Fact<ChainFact>[] = [];
   outboundFilters: readonly Fact<ChainFact>[] = [];
@@ -44,6 +45,7 @@ export class RouterNode implements RouterFact {
     readonly id: string,
     private readonly source: TopologySource,
   ) {
+    this.sourceNat = source.sourceNat(id);
     this.cell = source.cell<RouterFact>(`router ${id}`, { subscribe: (self) => this.watch(self) });
     this.regions = this.noRoutes();
   }

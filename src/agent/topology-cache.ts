@@ -14,6 +14,7 @@ import { LinkedRouters } from './linked-routers.js';
 import { LocalPort } from './local-port.js';
 import type { LocalPortFacts } from './local-ports.js';
 import { RouterNode } from './router-node.js';
+import { SourceNat, type SourceNatOptions } from './source-nat.js';
 import type { TopologySource } from './topology-source.js';
 
 /** How long a fact that no flow needs is still watched. */
@@ -36,12 +37,15 @@ export class TopologyCache implements TopologySource {
   private readonly localPorts = new Map<string, LocalPort>();
   /** Facts to be given up and when they were last found to be needed, oldest first. */
   private readonly watched = new Map<Cell<unknown>, number>();
+  /** By device. */
+  private readonly sourceNats = new Map<string, SourceNat>();
   private localPortsKnown = false;
   private readonly linkedRouters = new LinkedRouters(this, (id) => this.bridge(id));
 
   /**
    * @param tunnel gives the way to a host
    * @param findNeighbor finds out the MAC address of a neighbour at a port of a router, and watches it
+   * @param nat is absent when the datapath cannot translate
    * @param forgotten is told of ports that no packet has needed for a while
    * @param onChange is told of every fact that changes
    */
@@ -51,6 +55,7 @@ export class TopologyCache implements TopologySource {
     readonly tunnel: (hostId: string) => Fact<TunnelPath>,
     private readonly here: (portId: string) => LocalPortFacts,
     private readonly findNeighbor: (portId: string, address: string, cell: Cell<NeighborFact>) => Watch,
+    private readonly nat: SourceNatOptions | undefined,
     private readonly forgotten: (portId: string) => void,
     private readonly onChange: (cell: Cell<unknown>) => void,
     private readonly clock: () => number,
@@ -81,6 +86,16 @@ export class TopologyCache implements TopologySource {
       this.routers.set(id, node);
     }
     return node;
+  }
+
+  sourceNat(deviceId: string): SourceNat | undefined {
+    if (this.nat === undefined) return undefined;
+    let sourceNat = this.sourceNats.get(deviceId);
+    if (sourceNat === undefined) {
+      sourceNat = new SourceNat(deviceId, this, this.nat);
+      this.sourceNats.set(deviceId, sourceNat);
+    }
+    return sourceNat;
   }
 
   port(id: string): Cell<PortFact> {
@@ -148,6 +163,7 @@ export class TopologyCache implements TopologySource {
     for (const bridge of this.bridges.values()) {
       for (const { tunnel } of bridge.remoteHosts.value ?? []) tunnels.add(tunnel);
     }
+    for (const sourceNat of this.sourceNats.values()) for (const tunnel of sourceNat.tunnels()) tunnels.add(tunnel);
     return tunnels;
   }
 
@@ -170,6 +186,9 @@ export class TopologyCache implements TopologySource {
     }
     for (const [id, bridge] of this.bridges) if (bridge.isIdle && !devices.has(bridge.cell)) this.bridges.delete(id);
     for (const [id, { cell }] of this.routers) if (isIdle(cell) && !devices.has(cell)) this.routers.delete(id);
+    for (const [id, sourceNat] of this.sourceNats) {
+      if (sourceNat.isIdle && !this.bridges.has(id) && !this.routers.has(id)) this.sourceNats.delete(id);
+    }
     for (const [id, cells] of this.neighbors) if (cells.isEmpty && !this.ports.has(id)) this.neighbors.delete(id);
   }
 

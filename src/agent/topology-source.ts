@@ -1,5 +1,5 @@
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
-import type { Fact, PortFact, TunnelPath } from '../simulation/fact.js';
+import type { Fact, PortFact, SourceNatFact, TunnelPath } from '../simulation/fact.js';
 import type { Cell, CellOptions } from './cell.js';
 import type { ChainCells } from './chain-cells.js';
 import type { HostLiveness } from './host-liveness.js';
@@ -18,6 +18,8 @@ export interface TopologySource {
   port(id: string): Fact<PortFact>;
   readonly chains: ChainCells;
   readonly hosts: HostLiveness;
+  /** How this host translates sources for a device; undefined if it cannot. */
+  sourceNat(deviceId: string): SourceNatFact | undefined;
   /** The way to a host. */
   tunnel(hostId: string): Fact<TunnelPath>;
   /** A value in the NSDB is not valid; the last valid one stays. */

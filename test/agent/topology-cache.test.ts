@@ -40,6 +40,7 @@ async function setUp(t: ExecutionContext) {
     (id) => cellIn(tunnels, id),
     (id) => ({ output: cellIn(outputs, id), zone: cellIn(zones, id) }),
     () => ({ ready: Promise.resolve(), close: () => {} }),
+    undefined,
     (id) => forgotten.push(id),
     (cell) => changed.push(cell.tag),
     () => clock.now,
