@@ -47,7 +47,7 @@ export interface BindingsOptions {
   readonly zones: Zones;
   /** A datapath port is gone, or its number belongs to another interface now. */
   readonly onPortReplaced: (number: number) => void;
-  /** A tunnel key of this host came into use: packets with it may come. */
+  /** A tunnel key of this host came into use, whose packets all go the same way. */
   readonly onTunnelKey: (tunnelKey: number) => void;
   /** A port of a router is attached here, or the router has other addresses at it. */
   readonly onRouterPort: (port: Port) => void;
@@ -148,9 +148,9 @@ export class Bindings implements LocalPorts {
     this.zones.delete(portId);
   }
 
-  /** Tunnel keys in use that stand for ports. */
+  /** Tunnel keys in use whose packets all go the same way. */
   tunnelKeys(): number[] {
-    return [...this.targets].filter(([, { value }]) => value && !value.router).map(([key]) => key);
+    return [...this.targets].filter(([, { value }]) => value && takesAll(value)).map(([key]) => key);
   }
 
   /** Whether what the NSDB binds here is known, and attached if it can be. */
@@ -410,7 +410,7 @@ export class Bindings implements LocalPorts {
     if (key === undefined) return;
     const isEmpty = target.outputs.length + target.ports.length === 0;
     this.target(key).set(isEmpty ? null : target);
-    if (!isEmpty) this.options.onTunnelKey(key);
+    if (!isEmpty && takesAll(target)) this.options.onTunnelKey(key);
   }
 
   private hasIsolated(bridgeId: string): boolean {
@@ -697,6 +697,11 @@ function bridgeOwner(bridgeId: string): string {
 /** Of the ports of the bridge that are not isolated. */
 function openBridgeOwner(bridgeId: string): string {
   return `bridge ${bridgeId} open`;
+}
+
+/** Whether it does not depend on the packet what becomes of it. */
+function takesAll({ ports, router }: TunnelTarget): boolean {
+  return ports.length === 0 && router === undefined;
 }
 
 /** Whether a packet that is flooded may not leave at the port, or not as it is. */
