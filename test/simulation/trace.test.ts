@@ -153,7 +153,7 @@ test('a packet that has to come back with the state of its connection is followe
     '  chain firewall',
     '  has to come back with the state of its connection in zone 7',
     'actions: ct(zone 7), recirc(N)',
-    'flow: in_port=1 recirc_id=0 vlan=none eth_type=0x0800',
+    'flow: in_port=1 recirc_id=0 vlan=none eth_type=0x0800 nw_frag=0',
   ]);
   t.deepEqual(ofReply.slice(7, 12), [
     'tcp 10.1.0.2:1000 > 10.2.0.2:22, ttl 64, 02:00:00:00:00:01 > 02:00:00:00:00:11, come back',
