@@ -213,7 +213,7 @@ export class LabNode {
   readonly address: string;
   readonly stateFolder: string;
   readonly cniSocket: string;
-  private readonly httpSocketPort: number;
+  readonly httpSocketPort: number;
 
   constructor(
     private readonly lab: Lab,
