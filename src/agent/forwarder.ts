@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import type { Datapath, Flow, FlowId, FlowOperation, PacketOrigin, Upcall } from '../datapath/datapath.js';
 import { DatapathError } from '../datapath/errors.js';
 import { type Action, actionsEqual } from '../flow/action.js';
+import { describePacket } from '../flow/describe.js';
 import { extractKey } from '../flow/extract.js';
 import { FLOW_KEY_WORDS, FlowKey } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
@@ -10,6 +11,7 @@ import type { Decision, Effect } from '../simulation/decision.js';
 import type { Fact, Ingress, PortFact } from '../simulation/fact.js';
 import { buildReply } from '../simulation/reply.js';
 import { simulate, simulateSent } from '../simulation/simulate.js';
+import { formatTrace, type TraceStep } from '../simulation/trace.js';
 import { AnswerLimit } from './answer-limit.js';
 import type { Cell } from './cell.js';
 import type { Configurator } from './configurator.js';
@@ -50,6 +52,8 @@ export class Forwarder {
   private readonly answerLimit: AnswerLimit;
   /** Flows whose facts changed. */
   private readonly stale = new Set<FlowId>();
+  /** How many packets were traced, by trace request. */
+  private readonly traced = new Map<string, number>();
   private revisiting = false;
   private resyncing: Promise<void> | undefined;
   private resyncTimer: NodeJS.Timeout | undefined;
@@ -226,14 +230,8 @@ export class Forwarder {
 
   /** @param packet undefined for a flow that is looked at again */
   private decide(key: FlowKey, packet?: Pick<Waiting, 'packet' | 'sender'>, mayLoad = true): Decision {
-    const { datapath } = this;
-    const recirculations = datapath.features.conntrack ? this.recirculations : undefined;
     for (;;) {
-      this.metrics.simulations++;
-      const decision =
-        packet?.sender === undefined
-          ? simulate(key, this.ingress(key.inPort), datapath, recirculations, packet?.packet)
-          : simulateSent(key, packet.sender, datapath, recirculations, packet.packet);
+      const decision = this.simulate(key, packet);
       // Before its actions are put anywhere, as packets may come back at once.
       if (decision.type === 'done') this.recirculations.learn(decision.recirculations);
       if (decision.type === 'done' || !mayLoad) return decision;
@@ -241,6 +239,16 @@ export class Forwarder {
       // A fact that is known at once changes before anybody waits for it.
       if (decision.missing.some((fact) => fact.value === undefined)) return decision;
     }
+  }
+
+  private simulate(key: FlowKey, packet?: Pick<Waiting, 'packet' | 'sender'>, trace?: TraceStep[]): Decision {
+    const { datapath } = this;
+    const recirculations = datapath.features.conntrack ? this.recirculations : undefined;
+    this.metrics.simulations++;
+    if (packet?.sender !== undefined) {
+      return simulateSent(key, packet.sender, datapath, recirculations, packet.packet, trace);
+    }
+    return simulate(key, this.ingress(key.inPort), datapath, recirculations, packet?.packet, trace);
   }
 
   private park(missing: readonly Cell<unknown>[], upcall: Waiting): void {
@@ -304,6 +312,9 @@ export class Forwarder {
           this.leaveUnanswered(decision, packet, operations);
         }
         break;
+      case 'trace':
+        this.trace(effect, packet);
+        break;
       case 'neighbor':
       case 'announce':
         this.hear(effect);
@@ -315,6 +326,16 @@ export class Forwarder {
           this.leaveUnanswered(decision, packet, operations);
         }
     }
+  }
+
+  /** Write down the way of a packet that a rule wants traced. */
+  private trace({ traceRequestId, limit }: Extract<Effect, { type: 'trace' }>, packet: Waiting): void {
+    const traced = this.traced.get(traceRequestId) ?? 0;
+    if (limit !== undefined && traced >= limit) return;
+    this.traced.set(traceRequestId, traced + 1);
+    const steps: TraceStep[] = [];
+    this.simulate(packet.key, packet, steps);
+    this.log.info({ traceRequestId, packet: describePacket(packet.key), steps: formatTrace(steps) }, 'traced a packet');
   }
 
   private reply(effect: Extract<Effect, { type: 'reply' }>, packet: Uint8Array, operations: FlowOperation[]): void {

@@ -248,6 +248,7 @@ function actionOf(
 ): Verdict | 'continue' | 'return' {
   switch (rule.type) {
     case 'trace':
+      context.requestTrace(rule.traceRequestId, rule.limit);
       return 'continue';
     case 'tag':
       return changeTag(context, rule) ? rule.action : 'continue';

@@ -247,6 +247,12 @@ export class SimulationContext {
     this.effects.push(effect);
   }
 
+  /** The way of the packet is to be written down, for each request once. */
+  requestTrace(traceRequestId: string, limit: number | undefined): void {
+    const isRequested = this.effects.some((one) => one.type === 'trace' && one.traceRequestId === traceRequestId);
+    if (!isRequested && this.isHere()) this.effects.push({ type: 'trace', traceRequestId, limit });
+  }
+
   /** Answer with this frame out of the port of the device that the packet came in at. Later packets must be seen again. */
   answer(frame: Uint8Array): void {
     if (this.inPort !== undefined) this.send(this.inPort, frame);

@@ -79,6 +79,8 @@ export type Effect =
       readonly to: number;
       readonly reply: Reply;
     }
+  /** A rule says that the way of the packet is to be written down, of `limit` packets at most. */
+  | { readonly type: 'trace'; readonly traceRequestId: string; readonly limit: number | undefined }
   /**
    * Answer the machine's request, out of the port that the packet came in at. That takes the bytes of the packet: see
    * answerConfigurationRequest in configuration.ts.

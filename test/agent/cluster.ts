@@ -109,8 +109,9 @@ export class TestHost {
   deviceDelay = 0;
   /** Whether the datapath refuses to put flows. */
   refusePuts = false;
-  /** What agents of this host warned of. */
+  /** What agents of this host warned of, and what else they wrote to their logs. */
   readonly warnings: string[] = [];
+  readonly notes: string[] = [];
   private readonly log: Logger;
   private running: { agent: Agent; store: ZookeeperStore } | undefined;
   private readonly dying: Promise<unknown>[] = [];
@@ -128,7 +129,11 @@ export class TestHost {
   ) {
     this.node = cluster.network.node(address);
     this.switch = this.node.switch('dp');
-    this.log = pino({ level: 'warn', base: null }, { write: (line: string) => this.warnings.push(line) });
+    const write = (line: string) => {
+      const { level } = JSON.parse(line) as { level: number };
+      (level >= pino.levels.values.warn ? this.warnings : this.notes).push(line);
+    };
+    this.log = pino({ level: 'info', base: null }, { write });
   }
 
   get agent(): Agent {

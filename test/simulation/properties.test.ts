@@ -179,6 +179,8 @@ function effects(decision: Extract<Decision, { type: 'done' }>): unknown[] {
         return ['neighbor', effect.port.id, effect.mac];
       case 'announce':
         return ['announce', effect.bridge.id, effect.address.join(), effect.mac];
+      case 'trace':
+        return ['trace', effect.traceRequestId];
       default:
         return [effect.type, effect.port.tag];
     }
