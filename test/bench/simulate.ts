@@ -1,7 +1,7 @@
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { type Figure, figure, figureAlone } from './figure.js';
-import { firewall, routes, type Subject, switching, twoRouters, vips } from './simulated-networks.js';
+import { firewall, routes, ruleSearch, type Subject, switching, twoRouters, vips } from './simulated-networks.js';
 
 /** What one run measures, and how often. */
 interface Plan {
@@ -33,6 +33,7 @@ export async function benchSimulate(progress: (text: string) => void, quick: boo
     { subjects: [switching(1000)], aim: 200_000 },
     { subjects: [twoRouters(1000)], aim: 100_000 },
     { subjects: [10, 1000, 10_000].map(firewall), aim: 100_000 },
+    { subjects: [10, 1000, 10_000].map(ruleSearch), aim: 150_000 },
     { subjects: [10, 100, 1000, 10_000, 100_000].map(routes), aim: 100_000 },
     { subjects: [10, 100, 1000, 10_000].map(vips), aim: undefined },
   ];

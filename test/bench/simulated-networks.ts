@@ -2,11 +2,14 @@ import type { FlowKey } from '../../src/flow/key.js';
 import { FlowMask } from '../../src/flow/mask.js';
 import { formatIpv4, parseIpv4Cidr } from '../../src/packet/address.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
+import type { Surroundings } from '../../src/simulation/condition.js';
 import type { Limits } from '../../src/simulation/context.js';
 import type { NeighborFact, PortFact } from '../../src/simulation/fact.js';
+import { RuleIndex } from '../../src/simulation/rule-index.js';
 import { simulate } from '../../src/simulation/simulate.js';
 import { type VipAnswer, type VipCell, VipIndex } from '../../src/simulation/vip-index.js';
 import type { Condition } from '../../src/topology/chains.js';
+import { positionsAfter } from '../../src/topology/position.js';
 import { Dice } from '../dice.js';
 import { Filters } from '../simulation/filters.js';
 import { joinToBridge, TestRouter } from '../simulation/routers.js';
@@ -102,29 +105,70 @@ export function firewall(size: number): Subject {
   const dice = new Dice(size);
   const rules = Array.from({ length: size }, () => firewallRule(dice));
   client.value = { ...client.value!, inboundFilters: [new Filters().set('firewall', rules)] };
-  return packets('firewall', size, world, (random) => {
-    const { source, destination, destinationPorts } = rules[random.below(size)].if;
-    const isAlike = random.chance(50);
-    const src = source === undefined || !isAlike ? someAddress(random) : parseIpv4Cidr(source)!.address;
-    const dst = destination === undefined || !isAlike ? someAddress(random) : parseIpv4Cidr(destination)!.address;
-    const port = destinationPorts === undefined || !isAlike ? random.below(0x1_0000) : destinationPorts.start;
-    return keyOf(tcpFrame({ srcMac: CLIENT, dstMac: GATEWAY, src, dst }, 1024 + random.below(60_000), port), 1);
-  });
+  return packets('firewall', size, world, (random) => firewallPacket(rules, random));
 }
 
-function firewallRule(dice: Dice): { readonly type: 'accept'; readonly if: Condition } {
+/** The search for the first of `size` rules that a packet matches, with the same rules and packets as {@link firewall}. */
+export function ruleSearch(size: number): Subject {
+  const dice = new Dice(size);
+  const rules = Array.from({ length: size }, () => firewallRule(dice));
+  const positions = positionsAfter(undefined, size);
+  const index = new RuleIndex(rules.map((rule, i) => ({ id: `${i}`, position: positions[i], condition: rule.if })));
+  const keys = someKeys((random) => firewallPacket(rules, random));
+  const seen = new FlowMask();
+  let next = 0;
+  return {
+    name: 'rule-search',
+    size,
+    run(count) {
+      for (let i = 0; i < count; i++) index.nextMatch(undefined, keys[next++ & (PACKETS - 1)], seen, NOWHERE);
+    },
+  };
+}
+
+/** No rule of a firewall here asks for what surrounds a packet. */
+const NOWHERE: Surroundings = {
+  inPortId: undefined,
+  outPortId: undefined,
+  entryPortGroupIds: new Set(),
+  inPortGroupIds: new Set(),
+  outPortGroupIds: new Set(),
+  traversedDeviceIds: new Set(),
+  isDestinationRewritten: false,
+  connection: () => undefined,
+  isMember: () => undefined,
+  icmpData: () => undefined,
+};
+
+interface FirewallRule {
+  readonly type: 'accept';
+  readonly if: Condition;
+}
+
+function firewallRule(dice: Dice): FirewallRule {
   const network = () => `${formatIpv4(someAddress(dice))}/${16 + dice.below(17)}`;
   const start = dice.below(0xff00);
   const end = dice.chance(75) ? start : start + dice.below(0x100);
+  const source = dice.chance(60) ? network() : undefined;
   return {
     type: 'accept',
     if: {
-      source: dice.chance(60) ? network() : undefined,
-      destination: dice.chance(60) ? network() : undefined,
+      source,
+      // Nothing is for all packets of a protocol, or the rules behind that one would not count.
+      destination: source === undefined || dice.chance(60) ? network() : undefined,
       protocol: dice.pick([IpProtocol.TCP, IpProtocol.TCP, IpProtocol.UDP]),
       destinationPorts: dice.chance(80) ? { start, end } : undefined,
     },
   };
+}
+
+function firewallPacket(rules: readonly FirewallRule[], dice: Dice): FlowKey {
+  const { source, destination, destinationPorts } = rules[dice.below(rules.length)].if;
+  const isAlike = dice.chance(50);
+  const src = source === undefined || !isAlike ? someAddress(dice) : parseIpv4Cidr(source)!.address;
+  const dst = destination === undefined || !isAlike ? someAddress(dice) : parseIpv4Cidr(destination)!.address;
+  const port = destinationPorts === undefined || !isAlike ? dice.below(0x1_0000) : destinationPorts.start;
+  return keyOf(tcpFrame({ srcMac: CLIENT, dstMac: GATEWAY, src, dst }, 1024 + dice.below(60_000), port), 1);
 }
 
 /** 16.0.0.0 to 95.255.255.255. */
