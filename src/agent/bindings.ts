@@ -70,6 +70,8 @@ export class Bindings implements LocalPorts {
   private readonly targets = new Map<number, Cell<TunnelTarget>>();
   /** Active ports by bridge. */
   private readonly active = new Map<string, Set<Wanted>>();
+  /** Bridges of which others are told a key for the ports that are not isolated. */
+  private readonly announcedIsolated = new Set<string>();
   private readonly portWatches = new Map<string, Watch>();
   private listWatch: Watch | undefined;
   /** What the NSDB lists for this host has been read once. */
@@ -383,8 +385,7 @@ export class Bindings implements LocalPorts {
   /** Ports of the bridge came, went or changed. */
   private bridgePortsChanged(bridgeId: string): void {
     this.floodTargetsChanged(bridgeId);
-    const hasOpenKey = this.options.keys.keyOf(openBridgeOwner(bridgeId)) !== undefined;
-    if (this.hasIsolated(bridgeId) !== hasOpenKey) this.announceBridge(bridgeId);
+    if (this.hasIsolated(bridgeId) !== this.announcedIsolated.has(bridgeId)) this.announceBridge(bridgeId);
   }
 
   private floodTargetsChanged(bridgeId: string): void {
@@ -433,16 +434,20 @@ export class Bindings implements LocalPorts {
       if (!this.active.has(bridgeId)) {
         await repository.setBridgeHost(bridgeId, hostId, undefined, signal);
         if (!this.active.has(bridgeId)) {
+          this.announcedIsolated.delete(bridgeId);
           this.releaseKey(bridgeOwner(bridgeId));
           this.releaseKey(openBridgeOwner(bridgeId));
         }
         return;
       }
       const floodKey = keys.take(bridgeOwner(bridgeId));
-      const openFloodKey = this.hasIsolated(bridgeId) ? keys.take(openBridgeOwner(bridgeId)) : undefined;
+      const hasIsolated = this.hasIsolated(bridgeId);
+      if (hasIsolated) this.announcedIsolated.add(bridgeId);
+      else this.announcedIsolated.delete(bridgeId);
+      const openFloodKey = hasIsolated ? keys.take(openBridgeOwner(bridgeId)) : undefined;
       this.floodTargetsChanged(bridgeId);
       await repository.setBridgeHost(bridgeId, hostId, { floodKey, openFloodKey }, signal);
-      if (!this.hasIsolated(bridgeId)) this.releaseKey(openBridgeOwner(bridgeId));
+      if (!this.announcedIsolated.has(bridgeId)) this.releaseKey(openBridgeOwner(bridgeId));
     });
   }
 

@@ -178,8 +178,13 @@ cluster('isolated ports reach only those that are not, on their host and on othe
   t.deepEqual(await arrives(open, MAC_BROADCAST), clients);
   t.deepEqual(await arrives(open, clients[0].mac), [clients[0]]);
   await c.hosts[1].agent.bindings.detach(clients[1].id);
+  await c.published();
   await c.hosts[1].agent.bindings.attach(clients[1].port, clients[1].interfaceName);
   await until('it is not isolated any more', async () => (await arrives(clients[0], MAC_BROADCAST)).length === 2);
+  await c.repository.modify('port', clients[1].id, (port) => ({ ...port, isolated: true }));
+  await until('it is isolated again', async () => (await arrives(clients[0], MAC_BROADCAST)).length === 1);
+  t.deepEqual(await arrives(clients[1], clients[0].mac), []);
+  t.deepEqual(await arrives(open, MAC_BROADCAST), clients);
 });
 
 cluster('a bridge knows the addresses of routers that are linked to it', 2, async (t, c) => {

@@ -6,6 +6,8 @@ import { MacLearner } from '../../src/agent/mac-learner.js';
 import { macPath } from '../../src/nsdb/layout.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../src/nsdb/store.js';
+import { SharedTable } from '../../src/nsdb/tables/shared-table.js';
+import { macTable } from '../../src/nsdb/tables/tables.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
 import { until } from './until.js';
 
@@ -51,6 +53,20 @@ test('an address is written with its port, moves, and goes 15 s after the last f
   clock.now += 1;
   one.expire();
   await until('it is gone', async () => (await portAt()) === undefined);
+});
+
+test('an address is learned in each VLAN by itself', async (t) => {
+  const { repository, bridgeId, clock, learner, portAt } = await setUp(t);
+  const [p, q] = [randomUUID(), randomUUID()];
+  const one = learner();
+  one.use(one.learn(bridgeId, 0, MAC, p));
+  one.learn(bridgeId, 10, MAC, q);
+  const inVlan = () => new SharedTable(repository.store, macTable(10), bridgeId).get(MAC);
+  await until('both are learned', async () => (await portAt()) === p && (await inVlan())?.value.portId === q);
+  clock.now = 15_000;
+  one.expire();
+  await until('that of the VLAN is gone', async () => (await inVlan()) === undefined);
+  t.is(await portAt(), p);
 });
 
 test('packets that leave no flow keep an address learned, too', async (t) => {
