@@ -8,7 +8,7 @@ import {
   type PortRange,
 } from '../nsdb/leases/nat-blocks.js';
 
-/** How many blocks are leased of an address as soon as any is needed, if they are free, side by side: so many ports. */
+/** How many blocks are leased of an address as soon as any is needed, side by side if they are free. */
 const BLOCKS_AT_ONCE = 16;
 const RETRY_MS = 1000;
 /** While all blocks of an address belong to others. */
@@ -210,11 +210,14 @@ export class NatLeases {
     return isComplete;
   }
 
-  /** The blocks next to it, as long as they are free: connections to one destination need a port each. */
+  /** More blocks, since connections to one destination need a port each: those next to it, as long as they are free. */
   private async extend(supply: Supply, block: NatBlock, range: PortRange): Promise<void> {
     let last = block;
-    for (let count = 1; count < BLOCKS_AT_ONCE && last.last < range.last; count++) {
-      const next = await this.take(supply, { first: last.last + 1, last: last.last + NAT_BLOCK_PORTS });
+    for (let count = 1; count < BLOCKS_AT_ONCE; count++) {
+      const first = last.last + 1;
+      const isInRange = first <= range.last;
+      const beside = isInRange ? await this.take(supply, { first, last: last.last + NAT_BLOCK_PORTS }) : undefined;
+      const next = beside ?? (await this.take(supply, range));
       if (next === undefined) return;
       last = next;
     }

@@ -343,6 +343,7 @@ export class Cluster {
       host.agent.cache.releaseUnused();
       host.agent.bindings.forgetUnused();
       host.agent.zones.tick();
+      host.agent.natLeases.tick();
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }

@@ -59,8 +59,7 @@ function count(ranges: readonly PortRange[] | null | undefined): number {
 test('two hosts get ports side by side, a thousand each, and none in common', async (t) => {
   const { deviceId, newHost, open } = await setUp(t);
   const [a, b] = [hold(open(await newHost()), deviceId), hold(open(await newHost()), deviceId)];
-  for (const { told } of [a, b]) await until('all are leased', () => count(told.ranges) >= 512);
-  await until('both have what they can get', () => count(a.told.ranges) === 1024 || count(b.told.ranges) === 1024);
+  for (const { told } of [a, b]) await until('all are leased', () => count(told.ranges) === 1024);
   for (const x of a.told.ranges!) for (const y of b.told.ranges!) t.true(x.last < y.first || y.last < x.first);
 });
 
