@@ -533,14 +533,14 @@ export class SimulationContext {
     return zone ?? undefined;
   }
 
-  /** The low `bits` of a hash of the packet. Undefined while it has none: then this way ends here. */
-  bucket(bits: number): number | undefined {
+  /** `bits` of a hash of the packet, from bit `shift` on. Undefined while it has none: then this way ends here. */
+  bucket(bits: number, shift = 0): number | undefined {
     if (this.before.isHashed && this.position.translations === this.before.translations.length) {
       this.position = { ...this.position, isHashUsed: true };
       this.arrive();
       if (!this.isHere()) return undefined;
-      this.seen.seeDpHash(2 ** bits - 1);
-      const bucket = this.key.dpHash & (2 ** bits - 1);
+      this.seen.seeDpHash((2 ** bits - 1) << shift);
+      const bucket = (this.key.dpHash >>> shift) & (2 ** bits - 1);
       this.trace?.push({ type: 'bucket', bucket });
       return bucket;
     }
@@ -549,7 +549,7 @@ export class SimulationContext {
     this.isCommitLater = true;
     this.returns.push({
       actions: [{ type: 'hash', basis: TARGET_HASH_BASIS }],
-      recirculation: { ...this.before, isHashed: true },
+      recirculation: { ...this.before, isHashed: true, sentFrom: this.arrival.sentFrom },
     });
     return undefined;
   }

@@ -8,8 +8,9 @@ import type { SimulationContext } from './context.js';
 import { NAT_BLOCK_BITS, type NatRuleFact, type NatTarget, type PortRange, type SourceNatFact } from './fact.js';
 import { outputToHost } from './tunnel.js';
 
-/** Of a hash, to choose one of several targets: shares are exact to one in so many. */
-const TARGET_BITS = 8;
+/** Bits of a hash for each of the choices that can be made for a packet: none may depend on another. */
+const CHOICE = { target: 0, address: 8, ports: 16 } as const;
+const CHOICE_BITS = 8;
 
 /** How many lower bits of a port may differ within a block. */
 const SAME_BLOCK = 16 - NAT_BLOCK_BITS;
@@ -60,6 +61,7 @@ function translateByRule(context: SimulationContext, { targets }: NatRuleFact): 
   return translateDestination(context, () => {
     const target = chooseOne(
       context,
+      CHOICE.target,
       targets.filter(({ start }) => isOfFamily(context, start)),
     );
     return target === undefined || target === 'pass' ? target : rangeOf('dst', target);
@@ -101,6 +103,7 @@ function translateSource(context: SimulationContext, { targets }: NatRuleFact): 
 
   const target = chooseOne(
     context,
+    CHOICE.target,
     targets.filter(({ start }) => isOfFamily(context, start)),
   );
   if (target === 'pass') return 'pass';
@@ -110,7 +113,7 @@ function translateSource(context: SimulationContext, { targets }: NatRuleFact): 
   const ranges = context.read(nat.ports(address, start, end));
   if (ranges === null) context.drop('no-nat-port');
   if (!ranges) return 'wait';
-  const range = chooseOne(context, ranges);
+  const range = chooseOne(context, CHOICE.ports, ranges);
   if (range === undefined || range === 'pass') return 'wait';
   const ports: PortRange = { first: Math.max(range.first, start), last: Math.min(range.last, end) };
   const ip = Array.from(address);
@@ -218,23 +221,32 @@ function zoneOf(context: SimulationContext, nat: SourceNatFact): number | undefi
 }
 
 /** One of the candidates, by a hash of the packet where there are several; `pass` when there is none. */
-function chooseOne<T>(context: SimulationContext, candidates: readonly T[]): T | 'pass' | undefined {
+function chooseOne<T>(context: SimulationContext, choice: number, candidates: readonly T[]): T | 'pass' | undefined {
   if (candidates.length === 0) return 'pass';
-  if (candidates.length === 1) return candidates[0];
-  const bucket = context.bucket(TARGET_BITS);
-  return bucket === undefined ? undefined : candidates[(bucket * candidates.length) >>> TARGET_BITS];
+  const index = chooseIndex(context, choice, candidates.length);
+  return index === undefined ? undefined : candidates[index];
 }
 
-/** One of the addresses of a target, by a hash of the packet where there are several: of a large range the first ones. */
+/**
+ * One of `count` numbers from 0 on, of many the first 256. As few bits of the hash decide as keep shares within an eighth of each
+ * other: each of their values is a flow of its own.
+ */
+function chooseIndex(context: SimulationContext, choice: number, count: number): number | undefined {
+  if (count === 1) return 0;
+  const least = 32 - Math.clz32(count - 1);
+  const bits = Math.min(CHOICE_BITS, 2 ** least === count ? least : least + 3);
+  const bucket = context.bucket(bits, choice);
+  return bucket === undefined ? undefined : (bucket * Math.min(count, 2 ** CHOICE_BITS)) >>> bits;
+}
+
+/** One of the addresses of a target. */
 function chooseAddress(context: SimulationContext, { start, end }: NatTarget): Uint32Array | undefined {
   const last = start.length - 1;
   const isWide = start.some((word, i) => i < last && word !== end[i]);
-  const count = Math.min(2 ** TARGET_BITS, isWide ? 2 ** 32 - start[last] : end[last] - start[last] + 1);
-  if (count === 1) return start;
-  const bucket = context.bucket(TARGET_BITS);
-  if (bucket === undefined) return undefined;
+  const index = chooseIndex(context, CHOICE.address, isWide ? 2 ** 32 - start[last] : end[last] - start[last] + 1);
+  if (index === undefined) return undefined;
   const address = start.slice();
-  address[last] += (bucket * count) >>> TARGET_BITS;
+  address[last] += index;
   return address;
 }
 

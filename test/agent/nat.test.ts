@@ -130,11 +130,13 @@ test('connections through NAT, and answers that come in at another host than the
     });
   }
   const ports = new Set<number>();
-  for (let srcPort = 1000; srcPort < 1020; srcPort++) {
+  for (let srcPort = 1000; srcPort < 1050; srcPort++) {
     for (const client of clients) ports.add(await converse(client, srcPort));
   }
-  t.is(ports.size, 40, 'no two hosts translate to one port');
+  t.is(ports.size, 100, 'no two hosts translate to one port');
+  // Each range of ports that a host has leased has flows of its own.
   const before = upcalls(c.hosts);
-  for (let srcPort = 2000; srcPort < 2020; srcPort++) for (const client of clients) await converse(client, srcPort);
-  t.is(upcalls(c.hosts), before);
+  for (let srcPort = 2000; srcPort < 2050; srcPort++) for (const client of clients) await converse(client, srcPort);
+  const more = upcalls(c.hosts) - before;
+  t.true(more < 20, `${more} upcalls`);
 });
