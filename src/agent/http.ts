@@ -146,6 +146,12 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
     ['midonet_flow_masks', 'Different masks of these flows', () => agent.forwarder.flows.masks],
     ['midonet_ports', 'Ports of this host whose interface is attached', () => agent.bindings.activePorts],
     ['midonet_neighbors_learned', 'Neighbours of routers that were heard here', () => agent.neighbors.learnedCount],
+    [
+      'midonet_recirculations',
+      'States in which packets come back from connection tracking',
+      () => agent.forwarder.recirculations.size,
+    ],
+    ['midonet_nat_blocks', 'Blocks of source ports that this host has leased', () => agent.natLeases.size],
     ['midonet_conntrack_zones', 'Conntrack zones of this host that are taken or not empty yet', () => agent.zones.size],
     ['midonet_packets_waiting', 'Packets that wait for data from the NSDB', () => agent.forwarder.waitingPackets],
     ['midonet_facts_watched', 'Facts watched in the NSDB', () => agent.cache.size],
