@@ -76,12 +76,12 @@ function startOnMachine(...command: string[]): ChildProcess {
   return spawn('ip', ['netns', 'exec', machineName(), ...command], { stdio: 'ignore' });
 }
 
-/** What a client told its script: the environment of each call, and the event as a name of its own. */
+/** What a client told its script: the environment of each call that is noted to its end, and the event as a name of its own. */
 async function told(file: string): Promise<Map<string, string>[]> {
   const text = await readFile(file, 'utf8').catch(() => '');
   return text
     .split('--\n')
-    .filter((call) => call !== '')
+    .slice(0, -1)
     .map((call) => new Map(call.split('\n').map((line) => [line.split('=', 1)[0], line.slice(line.indexOf('=') + 1)])));
 }
 
