@@ -34,7 +34,7 @@ export interface Limits {
 const MAX_DEVICES = 12;
 
 /** So many facts are found faster by going through them than by a hash. */
-const SEARCHED_FACTS = 24;
+const SEARCHED_FACTS = 48;
 
 /** Fields that devices write: first word and number of words. */
 const ADDRESSES = [
