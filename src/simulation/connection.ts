@@ -85,7 +85,11 @@ export const NO_RECIRCULATION: Recirculation = {
 };
 
 /** The words of a flow key that translations change: addresses of both families, and ports. */
-export const TRANSLATED_WORDS = [25, 26, 27, 28, 29, 30, 31, 32, Word.TP_SRC, Word.TP_DST] as const;
+export const TRANSLATED_WORDS: readonly number[] = [
+  ...[0, 1, 2, 3].flatMap((i) => [Word.NW_SRC + i, Word.NW_DST + i]),
+  Word.TP_SRC,
+  Word.TP_DST,
+];
 
 const WAYS = ['forward', 'return', 'related'];
 const KINDS = ['source', 'destination', 'reverse'];

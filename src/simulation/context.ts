@@ -798,7 +798,7 @@ export class SimulationContext {
       if (read[i] === 0) continue;
       const bits = read[i] & ~written[i];
       read[i] = 0;
-      const at = next === undefined ? -1 : (TRANSLATED_WORDS as readonly number[]).indexOf(i);
+      const at = next === undefined ? -1 : TRANSLATED_WORDS.indexOf(i);
       if (next === undefined || at < 0) seen[i] |= bits;
       else if ((bits & ~next.mask[at]) !== 0) this.position = { ...this.position, isAstray: true };
     }
