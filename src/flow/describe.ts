@@ -2,7 +2,7 @@ import { formatIpv4, formatIpv6, formatMac } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
 import type { Action, NatSpec } from './action.js';
-import { type FlowKey, Frag, VLAN_PRESENT, Word } from './key.js';
+import { CtState, type FlowKey, Frag, VLAN_PRESENT, Word } from './key.js';
 
 /** Flow keys, masks and actions for people to read. */
 
@@ -128,6 +128,8 @@ function describeField(key: FlowKey, mask: FlowKey, first: number, bits: number)
     case Word.TUN_SRC:
     case Word.TUN_DST:
       return formatIpv4(value >>> 0);
+    case Word.CT_STATE:
+      return describeCtState(key.ctState, mask.words[Word.CT_STATE]);
     case Word.VLAN_TCI:
       return (value & VLAN_PRESENT) === 0 ? 'none' : String(value & VLAN_ID_BITS);
     default: {
@@ -136,6 +138,15 @@ function describeField(key: FlowKey, mask: FlowKey, first: number, bits: number)
       return (mask.words[first] & all) >>> 0 === all ? text : `${text}/0x${(mask.words[first] >>> 0).toString(16)}`;
     }
   }
+}
+
+/** Bits that are set and that are not: `+established-reply`. */
+function describeCtState(state: number, mask: number): string {
+  let text = '';
+  for (const [name, bit] of Object.entries(CtState)) {
+    if ((mask & bit) !== 0) text += `${(state & bit) === 0 ? '-' : '+'}${name.toLowerCase()}`;
+  }
+  return text;
 }
 
 function wideMac({ words }: FlowKey, first: number): string {
@@ -189,13 +200,16 @@ function describeAction(action: Action): string {
   }
 }
 
-/** `nat dst 10.0.0.2 ports 80-90`; `nat` for what the connection was committed with. */
+/** `nat dst 10.0.0.2 port 80-90`; `nat` for what the connection was committed with. */
 export function describeNat({ kind, ipMin, ipMax, portMin, portMax }: NatSpec): string {
   if (kind === 'restore') return 'nat';
   const address = (words: readonly number[]) => (words.length === 1 ? formatIpv4(words[0]) : formatIpv6(words));
   let text = `nat ${kind}`;
-  if (ipMin !== undefined) text += ` ${address(ipMin)}`;
-  if (ipMin !== undefined && ipMax !== undefined) text += `-${address(ipMax)}`;
-  if (portMin !== undefined) text += ` ports ${portMin}-${portMax ?? portMin}`;
+  if (ipMin !== undefined) text += ` ${describeRange(address(ipMin), address(ipMax ?? ipMin))}`;
+  if (portMin !== undefined) text += ` port ${describeRange(String(portMin), String(portMax ?? portMin))}`;
   return text;
+}
+
+function describeRange(first: string, last: string): string {
+  return first === last ? first : `${first}-${last}`;
 }

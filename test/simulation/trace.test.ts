@@ -167,6 +167,46 @@ test('a packet that has to come back with the state of its connection is followe
   t.regex(ofNew, /goes the way that its connection was opened\n {4}rule firewall-1 .*: drop\n {2}dropped: filtered\n/);
 });
 
+test('a packet that has to come back with a hash and translated is followed', (t) => {
+  const target = (address: string) => ({ start: address, end: address, ports: { start: 8080, end: 8080 } });
+  const targets = [target('10.2.0.2'), target('10.2.0.3')];
+  const { world, client } = network([
+    { type: 'dnat', action: 'accept', targets, if: { destination: '10.5.0.1/32', protocol: 6 } },
+  ]);
+  const location = { type: 'local', output: fact('output', 1), zone: fact('zone', 7) } as const;
+  client.value = { ...client.value!, location };
+  const passes = textOf(world, tcp(0x0a05_0001, 80)).split('\n\n');
+  const rule = `in at port port-1 of a bridge
+  chain firewall
+    rule firewall-0 where destination 10.5.0.1/32, protocol 6: dnat, then accept
+`;
+  const macs = 'ttl 64, 02:00:00:00:00:01 > 02:00:00:00:00:11';
+  t.is(passes.length, 3);
+  t.is(
+    passes[0],
+    `tcp 10.1.0.2:1000 > 10.5.0.1:80, ${macs}
+${rule}  has to come back with a hash
+actions: hash(28014), recirc(N)
+flow: in_port=1 recirc_id=0 vlan=none eth_type=0x0800 nw_dst=10.5.0.1 nw_proto=6 nw_frag=0`,
+  );
+  t.is(
+    passes[1],
+    `tcp 10.1.0.2:1000 > 10.5.0.1:80, ${macs}, come back
+${rule}  bucket 0 of its hash
+  has to come back with another destination: zone 7, nat dst 10.2.0.2 port 8080
+actions: ct(zone 7, commit, nat dst 10.2.0.2 port 8080), recirc(N)
+flow: in_port=1 recirc_id=N dp_hash=0/0x1 vlan=none eth_type=0x0800 nw_dst=10.5.0.1 nw_proto=6 nw_frag=0`,
+  );
+  t.true(
+    passes[2].startsWith(`tcp 10.1.0.2:1000 > 10.2.0.2:8080, ${macs}, come back
+${rule}  has another destination from here on
+bridge near
+`),
+  );
+  t.true(passes[2].includes('  10.2.0.2 has 02:00:00:00:00:02\n'));
+  t.true(passes[2].includes('\nflow: in_port=1 recirc_id=N ct_state=+dnat '));
+});
+
 const conditions = fc.record(
   {
     source: fc.constantFrom('10.1.0.0/16', '10.1.0.2/32', '10.9.0.0/16'),
@@ -213,7 +253,7 @@ test('a decision is the same whether or not it is traced', (t) => {
       t.deepEqual(run(steps), run());
       for (const { type } of steps) kinds.add(type);
     }),
-    { numRuns: 1000 },
+    { numRuns: 300 },
   );
   for (const type of ['rule', 'drop', 'output', 'flood', 'wait', 'ask', 'answer', 'reply', 'set'] as const) {
     t.true(kinds.has(type), type);
