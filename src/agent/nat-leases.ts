@@ -186,8 +186,10 @@ export class NatLeases {
       )
       .then((again) => {
         supply.isBusy = false;
-        if (again === undefined || this.abort.signal.aborted) return;
-        supply.retry = setTimeout(() => this.lease(supply), again);
+        if (this.abort.signal.aborted) return;
+        if (again !== undefined) supply.retry = setTimeout(() => this.lease(supply), again);
+        // One may have come at the very end.
+        else if ([...supply.holders].some(({ range }) => within(supply.blocks, range).length === 0)) this.lease(supply);
       });
   }
 

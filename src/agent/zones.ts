@@ -86,7 +86,7 @@ export class Zones {
 
   /**
    * The zone of `owner` (a text that names a port or device), chosen at its first call. Undefined if the kernel tracks no
-   * connections, or all zones are in use.
+   * connections, or there is none to be had; the log says why.
    */
   take(owner: string): number | undefined {
     const { features } = this.options.datapath;
@@ -101,7 +101,12 @@ export class Zones {
     while (this.owners.has(this.next) || this.released.has(this.next)) this.advance();
     const zone = this.next;
     this.advance();
-    writeFileSync(this.path(zone), owner, { flag: 'wx' });
+    try {
+      writeFileSync(this.path(zone), owner, { flag: 'wx' });
+    } catch (error) {
+      this.options.log.error({ owner, error: (error as Error).message }, 'could not write down a conntrack zone');
+      return undefined;
+    }
     this.byOwner.set(owner, zone);
     this.owners.set(zone, owner);
     return zone;
