@@ -28,6 +28,8 @@ const ANYWHERE: RoutePrefix = { words: [0, 0, 0, 0], length: 0 };
 export class RouteRegions {
   private readonly routes = new RouteTable<UsableRoute>();
   private readonly regions = new RouteTable<Region>();
+  /** What it takes to tell regions apart is in the regions themselves. */
+  private readonly ignored = new FlowMask();
 
   /** @param make makes the fact of a region; `forget` is to be called when no flow has needed it for a while */
   constructor(
@@ -49,7 +51,7 @@ export class RouteRegions {
 
   /** The best routes for an IP packet. What tells its region from others is added to `seen`. */
   find(packet: FlowKey, seen: FlowMask): Cell<readonly RouteFact[]> {
-    const region = this.regions.lookup(packet, new FlowMask())[0] ?? this.discover(packet);
+    const region = this.regions.lookup(packet, this.ignored)[0] ?? this.discover(packet);
     const { family, destination, source } = region;
     if (family === 4) {
       seen.seeIpv4Dst(destination.length);
