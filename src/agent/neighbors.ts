@@ -16,6 +16,9 @@ const QUESTION_MS = 1000;
 const QUESTIONS = 3;
 const SILENCE_MS = 10_000;
 
+/** What is due by the middle of two ticks is done at the first: packets wait for five seconds, and are to hear of it. */
+const EARLY_MS = 500;
+
 /** At these ages an entry is asked for again, the machine that had the address first; then it is given up. MidoNet's values. */
 const CONFIRM_AT_MS = [60_000, 70_000, 80_000];
 const EXPIRE_AFTER_MS = 90_000;
@@ -171,7 +174,7 @@ export class Neighbors {
   tick(): void {
     const now = this.options.clock();
     for (const question of this.questions) {
-      if (question.nextAt > now) continue;
+      if (question.nextAt > now + EARLY_MS) continue;
       if (question.cell.value !== null || question.cell.flows.size > 0) this.ask(question);
       // The next packet that needs it asks anew.
       else question.cell.stop();

@@ -172,7 +172,7 @@ test.serial('packets go out at the uplink and come back, and the world reaches t
 test.serial('the router says what is wrong', async (t) => {
   t.timeout(180_000);
   const say = async (machine: Machine, ...parameters: string[]) =>
-    (await machine.run('ping', '-n', '-c', '1', '-W', '5', ...parameters)).stdout;
+    (await machine.run('ping', '-n', '-c', '1', '-W', '10', ...parameters)).stdout;
   t.regex(await say(red, '-t', '1', blue.ipv4), /From 10\.50\.1\.254 .*Time to live exceeded/);
   t.regex(await say(red, '-t', '1', blue.ipv6), /From fd00:50:1::fe:? .*Hop limit/);
   t.regex(await say(red, '10.50.2.77'), /From 10\.50\.1\.254 .*Destination Host Unreachable/);
