@@ -44,7 +44,9 @@ export class LinkedRouters {
       const entry = bridge.mac(mac, bridgePort.vlanId);
       entry.setLocal({ port: this.source.port(bridgePort.id) });
       cells.add(entry as Cell<unknown>);
-      for (const subnet of router.subnets ?? []) {
+      // The IP table is about packets without a tag.
+      const subnets = bridgePort.vlanId === undefined ? (router.subnets ?? []) : [];
+      for (const subnet of subnets) {
         const neighbor = bridge.neighbor(subnet.slice(0, subnet.indexOf('/')));
         neighbor.setLocal({ mac, isRouter: true });
         cells.add(neighbor as Cell<unknown>);

@@ -266,3 +266,26 @@ cluster(
     await until('it is not known any more', async () => (await ask(shared)).flooded === 2);
   },
 );
+
+cluster('a router may be linked to one VLAN of a trunk', 1, async (t, c) => {
+  const outer = await c.createBridge();
+  const trunk = c.pod(outer, false);
+  await c.hosts[0].attach(trunk);
+  const router = (await c.repository.create('router', { id: randomUUID(), name: 'r' })).id;
+  const routerMac = 0x0200_0000_6000;
+  const port = { id: randomUUID(), routerId: router, mac: formatMac(routerMac), subnets: ['10.1.8.1/16'] };
+  await c.repository.create('port', port);
+  await c.repository.create('port', { id: randomUUID(), bridgeId: outer, vlanId: VLAN, peerId: port.id });
+  const question = buildArpRequest(0x0200_0000_7000, 0x0a01_0005, 0x0a01_0801);
+  const answers = async (frame: Uint8Array) => {
+    trunk.device!.clear();
+    trunk.send(frame);
+    await quiet(c);
+    return trunk
+      .device!.received()
+      .map((answer) => ((answer[12] << 8) | answer[13]) === 0x8100 && ((answer[14] << 8) | answer[15]) & 0xfff);
+  };
+  for (let i = 0; i < 2; i++) t.deepEqual(await answers(pushTag(question, 0x8100, VLAN)), [VLAN]);
+  t.deepEqual(await answers(question), [], 'it is not there without a tag');
+  t.deepEqual(await answers(pushTag(question, 0x8100, VLAN + 1)), []);
+});
