@@ -46,6 +46,8 @@ interface Supply {
   readonly address: string;
   /** In order of their ports. */
   blocks: NatBlock[];
+  /** Being given back: nothing is translated to these any more, but they may still be leased. */
+  readonly leaving: Set<NatBlock>;
   readonly holders: Set<Holder>;
   /** Since when there is no holder. */
   idleSince: number;
@@ -150,13 +152,15 @@ export class NatLeases {
     let supply = this.supplies.get(name);
     if (supply === undefined) {
       const idleSince = this.options.clock();
-      supply = { deviceId, address, blocks: [], holders: new Set(), idleSince, isBusy: false, retry: undefined };
+      const [blocks, leaving, holders] = [[], new Set<NatBlock>(), new Set<Holder>()];
+      supply = { deviceId, address, blocks, leaving, holders, idleSince, isBusy: false, retry: undefined };
       this.supplies.set(name, supply);
     }
     return supply;
   }
 
   private add(supply: Supply, block: NatBlock): void {
+    for (const one of supply.leaving) if (one.first === block.first) supply.leaving.delete(one);
     supply.blocks = [...supply.blocks, block].sort((a, b) => a.first - b.first);
   }
 
@@ -175,9 +179,10 @@ export class NatLeases {
     clearTimeout(supply.retry);
     this.leaseNow(supply)
       .then(
-        (isComplete) => {
+        () => {
           this.failed = false;
-          return isComplete ? undefined : EXHAUSTED_RETRY_MS;
+          // Blocks may have been lost, or others have come, while some were leased.
+          return [...supply.holders].every((holder) => hasPorts(supply, holder)) ? undefined : EXHAUSTED_RETRY_MS;
         },
         (error: Error) => {
           this.tell(error);
@@ -193,14 +198,12 @@ export class NatLeases {
       });
   }
 
-  /** False if a holder has to go without, as others have all. */
-  private async leaseNow(supply: Supply): Promise<boolean> {
-    let isComplete = true;
+  /** A holder has to go without if others have all. */
+  private async leaseNow(supply: Supply): Promise<void> {
     for (const holder of supply.holders) {
-      if (within(supply.blocks, holder.range).length > 0) continue;
+      if (hasPorts(supply, holder)) continue;
       const first = await this.take(supply, holder.range);
       if (first === undefined) {
-        isComplete = false;
         holder.listener(null);
         this.options.log.error({ address: supply.address, device: supply.deviceId }, 'no source ports are left');
         continue;
@@ -209,7 +212,6 @@ export class NatLeases {
       await this.extend(supply, first, holder.range);
       this.announce(supply, ...supply.holders);
     }
-    return isComplete;
   }
 
   /** More blocks, since connections to one destination need a port each: those next to it, as long as they are free. */
@@ -251,17 +253,25 @@ export class NatLeases {
     const { inUse, clock, onNothingLeft } = this.options;
     const { signal } = this.abort;
     for (const supply of supplies) {
+      // Those that the NSDB did not take back the last time.
+      for (const block of supply.leaving) if (isIdle(supply)) await this.release(supply, block);
       const used = supply.blocks.length === 0 ? new Set() : await inUse(supply.blocks, signal);
       for (const block of supply.blocks) {
         if (used.has(block) || !isIdle(supply)) continue;
         supply.blocks = supply.blocks.filter((other) => other !== block);
-        await this.blocks.release(block, signal);
+        supply.leaving.add(block);
+        await this.release(supply, block);
       }
       supply.idleSince = clock();
-      if (supply.blocks.length > 0 || !isIdle(supply)) continue;
+      if (supply.blocks.length + supply.leaving.size > 0 || !isIdle(supply)) continue;
       this.supplies.delete(`${supply.deviceId} ${supply.address}`);
       if (!this.has(supply.deviceId)) onNothingLeft(supply.deviceId);
     }
+  }
+
+  private async release(supply: Supply, block: NatBlock): Promise<void> {
+    await this.blocks.release(block, this.abort.signal);
+    supply.leaving.delete(block);
   }
 
   /** Once, not at every attempt: it is tried until it works. */
@@ -274,6 +284,10 @@ export class NatLeases {
 
 function isIdle({ holders, isBusy }: Supply): boolean {
   return holders.size === 0 && !isBusy;
+}
+
+function hasPorts({ blocks }: Supply, { range }: Holder): boolean {
+  return blocks.some(({ first, last }) => first <= range.last && last >= range.first);
 }
 
 /** What is in the range of the blocks, those side by side as one. */

@@ -288,12 +288,12 @@ export class SimulationContext {
     this.install = false;
   }
 
-  /** A router sends the packet on: where it goes from here has nothing to do with how it came. */
   /** Whether a router has sent the packet on. */
   get isRouted(): boolean {
     return this.written[Word.ETH_SRC] !== 0;
   }
 
+  /** A router sends the packet on: where it goes from here has nothing to do with how it came. */
   setEthernet(src: number, dst: number): void {
     this.trace?.push({ type: 'set', field: 'MAC addresses', value: `${formatMac(src)} > ${formatMac(dst)}` });
     this.flood = undefined;

@@ -4,8 +4,10 @@ import { pino } from 'pino';
 import { NatLeases } from '../../src/agent/nat-leases.js';
 import { natBlocksPath } from '../../src/nsdb/layout.js';
 import { NatBlocks, type PortRange } from '../../src/nsdb/leases/nat-blocks.js';
+import { joinPath } from '../../src/nsdb/path.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
+import { MortalStore } from '../nsdb/leases/mortal-store.js';
 import { until } from './until.js';
 
 const ADDRESS = '10.0.0.1';
@@ -14,11 +16,13 @@ const ALL: PortRange = { first: 1024, last: 65535 };
 async function setUp(t: ExecutionContext) {
   const nsdb = await EmbeddedNsdb.start();
   t.teardown(() => nsdb.close());
-  const store = nsdb.store();
-  const repository = new TopologyRepository(store);
+  const repository = new TopologyRepository(nsdb.store());
+  const store = new MortalStore(nsdb.store());
   await repository.initialize();
   const deviceId = (await repository.create('router', { id: randomUUID(), name: 'edge' })).id;
   const clock = { now: 1_000_000 };
+  /** Under which others send replies. */
+  const key = { now: 7 };
   const nothingLeft: string[] = [];
   const newHost = async () => (await repository.create('host', { id: randomUUID(), name: randomUUID() })).id;
   /** Blocks in this set are used by connections. */
@@ -27,7 +31,7 @@ async function setUp(t: ExecutionContext) {
     const leases = new NatLeases({
       store,
       hostId,
-      tunnelKey: () => 7,
+      tunnelKey: () => key.now,
       inUse: async (blocks) => new Set(blocks.filter(({ first }) => busy.has(first))),
       onLoaded: () => {},
       onNothingLeft: (id) => nothingLeft.push(id),
@@ -40,7 +44,7 @@ async function setUp(t: ExecutionContext) {
   };
   /** First ports of the blocks that anybody has leased. */
   const taken = async () => ((await store.children(natBlocksPath(deviceId, ADDRESS))) ?? []).map(Number);
-  return { store, deviceId, clock, nothingLeft, newHost, open, busy, taken };
+  return { store, deviceId, clock, key, nothingLeft, newHost, open, busy, taken };
 }
 
 /** Holds ports and remembers what it was told last. */
@@ -116,4 +120,46 @@ test('after a restart the same ports are translated to', async (t) => {
   const again = hold(open(hostId), deviceId);
   await until('it is told', () => again.told.ranges !== undefined);
   t.deepEqual(again.told.ranges, told.ranges);
+});
+
+test('what the NSDB did not take back is given back later', async (t) => {
+  const { store, deviceId, newHost, open, taken, clock, nothingLeft } = await setUp(t);
+  const leases = open(await newHost());
+  const { told, close } = hold(leases, deviceId);
+  await until('all are leased', () => count(told.ranges) === 1024);
+  close();
+  clock.now += 300_000;
+  store.fate = () => 'lost';
+  for (const calls = store.calls; store.calls < calls + 3; ) {
+    leases.tick();
+    await new Promise(setImmediate);
+  }
+  t.deepEqual(nothingLeft, []);
+  store.fate = () => 'live';
+  await until('nothing is left', () => {
+    leases.tick();
+    return nothingLeft.length > 0;
+  });
+  t.deepEqual([nothingLeft, leases.size, await taken()], [[deviceId], 0, []]);
+});
+
+test('others are told the key that holds now, also when a lost session has blocks claimed again', async (t) => {
+  const { store, deviceId, newHost, open, clock, key, nothingLeft } = await setUp(t);
+  const leases = open(await newHost());
+  const first = hold(leases, deviceId);
+  await until('all are leased', () => count(first.told.ranges) === 1024);
+  first.close();
+  await until('nothing is left', () => {
+    clock.now += 300_000;
+    leases.tick();
+    return nothingLeft.length > 0;
+  });
+  key.now = 8;
+  const { told } = hold(leases, deviceId);
+  await until('all are leased again', () => count(told.ranges) === 1024);
+  const path = joinPath(natBlocksPath(deviceId, ADDRESS), String(told.ranges![0].first).padStart(5, '0'));
+  const { version } = (await store.exists(path))!;
+  leases.reconcile();
+  await until('it was claimed again', async () => (await store.exists(path))!.version > version);
+  t.is(JSON.parse(Buffer.from((await store.get(path))!.data).toString()).tunnelKey, 8);
 });

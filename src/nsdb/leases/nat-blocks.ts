@@ -140,9 +140,9 @@ export class NatBlocks {
     await this.#exclusive(this.#space(block.deviceId, block.address), async (space) => {
       const { held, spare, registry } = space;
       const name = blockName(block.first);
-      const before = held.get(name);
+      const before = held.get(name) ?? spare.get(name);
       if (before === undefined) return;
-      // Should this fail, the next that takes a block gets it.
+      // Should this fail, it is released once more, or the next that takes a block gets it.
       held.delete(name);
       spare.set(name, before);
       await this.#checkIfDue(space, signal);
@@ -235,8 +235,13 @@ export class NatBlocks {
 
   #registry(deviceId: string, address: string, range: PortRange): LeaseRegistry {
     const { store, hostId, tunnelKey } = this.#options;
-    const told = tunnelKey === undefined ? undefined : { tunnelKey: tunnelKey(deviceId) };
-    return new LeaseRegistry(store, hostId, { ...natSpace(deviceId, address, range), told });
+    return new LeaseRegistry(store, hostId, {
+      ...natSpace(deviceId, address, range),
+      // Asked for at every writing: between two times that anything is leased for the device it may get another.
+      get told() {
+        return tunnelKey === undefined ? undefined : { tunnelKey: tunnelKey(deviceId) };
+      },
+    });
   }
 }
 
