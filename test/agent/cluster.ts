@@ -10,7 +10,7 @@ import { Agent } from '../../src/agent/agent.js';
 import type { ForwarderOptions } from '../../src/agent/forwarder.js';
 import type { ZoneMembership } from '../../src/agent/registration.js';
 import type { TunnelDevices, TunnelType } from '../../src/agent/tunnels.js';
-import type { Datapath, Flow } from '../../src/datapath/datapath.js';
+import type { Datapath, DatapathFeatures, Flow } from '../../src/datapath/datapath.js';
 import { DatapathError } from '../../src/datapath/errors.js';
 import type { MemoryDatapath } from '../../src/datapath/memory/datapath.js';
 import { MemoryNetwork } from '../../src/datapath/memory/network.js';
@@ -251,12 +251,14 @@ export interface ClusterOptions {
   readonly hosts: number;
   readonly zones?: readonly TunnelType[];
   readonly flows?: Partial<ForwarderOptions>;
+  /** What the hosts' kernels lack. */
+  readonly features?: Partial<DatapathFeatures>;
 }
 
 export class Cluster {
   /** Milliseconds. */
   now = 1_000_000;
-  readonly network = new MemoryNetwork({ now: () => this.now, automatic: true });
+  readonly network: MemoryNetwork;
   readonly hosts: TestHost[] = [];
   /** Frames that entered a tunnel. */
   underlayFrames: { from: number; to: number; frame: Uint8Array }[] = [];
@@ -264,7 +266,11 @@ export class Cluster {
   readonly repository: TopologyRepository;
   private pods = 0;
 
-  private constructor(readonly nsdb: EmbeddedNsdb) {
+  private constructor(
+    readonly nsdb: EmbeddedNsdb,
+    features: Partial<DatapathFeatures> | undefined,
+  ) {
+    this.network = new MemoryNetwork({ now: () => this.now, automatic: true, features });
     this.store = nsdb.store();
     this.repository = new TopologyRepository(this.store);
     this.network.setUnderlay((from, to, frame) => {
@@ -275,7 +281,7 @@ export class Cluster {
 
   static async start(options: ClusterOptions): Promise<Cluster> {
     const nsdb = await EmbeddedNsdb.start();
-    const cluster = new Cluster(nsdb);
+    const cluster = new Cluster(nsdb, options.features);
     await cluster.repository.initialize();
     for (let i = 1; i <= options.hosts; i++) await cluster.addHost(options);
     await Promise.all(cluster.hosts.map((host) => host.start()));

@@ -1,13 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
+import type { DatapathFeatures } from '../../src/datapath/datapath.js';
 import { describeMatch } from '../../src/datapath/ovs/describe.js';
 import { positionBetween } from '../../src/topology/position.js';
 import { Cluster, type Pod, type TestHost } from './cluster.js';
 import { until } from './until.js';
 
 /** A cluster in which nothing gets to the pod `inside` but answers to what it has sent. */
-async function setUp(t: ExecutionContext, hosts: number, perHost: number) {
-  const cluster = await Cluster.start({ hosts });
+async function setUp(t: ExecutionContext, hosts: number, perHost: number, features?: Partial<DatapathFeatures>) {
+  const cluster = await Cluster.start({ hosts, features });
   t.teardown(() => cluster.close());
   const pods = await cluster.populate(await cluster.createBridge(), perHost);
   const [outside, inside] = pods;
@@ -28,7 +29,7 @@ async function setUp(t: ExecutionContext, hosts: number, perHost: number) {
   const answers = async (port: number) =>
     (await arrives(inside, outside, port, 2000)) && (await arrives(outside, inside, 2000, port));
   await until('the filter bites', async () => !(await arrives(outside, inside, 1, 1)));
-  await until('answers get through', () => answers(999));
+  if (features?.conntrack !== false) await until('answers get through', () => answers(999));
   return { cluster, pods, outside, inside, arrives, answers, setFilter };
 }
 
@@ -131,4 +132,18 @@ test("a port's connections are forgotten with it", async (t) => {
   await until('the zone is empty', async () => (await count(zones[0])) === 0);
   t.is(host.agent.zoneOf(inside.id), undefined);
   t.true((await count(zones[1])) > 0);
+});
+
+test('without zones in the kernel all ports share one, and answers are known all the same', async (t) => {
+  const { cluster, outside, inside, arrives, answers } = await setUp(t, 2, 1, { zones: false });
+  t.true(await answers(1001));
+  t.false(await arrives(outside, inside, 2000, 1002));
+  const zones = (await cluster.hosts[0].agent.connections(undefined, 1000)).map(({ zone }) => zone);
+  t.deepEqual([...new Set(zones)], [0]);
+});
+
+test('without connection tracking, what depends on it is dropped and counted', async (t) => {
+  const { cluster, outside, inside, arrives } = await setUp(t, 1, 2, { conntrack: false, zones: false, nat: false });
+  t.false(await arrives(outside, inside, 2000, 1002));
+  t.true((cluster.hosts[0].agent.metrics.drops.get('no-connection-state') ?? 0) > 0);
 });
