@@ -583,7 +583,8 @@ export class SimulationContext {
    */
   translate(kind: TranslationKind, zone: number, nat: NatSpec): void {
     if (!this.isHere() || this.asked !== undefined) return;
-    if (this.before.translations.some((translation) => translation.zone === zone)) return this.drop('translated-twice');
+    const { translations: earlier } = this.before;
+    if (earlier.some((each) => each.zone === zone && this.isMade(each))) return this.drop('translated-twice');
     const entryZone = this.entryZone();
     if (entryZone === undefined) return;
     // In another zone the answer of this one is gone.
@@ -594,10 +595,7 @@ export class SimulationContext {
     this.trace?.push({ type: 'translate', kind, zone, nat });
     const set = this.setHeaders(ADDRESSES);
     const ct: Action = { type: 'ct', zone, commit: kind !== 'reverse', nat };
-    const translations = this.before.translations.map((translation) => ({
-      ...translation,
-      isMade: this.isMade(translation),
-    }));
+    const translations = earlier.map((translation) => ({ ...translation, isMade: this.isMade(translation) }));
     this.returns.push({
       actions: set === undefined ? [ct] : [set, ct],
       recirculation: {
