@@ -13,6 +13,7 @@ import type {
   DhcpV6SubnetFact,
   Fact,
   MacFact,
+  MirrorFact,
   NeighborFact,
   PortFact,
   RemoteHost,
@@ -25,6 +26,7 @@ import { AddressCells } from './address-cells.js';
 import { BridgeSubnets } from './bridge-subnets.js';
 import { type Cell, isIdle } from './cell.js';
 import { sameFilters } from './chain-cells.js';
+import { sameTaps } from './mirror-cells.js';
 import type { TopologySource } from './topology-source.js';
 import { UnknownFilters } from './unknown-filters.js';
 
@@ -38,6 +40,8 @@ export class BridgeNode implements BridgeFact {
   adminStateUp = true;
   inboundFilters: readonly Fact<ChainFact>[] = [];
   outboundFilters: readonly Fact<ChainFact>[] = [];
+  inboundMirrors: readonly Fact<MirrorFact>[] = [];
+  outboundMirrors: readonly Fact<MirrorFact>[] = [];
   /** Whether the NSDB has told of the bridge. */
   private isTold = false;
   private unknown: UnknownFilters | undefined;
@@ -96,16 +100,21 @@ export class BridgeNode implements BridgeFact {
   }
 
   /** Returns whether it is another than before. */
-  private change({ adminStateUp, inboundFilterId, outboundFilterId }: Bridge): boolean {
+  private change(bridge: Bridge): boolean {
+    const { adminStateUp, inboundFilterId, outboundFilterId } = bridge;
     const inbound = this.source.chains.filters(inboundFilterId);
     const outbound = this.source.chains.filters(outboundFilterId);
+    const { inboundMirrors, outboundMirrors } = this.source.mirrors.taps(bridge);
     const isSame =
+      sameTaps({ inboundMirrors, outboundMirrors }, this) &&
       adminStateUp === this.adminStateUp &&
       sameFilters(inbound, this.inboundFilters) &&
       sameFilters(outbound, this.outboundFilters);
     this.adminStateUp = adminStateUp;
     this.inboundFilters = inbound;
     this.outboundFilters = outbound;
+    this.inboundMirrors = inboundMirrors;
+    this.outboundMirrors = outboundMirrors;
     this.isTold = true;
     return !isSame;
   }

@@ -4,10 +4,19 @@ import type { Watch } from '../nsdb/store.js';
 import { SharedTable } from '../nsdb/tables/shared-table.js';
 import { LEARNED_ROUTE_TABLE, type LearnedRoute, type LearnedRouteKey } from '../nsdb/tables/tables.js';
 import { type Cidr, parseCidr, parseIp } from '../packet/ip.js';
-import type { ChainFact, Fact, PortFact, RouteFact, RouterFact, SourceNatFact } from '../simulation/fact.js';
+import type {
+  ChainFact,
+  Fact,
+  MirrorFact,
+  PortFact,
+  RouteFact,
+  RouterFact,
+  SourceNatFact,
+} from '../simulation/fact.js';
 import type { Port, Route, Router } from '../topology/types.js';
 import type { Cell } from './cell.js';
 import { sameFilters } from './chain-cells.js';
+import { sameTaps } from './mirror-cells.js';
 import { RouteRegions, type UsableRoute } from './route-regions.js';
 import type { TopologySource } from './topology-source.js';
 
@@ -33,6 +42,8 @@ export class RouterNode implements RouterFact {
   adminStateUp = true;
   inboundFilters: readonly Fact<ChainFact>[] = [];
   outboundFilters: readonly Fact<ChainFact>[] = [];
+  inboundMirrors: readonly Fact<MirrorFact>[] = [];
+  outboundMirrors: readonly Fact<MirrorFact>[] = [];
   private readonly ports = new Map<string, Port>();
   private readonly known = new Map<string, KnownRoute>();
   /** Whether the hosts of bound ports are there, by port. */
@@ -76,13 +87,17 @@ export class RouterNode implements RouterFact {
     const { chains } = this.source;
     const inbound = chains.filters(router.localRedirectChainId, router.inboundFilterId);
     const outbound = chains.filters(router.forwardChainId, router.outboundFilterId);
+    const { inboundMirrors, outboundMirrors } = this.source.mirrors.taps(router);
     const isSame =
+      sameTaps({ inboundMirrors, outboundMirrors }, this) &&
       router.adminStateUp === this.adminStateUp &&
       sameFilters(inbound, this.inboundFilters) &&
       sameFilters(outbound, this.outboundFilters);
     this.adminStateUp = router.adminStateUp;
     this.inboundFilters = inbound;
     this.outboundFilters = outbound;
+    this.inboundMirrors = inboundMirrors;
+    this.outboundMirrors = outboundMirrors;
     return !isSame;
   }
 

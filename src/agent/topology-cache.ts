@@ -13,6 +13,7 @@ import { HostLiveness } from './host-liveness.js';
 import { LinkedRouters } from './linked-routers.js';
 import { LocalPort } from './local-port.js';
 import type { LocalPortFacts } from './local-ports.js';
+import { MirrorCells, sameTaps } from './mirror-cells.js';
 import { RouterNode } from './router-node.js';
 import { SourceNat, type SourceNatOptions } from './source-nat.js';
 import type { TopologySource } from './topology-source.js';
@@ -32,6 +33,7 @@ export class TopologyCache implements TopologySource {
   /** By port of a router. */
   private readonly neighbors = new Map<string, AddressCells<NeighborFact>>();
   readonly chains = new ChainCells(this);
+  readonly mirrors = new MirrorCells(this);
   readonly hosts: HostLiveness;
   /** Those that front ends of this host attached. */
   private readonly localPorts = new Map<string, LocalPort>();
@@ -168,14 +170,15 @@ export class TopologyCache implements TopologySource {
   }
 
   /**
-   * Forget ports that nothing of a bridge leads to any more, nor a route or the port that they are linked to, and bridges and
-   * routers that no port does. They are not watched; what still led
+   * Forget ports that nothing of a bridge leads to any more, nor a route, a mirror or the port that they are linked to, and
+   * bridges and routers that no port does. They are not watched; what still led
    * to one would have a fact of its own beside that of whoever asks by name.
    */
   private forgetUnused(): void {
     const ports = new Set<Fact<PortFact>>();
     for (const bridge of this.bridges.values()) for (const port of bridge.portsInUse()) ports.add(port);
     for (const router of this.routers.values()) for (const port of router.portsInUse()) ports.add(port);
+    for (const port of this.mirrors.portsInUse()) ports.add(port);
     for (const { value } of this.ports.values()) if (value?.peer !== undefined) ports.add(value.peer);
     for (const port of this.ports.values()) {
       if (isIdle(port) && !this.watched.has(port as Cell<unknown>) && !ports.has(port)) port.stop();
@@ -237,10 +240,11 @@ export class TopologyCache implements TopologySource {
     const { id, adminStateUp, bridgeId, routerId, subnets = [] } = port;
     const peer = port.peerId === undefined ? undefined : this.port(port.peerId);
     const location = this.location(port);
-    const filters = {
+    const filtersAndTaps = {
       inboundFilters: [...unknown, ...this.chains.filters(port.inboundFilterId)],
       outboundFilters: [...this.chains.filters(port.outboundFilterId), ...unknown],
       groupIds: new Set(port.portGroupIds),
+      ...this.mirrors.taps(port),
     };
     if (bridgeId !== undefined) {
       const mac = port.mac === undefined ? undefined : parseMac(port.mac);
@@ -256,7 +260,7 @@ export class TopologyCache implements TopologySource {
         peer,
         vlanId: peer === undefined ? undefined : port.vlanId,
         isIsolated: port.isolated ?? false,
-        ...filters,
+        ...filtersAndTaps,
       };
     }
     const neighbors = this.neighborsAt(id);
@@ -269,7 +273,7 @@ export class TopologyCache implements TopologySource {
       addresses: subnets.map(interfaceAddress),
       peer,
       location,
-      ...filters,
+      ...filtersAndTaps,
       ipv4: (address) => neighbors.ipv4(address),
       ipv6: (words, offset) => neighbors.ipv6(words, offset),
     };
@@ -334,7 +338,7 @@ function samePort(a: PortFact, b: PortFact): boolean {
   if (!sameLocation(a.location, b.location)) return false;
   if (!sameFilters(a.inboundFilters, b.inboundFilters) || !sameFilters(a.outboundFilters, b.outboundFilters))
     return false;
-  if (!sameIds(a.groupIds, b.groupIds)) return false;
+  if (!sameIds(a.groupIds, b.groupIds) || !sameTaps(a, b)) return false;
   if (a.type === 'bridge') {
     return b.type === 'bridge' && a.bridge === b.bridge && a.vlanId === b.vlanId && a.isIsolated === b.isIsolated;
   }

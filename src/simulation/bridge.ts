@@ -4,7 +4,7 @@ import { answerArp, hearArpAnnouncement } from './arp.js';
 import type { SimulationContext } from './context.js';
 import type { BridgeFact, BridgePortFact, Fact, PortFact } from './fact.js';
 import { answerNeighborSolicitation, hearAdvertisement } from './nd.js';
-import { egressPort, outputHereToAll, passes, trackBy } from './port.js';
+import { egressPort, mirror, outputHereToAll, passes, trackBy } from './port.js';
 import { macStep } from './trace.js';
 import { outputToHost } from './tunnel.js';
 
@@ -42,6 +42,7 @@ export function bridgeInput(context: SimulationContext, port: BridgePortFact): v
   const vlan = port.vlanId ?? packet.vlanTci & VLAN_ID;
   // Where bridges are linked in a circle, one copy of a flooded packet comes through and no more.
   if (!context.isFirstCopyIn(bridge, vlan)) return context.drop('loop');
+  mirror(context, bridge.inboundMirrors);
   if (learns(context, port)) context.learn({ type: 'learn', bridge, mac: packet.ethSrc, vlan, port });
   if (packet.vlanTci === 0 && !passes(context, bridge.inboundFilters)) return;
   if (port.vlanId !== undefined) context.pushVlan(port.vlanId);
@@ -87,7 +88,14 @@ function forward(context: SimulationContext, bridge: BridgeFact, port: BridgePor
   if (to !== undefined) context.trace?.push(macStep(context.packet.ethDst, to));
   if (to === null) return floodBridge(context, bridge, port);
   if (to === undefined || !reaches(context, port, to)) return;
-  if (passesOut(context, bridge, to)) egressPort(context, to);
+  if (!passesOut(context, bridge, to)) return;
+  mirrorOut(context, bridge, to);
+  egressPort(context, to);
+}
+
+function mirrorOut(context: SimulationContext, bridge: BridgeFact, port?: Fact<PortFact>): void {
+  context.outPort = port;
+  mirror(context, bridge.outboundMirrors);
 }
 
 /** The port that the destination is behind; null if nobody knows. */
@@ -134,6 +142,7 @@ function passesOut(context: SimulationContext, bridge: BridgeFact, port?: Fact<P
  */
 function floodBridge(context: SimulationContext, bridge: BridgeFact, port: BridgePortFact): void {
   if (!passesOut(context, bridge)) return;
+  mirrorOut(context, bridge);
   const vlan = vlanOf(context);
   const local = context.read(bridge.localPorts);
   const hosts = context.read(bridge.remoteHosts);

@@ -1,7 +1,7 @@
 import { type FlowKey, Word } from '../flow/key.js';
 import { EtherType } from '../packet/ethernet.js';
 import { parseIp } from '../packet/ip.js';
-import type { Rule } from '../topology/chains.js';
+import type { Condition, Rule } from '../topology/chains.js';
 import type { Side, Surroundings } from './condition.js';
 import type { SimulationContext } from './context.js';
 import type {
@@ -124,13 +124,17 @@ function addressWords(text: string): Uint32Array {
 
 function needsConnection({ type, condition }: RuleFact): boolean {
   return (
-    condition.matchForwardFlow === true ||
-    condition.matchReturnFlow === true ||
+    asksConnection(condition) ||
     type === 'dnat' ||
     type === 'snat' ||
     type === 'reverse-dnat' ||
     type === 'reverse-snat'
   );
+}
+
+/** Whether what the condition says depends on the state of the connection. */
+export function asksConnection({ matchForwardFlow, matchReturnFlow }: Condition): boolean {
+  return matchForwardFlow === true || matchReturnFlow === true;
 }
 
 /**
@@ -203,7 +207,7 @@ function evaluateChain(
   let back: Return | undefined;
   context.trace?.push({ type: 'chain', id: chain.id });
   for (;;) {
-    surroundings.chain = chain;
+    surroundings.holder = chain;
     const match = chain.rules.nextMatch(after, packet, mask, surroundings);
     if (match === undefined) return 'wait';
     if (match !== null) context.trace?.push(ruleStep(chain, match.rule));
@@ -277,9 +281,9 @@ function changeTag(context: SimulationContext, { popVlan, pushVlanId }: TagRuleF
 const NO_GROUPS: ReadonlySet<string> = new Set();
 
 /** What conditions ask of a packet on its way, beside its headers. */
-class PacketSurroundings implements Surroundings {
-  /** The one that is evaluated. */
-  chain: ChainFact | undefined;
+export class PacketSurroundings implements Surroundings {
+  /** Whose conditions are evaluated: it knows their address groups. */
+  holder: Pick<ChainFact, 'addressGroup'> | undefined;
 
   constructor(private readonly context: SimulationContext) {}
 
@@ -316,7 +320,7 @@ class PacketSurroundings implements Surroundings {
   }
 
   isMember(groupId: string, packet: FlowKey, side: Side): boolean | undefined {
-    const group = this.chain!.addressGroup(groupId);
+    const group = this.holder!.addressGroup(groupId);
     const at = side === 'source' ? Word.NW_SRC : Word.NW_DST;
     const isIpv6 = packet.ethType === EtherType.IPV6;
     const member = this.context.read(isIpv6 ? group.ipv6(packet.words, at) : group.ipv4(packet.words[at]));

@@ -30,6 +30,9 @@ export interface Limits {
   actionsLength(actions: readonly Action[]): number;
 }
 
+/** Copies that mirrors make of copies that mirrors made, at most: each mirror that sees another's copies makes them more. */
+const MAX_COPIES_OF_COPIES = 64;
+
 /** Devices that a packet passes at most; one that passes more goes in a circle. MidoNet's value. */
 const MAX_DEVICES = 12;
 
@@ -85,6 +88,7 @@ interface Visit {
   readonly pushed: PushedTag | undefined;
   readonly position: Position;
   readonly flood: Flood | undefined;
+  readonly mirrored: MirroredCopy | undefined;
 }
 
 /** The bridges that copies of a flooded packet have been in, and in which VLANs there. */
@@ -100,6 +104,12 @@ interface PushedTag {
 interface Copy {
   readonly changes: readonly Action[];
   readonly outputs: readonly Action[];
+}
+
+/** A mirror made this copy of the packet, perhaps of another copy. */
+interface MirroredCopy {
+  readonly mirrorId: string;
+  readonly of: MirroredCopy | undefined;
 }
 
 /** A device that a packet has passed, and those before it. */
@@ -195,6 +205,8 @@ export class SimulationContext {
   private isTagPopped = false;
   private pushed: PushedTag | undefined;
   private flood: Flood | undefined;
+  private mirrored: MirroredCopy | undefined;
+  private copiesOfCopies = 0;
   /** The source MAC address that it came in at the device with. */
   private senderMac = 0;
 
@@ -384,6 +396,35 @@ export class SimulationContext {
     this.position = position;
   }
 
+  /** Whether this is a copy that the mirror made, or a copy of one. */
+  isCopiedBy(mirrorId: string): boolean {
+    for (let copy = this.mirrored; copy !== undefined; copy = copy.of) if (copy.mirrorId === mirrorId) return true;
+    return false;
+  }
+
+  /** Send a copy of the packet that a mirror makes of it: nothing that becomes of it makes a difference to the packet. */
+  copyBy(mirrorId: string, act: () => void): void {
+    if (this.mirrored !== undefined && ++this.copiesOfCopies > MAX_COPIES_OF_COPIES) {
+      this.cutCopies++;
+      return;
+    }
+    const { mirrored, flood } = this;
+    this.branch(() => {
+      this.mirrored = { mirrorId, of: mirrored };
+      this.flood = undefined;
+      // A copy opens no connection.
+      if (this.position.isTracked) this.position = { ...this.position, isTracked: false };
+      act();
+    });
+    this.mirrored = mirrored;
+    this.flood = flood;
+  }
+
+  /** Whether another host has had the packet before. */
+  get isFromOtherHost(): boolean {
+    return this.ingress === undefined && this.arrival.sentFrom === undefined;
+  }
+
   /**
    * The packet goes in at a port of a device, with the headers that it has at this point.
    * @param isReturned it is as if it had come back from there, whether or not the port is up
@@ -411,6 +452,7 @@ export class SimulationContext {
       isTagPopped: this.isTagPopped,
       pushed: this.pushed,
       flood: this.flood,
+      mirrored: this.mirrored,
     });
   }
 
@@ -432,6 +474,7 @@ export class SimulationContext {
     this.isTagPopped = visit.isTagPopped;
     this.pushed = visit.pushed;
     this.flood = visit.flood;
+    this.mirrored = visit.mirrored;
     this.inPort = visit.port;
     this.isReturned = visit.isReturned;
     this.outPort = undefined;
@@ -754,7 +797,7 @@ export class SimulationContext {
 
   /** Whether this copy goes to another destination than it came in with, because of what this host or the one before did. */
   private isDestinationTranslated(): boolean {
-    if (this.ingress === undefined && this.arrival.sentFrom === undefined) {
+    if (this.isFromOtherHost) {
       return (this.key.tunId & TRANSLATED_TUNNEL_KEY) !== 0;
     }
     for (let i = 0; i < this.position.translations; i++) {

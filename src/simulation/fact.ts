@@ -2,6 +2,7 @@ import type { FlowKey } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
 import { type Ipv6, ipv4Broadcast } from '../packet/address.js';
 import type { Condition } from '../topology/chains.js';
+import type { CompiledCondition } from './condition.js';
 import type { RuleIndex } from './rule-index.js';
 
 /**
@@ -37,7 +38,19 @@ export interface TunnelTarget {
 
 export type PortFact = BridgePortFact | RouterPortFact;
 
-interface AnyPortFact {
+/** Where mirrors copy packets that pass a device: as they come in, and as they go out. */
+export interface Taps {
+  readonly inboundMirrors?: readonly Fact<MirrorFact>[];
+  readonly outboundMirrors?: readonly Fact<MirrorFact>[];
+}
+
+/** Ports have two more: what is left behind the inbound filters, and what comes before the outbound ones. */
+export interface PortTaps extends Taps {
+  readonly postInFilterMirrors?: readonly Fact<MirrorFact>[];
+  readonly preOutFilterMirrors?: readonly Fact<MirrorFact>[];
+}
+
+interface AnyPortFact extends PortTaps {
   readonly id: string;
   readonly adminStateUp: boolean;
   /** Interior: the port that it is linked to, where its packets come in. */
@@ -114,7 +127,7 @@ export interface TunnelPath {
   readonly dst: number;
 }
 
-export interface BridgeFact {
+export interface BridgeFact extends Taps {
   readonly id: string;
   readonly adminStateUp: boolean;
   /** Absent when the datapath cannot translate. */
@@ -165,7 +178,7 @@ export function servedBy(
   return served.dhcp || served.dhcpV6 || served.advertisements ? served : null;
 }
 
-export interface RouterFact {
+export interface RouterFact extends Taps {
   readonly id: string;
   readonly adminStateUp: boolean;
   /** Absent when the datapath cannot translate. */
@@ -308,6 +321,18 @@ export interface RedirectRuleFact extends AnyRuleFact {
   readonly ingress: boolean;
   /** Whether a packet that cannot leave at the target goes on as if it had come back from there. */
   readonly failOpen: boolean;
+}
+
+/** Copies packets, as they are where it is, out of a port. */
+export interface MirrorFact {
+  readonly id: string;
+  readonly port: Fact<PortFact>;
+  /** It copies what one of them matches. */
+  readonly conditions: readonly CompiledCondition[];
+  /** Whether a condition asks for the state of the connection. */
+  readonly isStateful: boolean;
+  /** A group that one of the conditions compares with. */
+  addressGroup(id: string): AddressGroupFact;
 }
 
 /** A group of addresses: of each by itself, whether it is a member (null: it is not). */

@@ -1,7 +1,8 @@
 import { EtherType } from '../packet/ethernet.js';
 import { areStateful, evaluate, type Verdict } from './chain.js';
 import type { SimulationContext } from './context.js';
-import type { ChainFact, Fact, PortFact, RedirectRuleFact, TunnelTarget } from './fact.js';
+import type { ChainFact, Fact, MirrorFact, PortFact, PortTaps, RedirectRuleFact, TunnelTarget } from './fact.js';
+import { askConnection, copyByMirrors } from './mirror.js';
 import { translate } from './nat.js';
 import { prohibited } from './reply.js';
 import { outputToHost } from './tunnel.js';
@@ -11,14 +12,22 @@ export function ingressPort(context: SimulationContext, fact: Fact<PortFact>): P
   const port = context.read(fact);
   if (port === undefined) return undefined;
   if (port === null) context.drop('no-port');
-  else if (!port.adminStateUp && !context.isReturned) context.drop('port-down');
-  else {
-    context.trace?.push({ type: 'in', port: port.id, device: port.type });
-    if (port.peer === undefined) context.entry = fact;
-    trackBy(context, port);
-    if (passes(context, port.inboundFilters)) return port;
-  }
+  else if (comesIn(context, fact, port)) return port;
   return undefined;
+}
+
+function comesIn(context: SimulationContext, fact: Fact<PortFact>, port: PortFact): boolean {
+  context.trace?.push({ type: 'in', port: port.id, device: port.type });
+  if (port.peer === undefined) context.entry = fact;
+  mirror(context, port.inboundMirrors);
+  if (!port.adminStateUp && !context.isReturned) {
+    context.drop('port-down');
+    return false;
+  }
+  trackBy(context, port);
+  if (!passes(context, port.inboundFilters)) return false;
+  mirror(context, port.postInFilterMirrors);
+  return true;
 }
 
 /** A packet leaves a device at a port: into the device behind it, or out of the virtual network. */
@@ -27,14 +36,35 @@ export function egressPort(context: SimulationContext, fact: Fact<PortFact>): vo
   if (port === undefined) return;
   if (port === null) return context.drop('no-port');
   context.trace?.push({ type: 'out', port: port.id });
-  if (!port.adminStateUp) return context.drop('port-down');
   context.outPort = fact;
+  mirror(context, port.preOutFilterMirrors);
+  if (!port.adminStateUp) return context.drop('port-down');
   trackBy(context, port);
   if (passes(context, port.outboundFilters)) emit(context, port);
 }
 
+/** Mirrors copy the packet as it is here. */
+export function mirror(context: SimulationContext, mirrors: readonly Fact<MirrorFact>[] | undefined): void {
+  if (mirrors !== undefined && mirrors.length > 0) copyByMirrors(context, mirrors, outputCopy);
+}
+
+/** A mirror's copy leaves at the mirror's port, whose filters are for others. */
+function outputCopy(context: SimulationContext, fact: Fact<PortFact>): void {
+  const port = context.read(fact);
+  if (port === undefined) return;
+  if (port === null) return context.drop('no-port');
+  // Flooded from there it might come to the same mirror on the host before, which cannot know that it has.
+  if (port.peer !== undefined && context.isFromOtherHost) return context.drop('loop');
+  context.trace?.push({ type: 'out', port: port.id });
+  context.outPort = fact;
+  mirror(context, port.preOutFilterMirrors);
+  if (port.adminStateUp) emit(context, port);
+  else context.drop('port-down');
+}
+
 /** A packet has passed the port's filters. */
 function emit(context: SimulationContext, port: PortFact): void {
+  mirror(context, port.outboundMirrors);
   if (port.peer !== undefined) return context.enter(port.peer);
   if (port.location === null) return context.drop('unbound-port');
   if (port.location.type === 'local') {
@@ -62,9 +92,18 @@ function outputHere(context: SimulationContext, output: number, fact: Fact<numbe
  */
 export function trackBy(
   context: SimulationContext,
-  { inboundFilters, outboundFilters }: Pick<PortFact, 'inboundFilters' | 'outboundFilters'>,
+  at: Pick<PortFact, 'inboundFilters' | 'outboundFilters'> & PortTaps,
 ): void {
-  if (areStateful(context, inboundFilters) || areStateful(context, outboundFilters)) context.track();
+  if (
+    areStateful(context, at.inboundFilters) ||
+    areStateful(context, at.outboundFilters) ||
+    askConnection(context, at.inboundMirrors) ||
+    askConnection(context, at.outboundMirrors) ||
+    askConnection(context, at.postInFilterMirrors) ||
+    askConnection(context, at.preOutFilterMirrors)
+  ) {
+    context.track();
+  }
 }
 
 /** Whether the packet passes all filters. If not it has been dropped or sent another way, or that is not known yet. */

@@ -17,7 +17,7 @@ import {
   type RouterFact,
   type RouterPortFact,
 } from './fact.js';
-import { egressPort, filter, trackBy } from './port.js';
+import { egressPort, filter, mirror, trackBy } from './port.js';
 import { prohibited } from './reply.js';
 import { routerArp, routerNeighborDiscovery } from './router-neighbors.js';
 import { nextHopStep } from './trace.js';
@@ -39,6 +39,7 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   const isForMany = isMulticastMac(packet.ethDst);
   // What others should have, and was flooded, is not its business.
   if (!isForMany && packet.ethDst !== port.mac) return context.drop('not-for-router');
+  if (router.adminStateUp) mirror(context, router.inboundMirrors);
   mask.seeEthType();
   if (packet.ethType === EtherType.ARP) return routerArp(context, fact, port);
   if (packet.ethType !== EtherType.IPV4 && packet.ethType !== EtherType.IPV6) return context.drop('not-routable');
@@ -117,6 +118,7 @@ function forward(
   if (neighbor === null) return tell('no-neighbor', unreachable(packet, route.gateway !== undefined));
   context.setEthernet(out.mac, neighbor.mac);
   context.setTtl(ttl - 1);
+  mirror(context, router.outboundMirrors);
   egressPort(context, route.port);
 }
 

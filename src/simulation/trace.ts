@@ -41,6 +41,8 @@ export type TraceStep =
   | { readonly type: 'set'; readonly field: string; readonly value: string }
   /** It goes out of a device at a port. */
   | { readonly type: 'out'; readonly port: string }
+  /** A mirror copies it: the steps of the copy to where it leaves follow. */
+  | { readonly type: 'mirror'; readonly id: string }
   /** It has to come back with what its connection is in a zone. */
   | { readonly type: 'ask'; readonly zone: number }
   /** It goes the way of the packet that opened its connection, or the other. */
@@ -141,6 +143,8 @@ function describeStep(step: TraceStep): string {
       return `set ${step.field} to ${step.value}`;
     case 'out':
       return `out at port ${step.port}`;
+    case 'mirror':
+      return `copied by mirror ${step.id}`;
     case 'ask':
       return `has to come back with the state of its connection in zone ${step.zone}`;
     case 'connection':

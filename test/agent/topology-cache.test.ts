@@ -106,6 +106,10 @@ test('facts are read when they are needed, and follow the NSDB', async (t) => {
     inboundFilters: [],
     outboundFilters: [],
     groupIds: new Set(),
+    inboundMirrors: [],
+    outboundMirrors: [],
+    postInFilterMirrors: [],
+    preOutFilterMirrors: [],
   });
   await repository.modify('port', there.id, (old) => ({
     ...old,

@@ -2,7 +2,15 @@ import type { FlowKey } from '../../src/flow/key.js';
 import type { FlowMask } from '../../src/flow/mask.js';
 import { parseIpv6 } from '../../src/packet/address.js';
 import { parseCidr } from '../../src/packet/ip.js';
-import type { ChainFact, Fact, NeighborFact, PortFact, RouteFact, RouterFact } from '../../src/simulation/fact.js';
+import type {
+  ChainFact,
+  Fact,
+  MirrorFact,
+  NeighborFact,
+  PortFact,
+  RouteFact,
+  RouterFact,
+} from '../../src/simulation/fact.js';
 import { type Route, RouteTable } from '../../src/simulation/route-table.js';
 import { fact, type TestBridge, type TestFact } from './world.js';
 
@@ -22,6 +30,8 @@ export class TestRouter implements RouterFact {
   adminStateUp = true;
   inboundFilters: readonly Fact<ChainFact>[] = [];
   outboundFilters: readonly Fact<ChainFact>[] = [];
+  inboundMirrors: readonly Fact<MirrorFact>[] = [];
+  outboundMirrors: readonly Fact<MirrorFact>[] = [];
 
   constructor(readonly id: string) {
     this.cell = fact<RouterFact>(`router ${id}`, this);

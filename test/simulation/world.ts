@@ -15,6 +15,7 @@ import type {
   Fact,
   Ingress,
   MacFact,
+  MirrorFact,
   NeighborFact,
   PortFact,
   RemoteHost,
@@ -73,6 +74,8 @@ export class TestBridge implements BridgeFact {
   adminStateUp = true;
   inboundFilters: readonly Fact<ChainFact>[] = [];
   outboundFilters: readonly Fact<ChainFact>[] = [];
+  inboundMirrors: readonly Fact<MirrorFact>[] = [];
+  outboundMirrors: readonly Fact<MirrorFact>[] = [];
 
   constructor(readonly id: string) {
     this.cell = fact<BridgeFact>(`bridge ${id}`, this);
