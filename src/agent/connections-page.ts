@@ -1,7 +1,7 @@
 import { CONNECTIONS_LIMIT, type ConnectionTuple, type TrackedConnection } from '../datapath/datapath.js';
 import { InvalidInputError } from '../errors.js';
 import { formatIp } from '../packet/ip.js';
-import { IpProtocol } from '../packet/ip-protocol.js';
+import { IpProtocol, PROTOCOL_NAMES } from '../packet/ip-protocol.js';
 
 /** Where connections are read from. */
 export interface ConnectionSource {
@@ -11,14 +11,6 @@ export interface ConnectionSource {
   zoneOwner(zone: number): string | undefined;
   connections(zone: number | undefined, limit: number, signal?: AbortSignal): Promise<TrackedConnection[]>;
 }
-
-const PROTOCOLS: ReadonlyMap<number, string> = new Map([
-  [IpProtocol.ICMP, 'icmp'],
-  [IpProtocol.TCP, 'tcp'],
-  [IpProtocol.UDP, 'udp'],
-  [IpProtocol.ICMPV6, 'icmpv6'],
-  [IpProtocol.SCTP, 'sctp'],
-]);
 
 /**
  * The connections that the kernel tracks for this host's ports and devices, for people to read: under each port or device, one a
@@ -71,7 +63,7 @@ function describe({
     return family === 4 ? `${address}:${port}` : `[${address}]:${port}`;
   };
   const arrow = (tuple: ConnectionTuple) => `${end(tuple.src, tuple.srcPort)} > ${end(tuple.dst, tuple.dstPort)}`;
-  const parts = [`${PROTOCOLS.get(protocol) ?? `protocol ${protocol}`} ${arrow(original)}`];
+  const parts = [`${PROTOCOL_NAMES.get(protocol) ?? `protocol ${protocol}`} ${arrow(original)}`];
   const inverse = { src: reply.dst, srcPort: reply.dstPort, dst: reply.src, dstPort: reply.srcPort };
   if (arrow(inverse) !== arrow(original)) parts.push(`translated to ${arrow(inverse)}`);
   if (tcpState !== undefined) parts.push(tcpState);

@@ -6,7 +6,7 @@ import { MAC_BROADCAST, requireMac } from '../packet/address.js';
 import { ArpOp } from '../packet/arp.js';
 import { EtherType } from '../packet/ethernet.js';
 import { type Ip, parseIp } from '../packet/ip.js';
-import { IpProtocol } from '../packet/ip-protocol.js';
+import { IpProtocol, PROTOCOL_NAMES } from '../packet/ip-protocol.js';
 import { formatPasses, outcomeOf, type Pass } from '../simulation/explain.js';
 import type { TracedPacket } from './tracer.js';
 
@@ -15,13 +15,7 @@ export interface Explainer {
   explain(packet: TracedPacket, signal: AbortSignal): Promise<Pass[]>;
 }
 
-const PROTOCOLS: Readonly<Record<string, number>> = {
-  icmp: IpProtocol.ICMP,
-  tcp: IpProtocol.TCP,
-  udp: IpProtocol.UDP,
-  icmpv6: IpProtocol.ICMPV6,
-  sctp: IpProtocol.SCTP,
-};
+const PROTOCOLS = new Map(Array.from(PROTOCOL_NAMES, ([protocol, name]) => [name, protocol]));
 const CONNECTIONS = ['new', 'established', 'reply'] as const;
 const FIELDS = new Set([
   ...['port', 'connection', 'hash', 'format', 'frame', 'sourceMac', 'destinationMac', 'vlan', 'protocol', 'source'],
@@ -101,7 +95,7 @@ function fillHeaders(key: FlowKey, query: URLSearchParams): void {
     return;
   }
   key.ethType = source.family === 4 ? EtherType.IPV4 : EtherType.IPV6;
-  key.nwProto = protocol === null ? IpProtocol.TCP : (PROTOCOLS[protocol] ?? number(query, 'protocol', 255, 0));
+  key.nwProto = protocol === null ? IpProtocol.TCP : (PROTOCOLS.get(protocol) ?? number(query, 'protocol', 255, 0));
   key.nwTtl = number(query, 'ttl', 255, DEFAULT_TTL);
   key.nwTos = number(query, 'tos', 255, 0);
   const isIcmp = key.nwProto === IpProtocol.ICMP || key.nwProto === IpProtocol.ICMPV6;

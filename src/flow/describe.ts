@@ -1,18 +1,10 @@
 import { formatIpv4, formatIpv6, formatMac } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
-import { IpProtocol } from '../packet/ip-protocol.js';
+import { IpProtocol, PROTOCOL_NAMES } from '../packet/ip-protocol.js';
 import type { Action, NatSpec } from './action.js';
 import { CtState, type FlowKey, Frag, VLAN_PRESENT, Word } from './key.js';
 
 /** Flow keys, masks and actions for people to read. */
-
-const PROTOCOLS: ReadonlyMap<number, string> = new Map([
-  [IpProtocol.ICMP, 'icmp'],
-  [IpProtocol.TCP, 'tcp'],
-  [IpProtocol.UDP, 'udp'],
-  [IpProtocol.ICMPV6, 'icmpv6'],
-  [IpProtocol.SCTP, 'sctp'],
-]);
 
 const VLAN_ID_BITS = 0xfff;
 const ALL_BITS = 0xffff_ffff;
@@ -22,15 +14,22 @@ const FIELDS: readonly (readonly [name: string, first: number, count: number, bi
   ['in_port', Word.IN_PORT, 1, 32],
   ['recirc_id', Word.RECIRC_ID, 1, 32],
   ['dp_hash', Word.DP_HASH, 1, 32],
+  ['skb_mark', Word.SKB_MARK, 1, 32],
+  ['priority', Word.PRIORITY, 1, 32],
   ['ct_state', Word.CT_STATE, 1, 32],
   ['ct_zone', Word.CT_ZONE, 1, 16],
   ['ct_mark', Word.CT_MARK, 1, 32],
+  ['ct_labels', Word.CT_LABELS, 4, 32],
   ['tun_id', Word.TUN_ID, 1, 32],
   ['tun_src', Word.TUN_SRC, 1, 32],
   ['tun_dst', Word.TUN_DST, 1, 32],
+  ['tun_tos', Word.TUN_TOS, 1, 8],
+  ['tun_ttl', Word.TUN_TTL, 1, 8],
+  ['tun_flags', Word.TUN_FLAGS, 1, 16],
   ['eth_src', Word.ETH_SRC, 2, 16],
   ['eth_dst', Word.ETH_DST, 2, 16],
   ['vlan', Word.VLAN_TCI, 1, 16],
+  ['vlan_tpid', Word.VLAN_TPID, 1, 16],
   ['eth_type', Word.ETH_TYPE, 1, 16],
   ['nw_src', Word.NW_SRC, 4, 32],
   ['nw_dst', Word.NW_DST, 4, 32],
@@ -38,6 +37,7 @@ const FIELDS: readonly (readonly [name: string, first: number, count: number, bi
   ['nw_tos', Word.NW_TOS, 1, 8],
   ['nw_ttl', Word.NW_TTL, 1, 8],
   ['nw_frag', Word.NW_FRAG, 1, 8],
+  ['ipv6_label', Word.IPV6_LABEL, 1, 20],
   ['tp_src', Word.TP_SRC, 1, 16],
   ['tp_dst', Word.TP_DST, 1, 16],
   ['tcp_flags', Word.TCP_FLAGS, 1, 16],
@@ -62,7 +62,7 @@ function describeNetwork(key: FlowKey): string {
   const dst = describeAddress(key, Word.NW_DST);
   if (key.ethType === EtherType.ARP) return `arp operation ${key.nwProto}, ${src} > ${dst}`;
   if (!isIp(key)) return `type 0x${key.ethType.toString(16).padStart(4, '0')}`;
-  const protocol = PROTOCOLS.get(key.nwProto) ?? `protocol ${key.nwProto}`;
+  const protocol = PROTOCOL_NAMES.get(key.nwProto) ?? `protocol ${key.nwProto}`;
   if (key.nwFrag === Frag.LATER) return `${protocol} ${src} > ${dst}`;
   switch (key.nwProto) {
     case IpProtocol.TCP:
@@ -92,16 +92,21 @@ function withPort(address: string, port: number): string {
 
 /**
  * The bits that a flow matches, with what they are: `in_port=1 eth_type=0x800 nw_dst=10.2.0.0/16 tp_dst=80`. Addresses have the
- * length of their prefix, other fields the mask of their bits where these are not all.
+ * length of their prefix, other fields the mask of their bits where these are not all. `every packet` without any.
  */
 export function describeMatch(key: FlowKey, mask: FlowKey): string {
   const found: string[] = [];
   for (const [name, first, count, bits] of FIELDS) {
     const words = mask.words.subarray(first, first + count);
-    if (words.every((word) => word === 0)) continue;
+    if (words.every((word) => word === 0) || isPartOfTag(key, first)) continue;
     found.push(`${name}=${describeField(key, mask, first, bits)}`);
   }
-  return found.join(' ');
+  return found.length > 0 ? found.join(' ') : 'every packet';
+}
+
+/** What kind of tag it is is of interest only where there is one. */
+function isPartOfTag(key: FlowKey, first: number): boolean {
+  return first === Word.VLAN_TPID && key.vlanTci === 0;
 }
 
 function describeField(key: FlowKey, mask: FlowKey, first: number, bits: number): string {
@@ -111,7 +116,7 @@ function describeField(key: FlowKey, mask: FlowKey, first: number, bits: number)
     case Word.ETH_DST:
     case Word.ARP_SHA:
     case Word.ARP_THA: {
-      const isWhole = mask.words[first] === 0xffff && mask.words[first + 1] === ALL_BITS;
+      const isWhole = (mask.words[first] & 0xffff) === 0xffff && mask.words[first + 1] === ALL_BITS;
       const masked = key.masked(mask);
       return isWhole ? wideMac(masked, first) : `${wideMac(masked, first)}/${wideMac(mask, first)}`;
     }
@@ -125,6 +130,8 @@ function describeField(key: FlowKey, mask: FlowKey, first: number, bits: number)
       const address = isIpv6 ? formatIpv6(words) : formatIpv4(words[0]);
       return prefix === (isIpv6 ? 128 : 32) ? address : `${address}/${prefix}`;
     }
+    case Word.CT_LABELS:
+      return `${hexWords(key.masked(mask), first)}/${hexWords(mask, first)}`;
     case Word.TUN_SRC:
     case Word.TUN_DST:
       return formatIpv4(value >>> 0);
@@ -133,11 +140,18 @@ function describeField(key: FlowKey, mask: FlowKey, first: number, bits: number)
     case Word.VLAN_TCI:
       return (value & VLAN_PRESENT) === 0 ? 'none' : String(value & VLAN_ID_BITS);
     default: {
-      const text = first === Word.ETH_TYPE ? `0x${value.toString(16).padStart(4, '0')}` : String(value >>> 0);
+      const text =
+        first === Word.ETH_TYPE || first === Word.VLAN_TPID
+          ? `0x${value.toString(16).padStart(4, '0')}`
+          : String(value >>> 0);
       const all = bits === 32 ? ALL_BITS : (1 << bits) - 1;
       return (mask.words[first] & all) >>> 0 === all ? text : `${text}/0x${(mask.words[first] >>> 0).toString(16)}`;
     }
   }
+}
+
+function hexWords({ words }: FlowKey, first: number): string {
+  return Array.from(words.subarray(first, first + 4), (word) => word.toString(16).padStart(8, '0')).join('');
 }
 
 /** Bits that are set and that are not: `+established-reply`. */
@@ -150,7 +164,7 @@ function describeCtState(state: number, mask: number): string {
 }
 
 function wideMac({ words }: FlowKey, first: number): string {
-  return formatMac(words[first] * 2 ** 32 + words[first + 1]);
+  return formatMac((words[first] & 0xffff) * 2 ** 32 + words[first + 1]);
 }
 
 function bitCount(word: number): number {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
 import type { DatapathFeatures } from '../../src/datapath/datapath.js';
-import { describeMatch } from '../../src/datapath/ovs/describe.js';
+import { describeMatch } from '../../src/flow/describe.js';
 import { positionBetween } from '../../src/topology/position.js';
 import { Cluster, type Pod, type TestHost } from './cluster.js';
 import { until } from './until.js';

@@ -128,7 +128,7 @@ test.serial('a datapath is made, opened again and destroyed', async (t) => {
   await t.throwsAsync(lab.datapath.ports(), { message: /^list ports of datapath dp: ENODEV/ });
   const error = await failure(lab.datapath, udpFlow(1, 1));
   t.like(error, { kind: 'not-found' });
-  t.regex(error.message, /^put flow 1 \(eth_type=800\/ffff .*\) into datapath dp: ENODEV/);
+  t.regex(error.message, /^put flow 1 \(eth_type=0x0800 .*\) into datapath dp: ENODEV/);
 });
 
 test.serial('names that are taken or impossible are refused', async (t) => {
@@ -568,7 +568,7 @@ test.serial('a put over a flow of another id is refused, one over an unknown flo
   t.like(error, { kind: 'exists' });
   t.is(
     error.message,
-    'put flow 2 (eth_type=800/ffff nw_proto=11/ff nw_frag=0/ff tp_dst=35/ffff) into datapath dp: a flow of another id matches such packets',
+    'put flow 2 (eth_type=0x0800 nw_proto=17 nw_frag=0 tp_dst=53) into datapath dp: a flow of another id matches such packets',
   );
   t.is((await datapath.flow(1))?.actions.length, 1, 'it was left alone');
   t.is(await datapath.flow(2), undefined);
@@ -627,7 +627,7 @@ test.serial('errors of a batch name what was asked, and stop nothing', async (t)
       [InvalidInputError, 'flow id: a whole number from 1 to 2^48 - 1 is needed, got 0'],
       [
         DatapathError,
-        'put flow 2 (eth_type=800/ffff nw_proto=11/ff nw_frag=0/ff tp_dst=3/ffff) into datapath dp: EINVAL: the kernel does not take these key, mask or actions; its log may say why',
+        'put flow 2 (eth_type=0x0800 nw_proto=17 nw_frag=0 tp_dst=3) into datapath dp: EINVAL: the kernel does not take these key, mask or actions; its log may say why',
       ],
       [DatapathError, 'datapath dp takes 32768 bytes of actions, these are 40004'],
       [
