@@ -12,6 +12,7 @@ import type {
   DhcpSubnetFact,
   DhcpV6SubnetFact,
   Fact,
+  LoadBalancerFact,
   MacFact,
   MirrorFact,
   NeighborFact,
@@ -34,6 +35,7 @@ import { UnknownFilters } from './unknown-filters.js';
 export class BridgeNode implements BridgeFact {
   readonly cell: Cell<BridgeFact>;
   readonly sourceNat: SourceNatFact | undefined;
+  loadBalancer: Fact<LoadBalancerFact> | undefined;
   readonly localPorts: Cell<TunnelTarget>;
   readonly remoteHosts: Cell<readonly RemoteHost[]>;
   readonly isVlanAware: Cell<boolean>;
@@ -101,13 +103,15 @@ export class BridgeNode implements BridgeFact {
 
   /** Returns whether it is another than before. */
   private change(bridge: Bridge): boolean {
-    const { adminStateUp, inboundFilterId, outboundFilterId } = bridge;
+    const { adminStateUp, inboundFilterId, outboundFilterId, loadBalancerId } = bridge;
     const inbound = this.source.chains.filters(inboundFilterId);
     const outbound = this.source.chains.filters(outboundFilterId);
     const { inboundMirrors, outboundMirrors } = this.source.mirrors.taps(bridge);
+    const balancer = loadBalancerId === undefined ? undefined : this.source.loadBalancers.loadBalancer(loadBalancerId);
     const isSame =
       sameTaps({ inboundMirrors, outboundMirrors }, this) &&
       adminStateUp === this.adminStateUp &&
+      balancer === this.loadBalancer &&
       sameFilters(inbound, this.inboundFilters) &&
       sameFilters(outbound, this.outboundFilters);
     this.adminStateUp = adminStateUp;
@@ -115,6 +119,7 @@ export class BridgeNode implements BridgeFact {
     this.outboundFilters = outbound;
     this.inboundMirrors = inboundMirrors;
     this.outboundMirrors = outboundMirrors;
+    this.loadBalancer = balancer;
     this.isTold = true;
     return !isSame;
   }

@@ -7,6 +7,7 @@ import { type Cidr, parseCidr, parseIp } from '../packet/ip.js';
 import type {
   ChainFact,
   Fact,
+  LoadBalancerFact,
   MirrorFact,
   PortFact,
   RouteFact,
@@ -39,6 +40,7 @@ const NOTHING_TO_WATCH: Watch = { ready: Promise.resolve(), close: () => {} };
 export class RouterNode implements RouterFact {
   readonly cell: Cell<RouterFact>;
   readonly sourceNat: SourceNatFact | undefined;
+  loadBalancer: Fact<LoadBalancerFact> | undefined;
   adminStateUp = true;
   inboundFilters: readonly Fact<ChainFact>[] = [];
   outboundFilters: readonly Fact<ChainFact>[] = [];
@@ -88,9 +90,12 @@ export class RouterNode implements RouterFact {
     const inbound = chains.filters(router.localRedirectChainId, router.inboundFilterId);
     const outbound = chains.filters(router.forwardChainId, router.outboundFilterId);
     const { inboundMirrors, outboundMirrors } = this.source.mirrors.taps(router);
+    const { loadBalancerId: balancerId } = router;
+    const balancer = balancerId === undefined ? undefined : this.source.loadBalancers.loadBalancer(balancerId);
     const isSame =
       sameTaps({ inboundMirrors, outboundMirrors }, this) &&
       router.adminStateUp === this.adminStateUp &&
+      balancer === this.loadBalancer &&
       sameFilters(inbound, this.inboundFilters) &&
       sameFilters(outbound, this.outboundFilters);
     this.adminStateUp = router.adminStateUp;
@@ -98,6 +103,7 @@ export class RouterNode implements RouterFact {
     this.outboundFilters = outbound;
     this.inboundMirrors = inboundMirrors;
     this.outboundMirrors = outboundMirrors;
+    this.loadBalancer = balancer;
     return !isSame;
   }
 

@@ -11,6 +11,7 @@ import { Cell, type CellOptions, isIdle } from './cell.js';
 import { ChainCells, sameFilters } from './chain-cells.js';
 import { HostLiveness } from './host-liveness.js';
 import { LinkedRouters } from './linked-routers.js';
+import { LoadBalancerCells } from './load-balancer-cells.js';
 import { LocalPort } from './local-port.js';
 import type { LocalPortFacts } from './local-ports.js';
 import { MirrorCells, sameTaps } from './mirror-cells.js';
@@ -34,6 +35,7 @@ export class TopologyCache implements TopologySource {
   private readonly neighbors = new Map<string, AddressCells<NeighborFact>>();
   readonly chains = new ChainCells(this);
   readonly mirrors = new MirrorCells(this);
+  readonly loadBalancers = new LoadBalancerCells(this);
   readonly hosts: HostLiveness;
   /** Those that front ends of this host attached. */
   private readonly localPorts = new Map<string, LocalPort>();

@@ -3,6 +3,7 @@ import type { Fact, PortFact, SourceNatFact, TunnelPath } from '../simulation/fa
 import type { Cell, CellOptions } from './cell.js';
 import type { ChainCells } from './chain-cells.js';
 import type { HostLiveness } from './host-liveness.js';
+import type { LoadBalancerCells } from './load-balancer-cells.js';
 import type { MirrorCells } from './mirror-cells.js';
 
 /** What the facts about one device are made from. */
@@ -19,6 +20,7 @@ export interface TopologySource {
   port(id: string): Fact<PortFact>;
   readonly chains: ChainCells;
   readonly mirrors: MirrorCells;
+  readonly loadBalancers: LoadBalancerCells;
   readonly hosts: HostLiveness;
   /** How this host translates sources for a device; undefined if it cannot. */
   sourceNat(deviceId: string): SourceNatFact | undefined;

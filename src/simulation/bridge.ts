@@ -3,6 +3,7 @@ import { EtherType } from '../packet/ethernet.js';
 import { answerArp, hearArpAnnouncement } from './arp.js';
 import type { SimulationContext } from './context.js';
 import type { BridgeFact, BridgePortFact, Fact, PortFact } from './fact.js';
+import { balance } from './load-balancer.js';
 import { answerNeighborSolicitation, hearAdvertisement } from './nd.js';
 import { egressPort, mirror, outputHereToAll, passes, trackBy } from './port.js';
 import { macStep } from './trace.js';
@@ -44,7 +45,10 @@ export function bridgeInput(context: SimulationContext, port: BridgePortFact): v
   if (!context.isFirstCopyIn(bridge, vlan)) return context.drop('loop');
   mirror(context, bridge.inboundMirrors);
   if (learns(context, port)) context.learn({ type: 'learn', bridge, mac: packet.ethSrc, vlan, port });
-  if (packet.vlanTci === 0 && !passes(context, bridge.inboundFilters)) return;
+  if (packet.vlanTci === 0) {
+    if (!passes(context, bridge.inboundFilters)) return;
+    if (!isMulticastMac(packet.ethDst) && balance(context, bridge) === 'wait') return;
+  }
   if (port.vlanId !== undefined) context.pushVlan(port.vlanId);
 
   if (!isMulticastMac(packet.ethDst)) return forward(context, bridge, port);

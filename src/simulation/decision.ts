@@ -33,6 +33,7 @@ export type DropReason =
   | 'for-router'
   | 'stale-recirculation'
   | 'translated-twice'
+  | 'no-member'
   | 'no-nat-port'
   | 'no-nat-connection';
 

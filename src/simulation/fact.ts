@@ -3,7 +3,9 @@ import type { FlowMask } from '../flow/mask.js';
 import { type Ipv6, ipv4Broadcast } from '../packet/address.js';
 import type { Condition } from '../topology/chains.js';
 import type { CompiledCondition } from './condition.js';
+import type { MemberTable, TableMember } from './member-table.js';
 import type { RuleIndex } from './rule-index.js';
+import type { VipAnswer } from './vip-index.js';
 
 /**
  * What a simulation reads. A fact is a cell that holds one thing known of the topology or of this host; devices refer to
@@ -132,6 +134,7 @@ export interface BridgeFact extends Taps {
   readonly adminStateUp: boolean;
   /** Absent when the datapath cannot translate. */
   readonly sourceNat?: SourceNatFact;
+  readonly loadBalancer?: Fact<LoadBalancerFact>;
   /** What packets without a VLAN tag pass before the bridge looks for their way, and behind that. */
   readonly inboundFilters?: readonly Fact<ChainFact>[];
   readonly outboundFilters?: readonly Fact<ChainFact>[];
@@ -183,6 +186,7 @@ export interface RouterFact extends Taps {
   readonly adminStateUp: boolean;
   /** Absent when the datapath cannot translate. */
   readonly sourceNat?: SourceNatFact;
+  readonly loadBalancer?: Fact<LoadBalancerFact>;
   /** What packets pass before they are routed, the chain of local redirection first. */
   readonly inboundFilters?: readonly Fact<ChainFact>[];
   /** What packets pass when their way is known, the forward chain first. */
@@ -192,6 +196,33 @@ export interface RouterFact extends Taps {
    * them is added to `seen`.
    */
   routes(packet: FlowKey, seen: FlowMask): Fact<readonly RouteFact[]>;
+}
+
+export interface LoadBalancerFact {
+  readonly id: string;
+  readonly adminStateUp: boolean;
+  /** The VIP that the packet goes to: see vip-index.ts. What was read of the packet to find it is added to `seen`. */
+  vip(packet: FlowKey, seen: FlowMask): Fact<VipAnswer<VipFact>> | undefined;
+}
+
+export interface VipFact {
+  readonly id: string;
+  readonly adminStateUp: boolean;
+  /** Whether the connections of one client all go to one member. */
+  readonly isSticky: boolean;
+  readonly pool: Fact<PoolFact>;
+}
+
+export interface PoolFact {
+  readonly id: string;
+  readonly adminStateUp: boolean;
+  readonly members: MemberTable<BalancedMember>;
+}
+
+export interface BalancedMember extends TableMember {
+  /** One word of IPv4, four of IPv6. */
+  readonly address: Uint32Array;
+  readonly port: number;
 }
 
 /** How this host translates sources for a device. */

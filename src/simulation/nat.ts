@@ -121,6 +121,15 @@ function translateSource(context: SimulationContext, { targets }: NatRuleFact): 
   return 'wait';
 }
 
+/** Let the source be this address, at any port, as far as this host knows of connections to the destination. */
+export function translateToAddress(context: SimulationContext, nat: SourceNatFact, address: Uint32Array): Outcome {
+  const zone = zoneOf(context, nat);
+  if (zone === undefined) return 'wait';
+  if (context.translated('source', zone) !== undefined) return 'done';
+  context.translate('source', zone, { kind: 'src', ipMin: Array.from(address) });
+  return 'wait';
+}
+
 /** The datapath translates replies back where they leave. What is left to do is to let them pass. */
 function passReply(context: SimulationContext): Outcome {
   const direction = context.direction();

@@ -17,6 +17,7 @@ import {
   type RouterFact,
   type RouterPortFact,
 } from './fact.js';
+import { balance } from './load-balancer.js';
 import { egressPort, filter, mirror, trackBy } from './port.js';
 import { prohibited } from './reply.js';
 import { routerArp, routerNeighborDiscovery } from './router-neighbors.js';
@@ -53,7 +54,9 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   };
   if (!router.adminStateUp) return tell('router-down', prohibited(packet));
 
-  if (!passesRouter(context, router.inboundFilters, tell)) return;
+  const balanced = balance(context, router);
+  if (balanced === 'wait') return;
+  if (balanced === 'pass' && !passesRouter(context, router.inboundFilters, tell)) return;
   const echo = () => context.reply(fact, port, { type: 'echo' });
   route(context, router, tell, echo);
 }

@@ -23,7 +23,8 @@ export interface VipCell<V> extends Fact<V> {
 
 /**
  * The value of a fact about VIPs: what is known of the VIP; null for none; or `tracked`: the address is a VIP's, but only the
- * connection can tell the port, because the packet is a fragment, or an ICMP error, which is about another packet.
+ * connection can tell whether the packet is the VIP's business, because it is a fragment, or an ICMP error, which is about
+ * another packet, or goes to another port, as answers do to what was sent from the VIP's address.
  */
 export type VipAnswer<V> = V | 'tracked';
 
@@ -35,7 +36,7 @@ interface Leaf<V> {
   readonly words: Uint32Array;
   /** By protocol and port; of several VIPs the one with the least identifier counts. */
   readonly services: Map<number, Service<V>>;
-  /** No VIP at this address for the protocol and port of the packet. */
+  /** There are VIPs at this address, but none for the protocol and port of the packet. */
   otherPorts: Cell<V> | undefined;
   /** There are VIPs at this address. */
   tracked: Cell<V> | undefined;
@@ -107,7 +108,7 @@ export class VipIndex<V> {
     if (leaf.services.size > 0) return;
     trie.remove(leaf);
     // What carries the fact would not be told of a VIP that comes to have this address again.
-    leaf.otherPorts?.touch();
+    leaf.otherPorts?.set(null);
     leaf.tracked?.set(null);
   }
 
@@ -142,7 +143,10 @@ export class VipIndex<V> {
     seen.seeTpDst();
     const service = leaf.services.get(serviceKey(protocol, packet.tpDst));
     if (service !== undefined) return service.cell;
-    leaf.otherPorts ??= this.newCell(`other ports of ${formatWords(leaf.words)}`);
+    if (leaf.otherPorts === undefined) {
+      leaf.otherPorts = this.newCell(`other ports of ${formatWords(leaf.words)}`);
+      leaf.otherPorts.set('tracked');
+    }
     return leaf.otherPorts;
   }
 

@@ -37,6 +37,8 @@ export const bridgeSchema = z.strictObject({
   ...filters,
   ...mirrors,
   qosPolicyId: reference.optional(),
+  /** Serves what the bridge's machines send to its VIPs, whoever they send it through. A load balancer may serve several bridges. */
+  loadBalancerId: reference.optional(),
   /** The VXLAN network identifier under which hardware VTEPs know the bridge. */
   vni: vni.optional(),
 });

@@ -17,6 +17,7 @@ import type { Decision, Effect } from '../../src/simulation/decision.js';
 import type {
   BridgePortFact,
   Fact,
+  LoadBalancerFact,
   NatOwner,
   PortRange,
   SourceNatFact,
@@ -41,6 +42,7 @@ export const ROUTER_MACS = { inside: 0x0200_0000_aa01, outside: 0x0200_0000_aa02
 
 const TUNNEL_PORT = 1;
 const ROUTER_ZONE = 1000;
+const BRIDGE_ZONE = 1001;
 /** By which other hosts know the router. */
 const ROUTER_KEY = 500;
 /** Source ports that each host translates to. */
@@ -61,6 +63,9 @@ export interface Rules {
 export interface NetworkSpec {
   readonly machines: readonly MachineSpec[];
   readonly router?: Rules;
+  /** Of the router, or of both bridges. */
+  readonly loadBalancer?: LoadBalancerFact;
+  readonly balancedDevice?: 'router' | 'bridges';
   /** By the machine's name. */
   readonly ports?: Readonly<Record<string, Rules>>;
 }
@@ -134,7 +139,7 @@ function underlay(host: number): number {
 export class Host {
   upcalls = 0;
   readonly drops: string[] = [];
-  readonly decisions: { readonly key: FlowKey; readonly decision: Done }[] = [];
+  readonly decisions: { readonly id: number; readonly key: FlowKey; readonly decision: Done }[] = [];
   private readonly world = new World();
   private readonly datapath: MemoryDatapath;
   private readonly records = new Map<number, TestFact<Recirculation>>();
@@ -208,8 +213,13 @@ export class Host {
       outboundFilters: rules?.outbound ? [filters.set(`${place} out`, rules.outbound)] : [],
     });
     Object.assign(router, chainsOf('router', spec.router));
+    const loadBalancer = spec.loadBalancer && fact<LoadBalancerFact>('load balancer', spec.loadBalancer);
+    if (spec.balancedDevice === 'router') Object.assign(router, { loadBalancer });
     for (const side of BRIDGES) {
       const bridge = new TestBridge(side);
+      if (spec.balancedDevice === 'bridges') {
+        Object.assign(bridge, { loadBalancer, sourceNat: this.sourceNat(BRIDGE_ZONE + BRIDGES.indexOf(side)) });
+      }
       const address = NETWORKS[side] + 1;
       const link = joinToBridge(router, bridge, ROUTER_MACS[side], address);
       link.answer = null;
@@ -260,7 +270,7 @@ export class Host {
   }
 
   /** Each host has blocks of the upper half of the ports of each address. */
-  private sourceNat(): SourceNatFact {
+  private sourceNat(zone = ROUTER_ZONE): SourceNatFact {
     const first = FIRST_PORT + PORTS_OF_HOST * this.index;
     const ranges: PortRange[] = [{ first, last: first + PORTS_OF_HOST - 1 }];
     const local = fact<NatOwner>('this host', { type: 'local' });
@@ -276,7 +286,7 @@ export class Host {
       return Math.floor(host) === this.index ? local : other;
     };
     return {
-      zone: fact('zone of the router', ROUTER_ZONE),
+      zone: fact(`zone ${zone}`, zone),
       ports: () => fact('ports', ranges),
       owner: (_words, _offset, _length, block) => (block === undefined ? local : owner(block)),
     };
@@ -289,10 +299,11 @@ export class Host {
     if (decision.drop !== undefined) this.drops.push(decision.drop);
     this.keep(decision);
     if (decision.install && complete) {
-      this.decisions.push({ key: kept, decision });
+      const id = this.nextFlowId++;
+      this.decisions.push({ id, key: kept, decision });
       const put = {
         type: 'put',
-        id: this.nextFlowId++,
+        id,
         key: kept,
         mask: decision.mask,
         actions: decision.actions,
@@ -303,6 +314,17 @@ export class Host {
     if (decision.actions.length > 0) {
       this.submit({ type: 'execute', key: kept, packet: packet.slice(), actions: decision.actions, origin });
     }
+  }
+
+  /** As an agent does when a fact has changed: each flow is what is decided of its packets by now. */
+  revisit(): void {
+    this.decisions.forEach((known, i) => {
+      const decision = this.simulate(known.key);
+      this.keep(decision);
+      const { key } = known;
+      this.submit({ type: 'put', id: known.id, key, mask: known.decision.mask, actions: decision.actions });
+      this.decisions[i] = { ...known, decision };
+    });
   }
 
   private keep({ recirculations }: Done): void {

@@ -83,8 +83,9 @@ function search(all: Iterable<Vip>, key: FlowKey): string | null {
     (key.nwProto === IpProtocol.ICMP && key.tpSrc === 3) || (key.nwProto === IpProtocol.ICMPV6 && key.tpSrc < 128);
   if (key.nwProto === IpProtocol.ESP) return null;
   if (key.nwFrag !== Frag.NONE || isError) return 'tracked';
+  if (key.nwProto === IpProtocol.ICMP || key.nwProto === IpProtocol.ICMPV6) return null;
   const found = there.filter((vip) => vip.protocol === key.nwProto && vip.port === key.tpDst);
-  return found.map(({ id }) => id).sort()[0] ?? null;
+  return found.map(({ id }) => id).sort()[0] ?? 'tracked';
 }
 
 /** A flow as an agent would keep it. */
