@@ -210,7 +210,10 @@ export class Agent {
       agent.neighbors.tick();
       agent.addresses.expire();
       agent.cache.hosts.tick();
-      if (agent.cache.releaseUnused()) agent.tunnels.forgetUnused(agent.cache.tunnelsInUse());
+      if (agent.cache.releaseUnused()) {
+        agent.tunnels.forgetUnused(agent.cache.tunnelsInUse());
+        agent.releaseUnusedDevices();
+      }
       agent.bindings.forgetUnused();
       agent.zones.tick();
       agent.natLeases.tick();
@@ -296,9 +299,10 @@ export class Agent {
 
   /** Devices for which nothing is leased here, and which no flow translates for, need no numbers of this host's. */
   private releaseUnusedDevices(): void {
+    if (!this.natLeases.isLoaded) return;
     for (const owner of [...this.zones.allOwners()]) {
       const [kind, id] = owner.split(' ');
-      if (kind !== DEVICE || this.natLeases.has(id) || this.cache.sourceNat(id)?.isIdle === false) continue;
+      if (kind !== DEVICE || this.natLeases.has(id) || this.cache.usesSourceNat(id)) continue;
       this.zones.release(owner);
       this.bindings.releaseRouterKey(id);
     }

@@ -63,7 +63,7 @@ interface Supply {
 export class NatLeases {
   private readonly blocks: NatBlocks;
   private readonly supplies = new Map<string, Supply>();
-  private isLoaded = false;
+  private loaded = false;
   private failed = false;
   private giving = false;
   private timer: NodeJS.Timeout | undefined;
@@ -79,7 +79,7 @@ export class NatLeases {
     this.blocks.load(this.abort.signal).then(
       (blocks) => {
         for (const block of blocks) this.add(this.supply(block.deviceId, block.address), block);
-        this.isLoaded = true;
+        this.loaded = true;
         this.failed = false;
         this.options.onLoaded();
         for (const supply of this.supplies.values()) {
@@ -115,6 +115,11 @@ export class NatLeases {
     return false;
   }
 
+  /** Whether it is known what an earlier run leased. */
+  get isLoaded(): boolean {
+    return this.loaded;
+  }
+
   /** How many blocks are leased. */
   get size(): number {
     let count = 0;
@@ -124,12 +129,22 @@ export class NatLeases {
 
   /** Compare with the NSDB what is leased: a session was lost. */
   reconcile(): void {
-    if (this.isLoaded) this.blocks.reconcile(this.abort.signal).catch((error: Error) => this.tell(error));
+    if (!this.loaded) return;
+    clearTimeout(this.timer);
+    this.blocks.reconcile(this.abort.signal).then(
+      () => {
+        this.failed = false;
+      },
+      (error: Error) => {
+        this.tell(error);
+        if (!this.abort.signal.aborted) this.timer = setTimeout(() => this.reconcile(), RETRY_MS);
+      },
+    );
   }
 
   /** To be called once a second: what nobody needs is given back. */
   tick(): void {
-    if (!this.isLoaded || this.giving) return;
+    if (!this.loaded || this.giving) return;
     const horizon = this.options.clock() - KEEP_MS;
     const idle = [...this.supplies.values()].filter((supply) => isIdle(supply) && supply.idleSince <= horizon);
     if (idle.length === 0) return;
@@ -174,7 +189,7 @@ export class NatLeases {
 
   /** Lease what the holders lack, one after the other. */
   private lease(supply: Supply): void {
-    if (!this.isLoaded || supply.isBusy) return;
+    if (!this.loaded || supply.isBusy) return;
     supply.isBusy = true;
     clearTimeout(supply.retry);
     this.leaseNow(supply)

@@ -102,6 +102,11 @@ export class TopologyCache implements TopologySource {
     return sourceNat;
   }
 
+  /** Whether a flow or packet needs that the sources of packets be translated for the device. */
+  usesSourceNat(deviceId: string): boolean {
+    return this.sourceNats.get(deviceId)?.isIdle === false;
+  }
+
   port(id: string): Cell<PortFact> {
     let cell = this.ports.get(id);
     if (cell === undefined) {
@@ -228,6 +233,7 @@ export class TopologyCache implements TopologySource {
 
   close(): void {
     for (const port of this.localPorts.values()) port.close();
+    for (const bridge of this.bridges.values()) bridge.close();
     this.linkedRouters.close();
     for (const cell of this.watched.keys()) cell.stop();
     this.watched.clear();
@@ -289,6 +295,7 @@ export class TopologyCache implements TopologySource {
           subscribe: (self) => this.findNeighbor(portId, address, self),
           same: (a, b) => a.mac === b.mac,
           forget,
+          namedByPackets: true,
         }),
       );
       this.neighbors.set(portId, cells);

@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto';
-import { rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
@@ -138,7 +138,12 @@ export class Zones {
   }
 
   private giveBack(zone: number): void {
-    truncateSync(this.path(zone));
+    try {
+      writeFileSync(this.path(zone), '');
+    } catch (error) {
+      // After a restart it is its owner's again, who gives it back if there is no such owner any more.
+      this.options.log.error({ zone, error: (error as Error).message }, 'could not write down that a zone is free');
+    }
     this.released.set(zone, this.options.clock());
   }
 
@@ -147,17 +152,16 @@ export class Zones {
     const { signal } = this.abort;
     try {
       await datapath.flushZones(new Set(zones), signal);
+      for (const zone of zones) {
+        rmSync(this.path(zone), { force: true });
+        this.released.delete(zone);
+      }
+      this.failed = false;
     } catch (error) {
       if (signal.aborted) return;
       // Once, not every second: it is tried until it works.
       if (!this.failed) log.error({ error: (error as Error).message }, 'could not forget the connections of zones');
       this.failed = true;
-      return;
-    }
-    this.failed = false;
-    for (const zone of zones) {
-      rmSync(this.path(zone), { force: true });
-      this.released.delete(zone);
     }
   }
 

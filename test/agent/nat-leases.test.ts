@@ -159,6 +159,8 @@ test('others are told the key that holds now, also when a lost session has block
   await until('all are leased again', () => count(told.ranges) === 1024);
   const path = joinPath(natBlocksPath(deviceId, ADDRESS), String(told.ranges![0].first).padStart(5, '0'));
   const { version } = (await store.exists(path))!;
+  let failures = 0;
+  store.fate = () => (failures++ === 0 ? 'lost' : 'live');
   leases.reconcile();
   await until('it was claimed again', async () => (await store.exists(path))!.version > version);
   t.is(JSON.parse(Buffer.from((await store.get(path))!.data).toString()).tunnelKey, 8);

@@ -140,6 +140,18 @@ test('a zone that could not be written is not given', async (t) => {
   t.deepEqual([...zones.allOwners()], []);
 });
 
+test('a zone can be given back though that cannot be written down', async (t) => {
+  const world = await World.make(t);
+  const zones = await world.open();
+  zones.take('port a');
+  await rm(world.folder, { recursive: true });
+  zones.release('port a');
+  t.deepEqual(world.errors, ['could not write down that a zone is free']);
+  await world.pass(zones, 5000);
+  t.is(world.flushed.length, 1);
+  t.is(zones.size, 0);
+});
+
 test('when all zones are in use, nobody gets one', async (t) => {
   const world = await World.make(t);
   const zones = await world.open();
