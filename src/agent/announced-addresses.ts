@@ -22,6 +22,8 @@ interface Announced {
 interface AnnouncedTable {
   readonly table: SharedTable<string, IpEntry>;
   readonly entries: Map<string, Announced>;
+  /** Whether it was told that there are too many. */
+  isFullTold: boolean;
 }
 
 /**
@@ -41,12 +43,19 @@ export class AnnouncedAddresses {
   ) {}
 
   announced({ bridge, address: words, mac }: Extract<Effect, { type: 'announce' }>): void {
-    const { table, entries } = this.tableOf(bridge.id);
+    const announced = this.tableOf(bridge.id);
+    const { table, entries } = announced;
     const address = formatIp({ family: words.length === 1 ? 4 : 6, words: [...words] });
     let entry = entries.get(address);
     if (entry === undefined) {
       if (entries.size >= MAX_ADDRESSES) {
-        this.log.warn({ bridge: bridge.id, address }, 'an address was not learned, as the bridge has too many');
+        if (!announced.isFullTold) {
+          this.log.warn(
+            { bridge: bridge.id },
+            'addresses are not learned, as machines of the bridge announce too many',
+          );
+        }
+        announced.isFullTold = true;
         return;
       }
       entry = { bridgeId: bridge.id, address, mac: 0, at: 0 };
@@ -89,7 +98,7 @@ export class AnnouncedAddresses {
           if (entry !== undefined) this.remove(entry);
         },
       });
-      bridge = { table, entries };
+      bridge = { table, entries, isFullTold: false };
       this.bridges.set(bridgeId, bridge);
     }
     return bridge;

@@ -85,6 +85,7 @@ export class BridgeNode implements BridgeFact {
         subscribe: (self) => this.watchIp(address, self),
         same: (a, b) => a.mac === b.mac,
         forget,
+        namedByPackets: true,
       }),
     );
   }
@@ -152,10 +153,16 @@ export class BridgeNode implements BridgeFact {
         subscribe: (self) => this.watchMac(mac, vlan, self),
         same: (a, b) => a.port === b.port,
         forget: (self) => this.forgetMac(mac, vlan, self),
+        namedByPackets: true,
       });
       macs.set(mac, cell);
     }
     return cell;
+  }
+
+  /** How many MAC addresses are kept that packets asked for, or that this host knows. */
+  get macCount(): number {
+    return [...this.macs.values()].reduce((count, macs) => count + macs.size, 0);
   }
 
   private forgetMac(mac: number, vlan: number, cell: Cell<MacFact>): void {
@@ -213,6 +220,10 @@ export class BridgeNode implements BridgeFact {
     this.cell.setLocal(present ? this : undefined);
     if (present) this.source.load(this.cell as Cell<unknown>);
     this.subnets.presume(present);
+  }
+
+  close(): void {
+    this.unknown?.close();
   }
 
   private watchInteriorPorts(vlan: number, cell: Cell<readonly Fact<PortFact>[]>): Watch {

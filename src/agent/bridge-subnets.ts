@@ -160,6 +160,7 @@ class HostCells<K extends SubnetKind, H> {
         forget: (self) => {
           if (this.cells.get(name) === self) this.cells.delete(name);
         },
+        namedByPackets: true,
       });
       this.cells.set(name, cell);
     }

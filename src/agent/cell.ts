@@ -11,6 +11,8 @@ export interface CellOptions<T> {
   readonly same?: (a: T, b: T) => boolean;
   /** Takes the cell out of whatever finds it by name: it is not needed any more. */
   readonly forget?: (cell: Cell<T>) => void;
+  /** What is in packets names it, such as an address: there may be any number of its kind. */
+  readonly namedByPackets?: boolean;
 }
 
 /**
@@ -57,6 +59,11 @@ export class Cell<T> implements Fact<T> {
     this.watch = undefined;
     this.remote = undefined;
     if (!this.isLocal) this.options.forget?.(this);
+  }
+
+  /** Whoever asked for it will not wait for it: what only a packet has named is not kept. */
+  discard(): void {
+    if (this.options.namedByPackets && isIdle(this)) this.stop();
   }
 
   /** What the source says; `null` when there is no such thing, undefined while that is being found out again. */

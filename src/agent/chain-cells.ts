@@ -123,6 +123,7 @@ class AddressGroupCells implements AddressGroupFact {
           forget(self);
           if (this.cells.isEmpty) unused();
         },
+        namedByPackets: true,
       }),
     );
   }

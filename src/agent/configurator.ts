@@ -27,7 +27,10 @@ export class Configurator {
     for (;;) {
       const answer = answerConfigurationRequest(request, frame, mtu());
       if (answer.type === 'wait') {
-        if (!mayWait) return answer;
+        if (!mayWait) {
+          for (const fact of answer.missing) (fact as Cell<unknown>).discard();
+          return answer;
+        }
         for (const fact of answer.missing) load(fact as Cell<unknown>);
         // A fact that is known at once changes before anybody waits for it.
         if (answer.missing.some((fact) => fact.value === undefined)) return answer;

@@ -86,6 +86,7 @@ export class Forwarder {
 
   /** Take a batch of packets that no flow matched. */
   upcalls(batch: readonly Upcall[]): void {
+    if (this.closed) return;
     const operations: FlowOperation[] = [];
     for (const upcall of batch) this.upcall(upcall, operations);
     this.submit(operations);
@@ -93,6 +94,7 @@ export class Forwarder {
 
   /** Send a frame of a router's own out of one of its ports, through whatever is behind it. */
   send(port: Fact<PortFact>, frame: Uint8Array): void {
+    if (this.closed) return;
     const operations: FlowOperation[] = [];
     this.sendOut(port, frame, operations);
     this.submit(operations);
@@ -234,7 +236,11 @@ export class Forwarder {
       const decision = this.simulate(key, packet);
       // Before its actions are put anywhere, as packets may come back at once.
       if (decision.type === 'done') this.recirculations.learn(decision.recirculations);
-      if (decision.type === 'done' || !mayLoad) return decision;
+      if (decision.type === 'done') return decision;
+      if (!mayLoad) {
+        for (const fact of decision.missing) (fact as Cell<unknown>).discard();
+        return decision;
+      }
       for (const fact of decision.missing) this.load(fact as Cell<unknown>);
       // A fact that is known at once changes before anybody waits for it.
       if (decision.missing.some((fact) => fact.value === undefined)) return decision;

@@ -63,6 +63,8 @@ interface Learned {
 interface LearnedTable {
   readonly table: SharedTable<string, IpEntry>;
   readonly entries: Map<string, Learned>;
+  /** Whether it was told that there are too many. */
+  isFullTold: boolean;
 }
 
 export interface NeighborsOptions {
@@ -232,9 +234,12 @@ export class Neighbors {
 
   private learn(portId: string, address: string, ip: Ip, mac: number): void {
     const { clock, log } = this.options;
-    const { table, entries } = this.tableOf(portId);
+    const learned = this.tableOf(portId);
+    const { table, entries } = learned;
     if (entries.size >= MAX_NEIGHBORS) {
-      log.warn({ port: portId, address }, 'a neighbour was not learned, as the port of the router has too many');
+      if (!learned.isFullTold)
+        log.warn({ port: portId }, 'neighbours are not learned, as the port of the router has too many');
+      learned.isFullTold = true;
       return;
     }
     const jitter = fnv1a(address) % JITTER_MS;
@@ -275,7 +280,7 @@ export class Neighbors {
           if (entry !== undefined && this.learned.get(portId)?.entries === entries) this.remove(entry);
         },
       });
-      learned = { table, entries };
+      learned = { table, entries, isFullTold: false };
       this.learned.set(portId, learned);
     }
     return learned;

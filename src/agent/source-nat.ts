@@ -120,8 +120,8 @@ class NatAddress {
           return { ready: READY, close: () => held.close() };
         },
         same: sameRanges,
-        forget: () => {
-          this.ranges.delete(key);
+        forget: (self) => {
+          if (this.ranges.get(key) === self) this.ranges.delete(key);
           this.forgetIfUnused();
         },
       });
@@ -137,10 +137,11 @@ class NatAddress {
       cell = this.source.cell<NatOwner>(`who has ${name} ${this.text} for device ${this.deviceId}`, {
         subscribe: (self) => this.follow(block, self),
         same: sameOwner,
-        forget: () => {
-          this.owners.delete(block);
+        forget: (self) => {
+          if (this.owners.get(block) === self) this.owners.delete(block);
           this.forgetIfUnused();
         },
+        namedByPackets: true,
       });
       this.owners.set(block, cell);
     }

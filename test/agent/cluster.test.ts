@@ -557,6 +557,7 @@ cluster(
     await c.quiet();
     t.is(host.agent.forwarder.waitingPackets, 64, 'a port has a share of the room');
     t.is(host.agent.cache.size, watched + 64, 'and asks for no more than that');
+    t.true(host.agent.cache.bridge(bridge).macCount < 70, 'nor keeps more');
     await c.advance(5001);
     t.is(host.agent.forwarder.waitingPackets, 0);
     t.is(host.agent.metrics.drops.get('waited-too-long'), 64);
