@@ -17,6 +17,7 @@ import type {
   MirrorFact,
   NeighborFact,
   PortFact,
+  QosFact,
   RemoteHost,
   ServedFact,
   SourceNatFact,
@@ -44,6 +45,7 @@ export class BridgeNode implements BridgeFact {
   outboundFilters: readonly Fact<ChainFact>[] = [];
   inboundMirrors: readonly Fact<MirrorFact>[] = [];
   outboundMirrors: readonly Fact<MirrorFact>[] = [];
+  qos: Fact<QosFact> | undefined;
   /** Whether the NSDB has told of the bridge. */
   private isTold = false;
   private unknown: UnknownFilters | undefined;
@@ -109,7 +111,9 @@ export class BridgeNode implements BridgeFact {
     const outbound = this.source.chains.filters(outboundFilterId);
     const { inboundMirrors, outboundMirrors } = this.source.mirrors.taps(bridge);
     const balancer = loadBalancerId === undefined ? undefined : this.source.loadBalancers.loadBalancer(loadBalancerId);
+    const qos = this.source.qos.policy(bridge.qosPolicyId);
     const isSame =
+      qos === this.qos &&
       sameTaps({ inboundMirrors, outboundMirrors }, this) &&
       adminStateUp === this.adminStateUp &&
       balancer === this.loadBalancer &&
@@ -121,6 +125,7 @@ export class BridgeNode implements BridgeFact {
     this.inboundMirrors = inboundMirrors;
     this.outboundMirrors = outboundMirrors;
     this.loadBalancer = balancer;
+    this.qos = qos;
     this.isTold = true;
     return !isSame;
   }

@@ -15,6 +15,7 @@ import { LoadBalancerCells } from './load-balancer-cells.js';
 import { LocalPort } from './local-port.js';
 import type { LocalPortFacts } from './local-ports.js';
 import { MirrorCells, sameTaps } from './mirror-cells.js';
+import { QosCells } from './qos-cells.js';
 import { RouterNode } from './router-node.js';
 import { SourceNat, type SourceNatOptions } from './source-nat.js';
 import type { TopologySource } from './topology-source.js';
@@ -36,6 +37,7 @@ export class TopologyCache implements TopologySource {
   readonly chains = new ChainCells(this);
   readonly mirrors = new MirrorCells(this);
   readonly loadBalancers = new LoadBalancerCells(this);
+  readonly qos = new QosCells(this);
   readonly hosts: HostLiveness;
   /** Those that front ends of this host attached. */
   private readonly localPorts = new Map<string, LocalPort>();
@@ -268,6 +270,7 @@ export class TopologyCache implements TopologySource {
         peer,
         vlanId: peer === undefined ? undefined : port.vlanId,
         isIsolated: port.isolated ?? false,
+        qos: this.qos.policy(port.qosPolicyId),
         ...filtersAndTaps,
       };
     }
@@ -349,7 +352,8 @@ function samePort(a: PortFact, b: PortFact): boolean {
     return false;
   if (!sameIds(a.groupIds, b.groupIds) || !sameTaps(a, b)) return false;
   if (a.type === 'bridge') {
-    return b.type === 'bridge' && a.bridge === b.bridge && a.vlanId === b.vlanId && a.isIsolated === b.isIsolated;
+    if (b.type !== 'bridge' || a.bridge !== b.bridge || a.qos !== b.qos) return false;
+    return a.vlanId === b.vlanId && a.isIsolated === b.isIsolated;
   }
   return b.type === 'router' && a.router === b.router && sameAddresses(a.addresses, b.addresses);
 }

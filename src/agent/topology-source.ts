@@ -5,6 +5,7 @@ import type { ChainCells } from './chain-cells.js';
 import type { HostLiveness } from './host-liveness.js';
 import type { LoadBalancerCells } from './load-balancer-cells.js';
 import type { MirrorCells } from './mirror-cells.js';
+import type { QosCells } from './qos-cells.js';
 
 /** What the facts about one device are made from. */
 export interface TopologySource {
@@ -21,6 +22,7 @@ export interface TopologySource {
   readonly chains: ChainCells;
   readonly mirrors: MirrorCells;
   readonly loadBalancers: LoadBalancerCells;
+  readonly qos: QosCells;
   readonly hosts: HostLiveness;
   /** How this host translates sources for a device; undefined if it cannot. */
   sourceNat(deviceId: string): SourceNatFact | undefined;

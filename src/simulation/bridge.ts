@@ -6,6 +6,7 @@ import type { BridgeFact, BridgePortFact, Fact, PortFact } from './fact.js';
 import { balance } from './load-balancer.js';
 import { answerNeighborSolicitation, hearAdvertisement } from './nd.js';
 import { egressPort, mirror, outputHereToAll, passes, trackBy } from './port.js';
+import { markPacket } from './qos.js';
 import { macStep } from './trace.js';
 import { outputToHost } from './tunnel.js';
 
@@ -43,6 +44,7 @@ export function bridgeInput(context: SimulationContext, port: BridgePortFact): v
   const vlan = port.vlanId ?? packet.vlanTci & VLAN_ID;
   // Where bridges are linked in a circle, one copy of a flooded packet comes through and no more.
   if (!context.isFirstCopyIn(bridge, vlan)) return context.drop('loop');
+  markPacket(context, bridge, port);
   mirror(context, bridge.inboundMirrors);
   if (learns(context, port)) context.learn({ type: 'learn', bridge, mac: packet.ethSrc, vlan, port });
   if (packet.vlanTci === 0) {

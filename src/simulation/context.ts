@@ -36,6 +36,10 @@ const MAX_COPIES_OF_COPIES = 64;
 /** Devices that a packet passes at most; one that passes more goes in a circle. MidoNet's value. */
 const MAX_DEVICES = 12;
 
+/** What there is in the TOS of IPv4 and the traffic class of IPv6. */
+const DSCP_BITS = 0xfc;
+const ECN_BITS = 0x03;
+
 /** So many facts are found faster by going through them than by a hash. */
 const SEARCHED_FACTS = 48;
 
@@ -332,6 +336,15 @@ export class SimulationContext {
     this.settle(Word.NW_TTL, 1);
     this.packet.nwTtl = ttl;
     this.written[Word.NW_TTL] = 0xff;
+  }
+
+  /** Of IP packets only. The two bits of congestion notification stay. */
+  setDscp(dscp: number): void {
+    if (!this.isIp()) return;
+    this.trace?.push({ type: 'set', field: 'DSCP', value: String(dscp) });
+    this.settle(Word.NW_TOS, 1);
+    this.packet.nwTos = (dscp << 2) | (this.packet.nwTos & ECN_BITS);
+    this.written[Word.NW_TOS] = DSCP_BITS;
   }
 
   pushVlan(vlanId: number): void {

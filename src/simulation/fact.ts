@@ -75,6 +75,8 @@ export interface BridgePortFact extends AnyPortFact {
   readonly bridge: Fact<BridgeFact>;
   /** Interior: the VLAN of the bridge that goes through this port, without its tag; undefined for whatever comes. */
   readonly vlanId?: number;
+  /** Exterior: what becomes of traffic from there; absent for the bridge's. */
+  readonly qos?: Fact<QosFact>;
   /** Whether it exchanges packets only with ports of the bridge that are not isolated. */
   readonly isIsolated?: boolean;
 }
@@ -135,6 +137,8 @@ export interface BridgeFact extends Taps {
   /** Absent when the datapath cannot translate. */
   readonly sourceNat?: SourceNatFact;
   readonly loadBalancer?: Fact<LoadBalancerFact>;
+  /** What becomes of traffic from machines at ports that have none of their own. */
+  readonly qos?: Fact<QosFact>;
   /** What packets without a VLAN tag pass before the bridge looks for their way, and behind that. */
   readonly inboundFilters?: readonly Fact<ChainFact>[];
   readonly outboundFilters?: readonly Fact<ChainFact>[];
@@ -352,6 +356,12 @@ export interface RedirectRuleFact extends AnyRuleFact {
   readonly ingress: boolean;
   /** Whether a packet that cannot leave at the target goes on as if it had come back from there. */
   readonly failOpen: boolean;
+}
+
+/** A quality of service policy. */
+export interface QosFact {
+  /** What IP packets are marked with: the six bits above those of congestion notification (RFC 2474, RFC 3168). */
+  readonly dscp: number | undefined;
 }
 
 /** Copies packets, as they are where it is, out of a port. */

@@ -103,6 +103,7 @@ test('facts are read when they are needed, and follow the NSDB', async (t) => {
     peer: undefined,
     vlanId: undefined,
     isIsolated: false,
+    qos: undefined,
     inboundFilters: [],
     outboundFilters: [],
     groupIds: new Set(),

@@ -18,6 +18,7 @@ import type {
   MirrorFact,
   NeighborFact,
   PortFact,
+  QosFact,
   RemoteHost,
   ServedFact,
   TunnelPath,
@@ -76,6 +77,7 @@ export class TestBridge implements BridgeFact {
   outboundFilters: readonly Fact<ChainFact>[] = [];
   inboundMirrors: readonly Fact<MirrorFact>[] = [];
   outboundMirrors: readonly Fact<MirrorFact>[] = [];
+  qos: Fact<QosFact> | undefined;
 
   constructor(readonly id: string) {
     this.cell = fact<BridgeFact>(`bridge ${id}`, this);
