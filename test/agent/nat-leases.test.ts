@@ -162,6 +162,7 @@ test('others are told the key that holds now, also when a lost session has block
   let failures = 0;
   store.fate = () => (failures++ === 0 ? 'lost' : 'live');
   leases.reconcile();
+  await until('the NSDB was asked, to no avail', () => failures > 0);
   await until('it was claimed again', async () => (await store.exists(path))!.version > version);
   t.is(JSON.parse(Buffer.from((await store.get(path))!.data).toString()).tunnelKey, 8);
 });
