@@ -1,5 +1,7 @@
 import test from 'ava';
+import type { Rule } from '../../src/topology/chains.js';
 import { idFromName } from '../../src/topology/id.js';
+import { positionsAfter } from '../../src/topology/position.js';
 import { cleanUp } from './clean-up.js';
 import { Lab, type LabNode, must, type Outcome, received, run, until } from './lab.js';
 
@@ -209,6 +211,76 @@ test.serial('TCP runs through the router without an upcall for each connection',
   await blue.run(process.execPath, '-e', "require('net').connect(5000, '127.0.0.1').end('stop')");
   await server;
 });
+
+test.serial('the router translates addresses: machines behind one, a service behind another', async (t) => {
+  t.timeout(240_000);
+  const repository = lab.repository();
+  const addChain = async (name: string, rules: readonly NatRule[]) => {
+    const chainId = idFromName('chain', name);
+    await repository.create('chain', { id: chainId, name });
+    for (const [i, position] of positionsAfter(undefined, rules.length).entries()) {
+      await repository.create('rule', { ...rules[i], id: idFromName('rule', `${name} ${i}`), chainId, position });
+    }
+    return chainId;
+  };
+  const target = (address: string, start: number, end: number) => [
+    { start: address, end: address, ports: { start, end } },
+  ];
+  const action = 'accept';
+  const inboundFilterId = await addChain('prerouting', [
+    { type: 'dnat', targets: target(blue.ipv4, 5000, 5000), action, condition: { destination: '198.51.100.80/32' } },
+    { type: 'reverse-snat', action, condition: { destination: '198.51.100.5/32' } },
+  ]);
+  const isPrivate = { source: '10.50.1.0/24', destination: '203.0.113.0/24' };
+  const outboundFilterId = await addChain('postrouting', [
+    { type: 'snat', targets: target('198.51.100.5', 1024, 65535), action, condition: isPrivate },
+  ]);
+  await repository.modify('router', ROUTER, (router) => ({ ...router, inboundFilterId, outboundFilterId }));
+  await until('the service to be there', async () => (await red.ping('198.51.100.80', 1)) === 1);
+  t.is(await red.ping('198.51.100.80'), 2);
+
+  const servers = [blue, world].map((machine) => machine.run('timeout', '200', process.execPath, '-e', WHO_ARE_YOU));
+  for (const machine of [blue, world]) {
+    await until('the server to listen', async () => (await machine.run('ss', '-Hltn', 'sport = :5000')).stdout !== '');
+  }
+  const ask = (address: string) => red.run(process.execPath, '-e', ASK, address, '1');
+  await until('ports to be leased', async () => /::ffff:198/.test((await ask('203.0.113.1')).stdout));
+  t.regex((await ask('203.0.113.1')).stdout, /::ffff:198\.51\.100\.5/);
+  t.regex((await ask('198.51.100.80')).stdout, new RegExp(red.ipv4));
+  t.is(await red.ping('203.0.113.1'), 2, 'answers without ports find the node that has translated');
+  const upcalls = () => Promise.all(lab.nodes.map((node) => node.metric('midonet_upcalls_total')));
+  const before = await upcalls();
+  for (const address of ['198.51.100.80', '203.0.113.1']) {
+    const outcome = await red.run(process.execPath, '-e', ASK, address, '300');
+    t.is(outcome.status, 0, outcome.stderr);
+  }
+  const after = await upcalls();
+  const spent = after.map((value, i) => value - before[i]);
+  t.log(`600 translated connections; upcalls on the nodes: ${spent.join(' and ')}`);
+  for (const value of spent) t.true(value < 100);
+  for (const machine of [blue, world]) {
+    await machine.run(process.execPath, '-e', "require('net').connect(5000, '127.0.0.1').end('stop')");
+  }
+  await Promise.all(servers);
+});
+
+type WithoutPlace<R> = R extends Rule ? Omit<R, 'id' | 'chainId' | 'position'> : never;
+type NatRule = WithoutPlace<Extract<Rule, { type: 'dnat' | 'snat' } | { type: 'reverse-dnat' | 'reverse-snat' }>>;
+
+/** Tells everybody what address they have. Ends when it is told to. */
+const WHO_ARE_YOU = `require('net').createServer((socket) => {
+  socket.on('data', (data) => String(data) === 'stop' && process.exit()).end(socket.remoteAddress);
+}).listen(5000);`;
+
+/** Connects so many times, one after the other, and says what it was told. */
+const ASK = `const [address, count] = process.argv.slice(1);
+(async () => {
+  for (let i = 0; i < Number(count); i++) await new Promise((resolve, reject) => {
+    const socket = require('net').connect(5000, address);
+    socket.setTimeout(10000, () => socket.destroy(new Error('no answer')));
+    socket.on('data', (data) => console.log(String(data))).on('close', resolve).on('error', reject);
+  });
+})();`;
 
 /** Ends when it is told to. */
 const SERVER = `const server = require('net').createServer((socket) => {
