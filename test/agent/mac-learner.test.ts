@@ -117,7 +117,7 @@ test('an entry that the topology seeded is never replaced', async (t) => {
 
 test('what cannot be learned now is learned when the NSDB is back; a bridge that is gone does not come back', async (t) => {
   const { nsdb, bridgeId, learner, warnings, portAt, repository } = await setUp(t);
-  const store = nsdb.store({ operationTimeout: 100 });
+  const store = nsdb.store({ operationTimeout: 1000 });
   await store.sync();
   const one = learner(store);
   await nsdb.stop();
