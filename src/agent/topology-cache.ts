@@ -113,26 +113,25 @@ export class TopologyCache implements TopologySource {
     let cell = this.ports.get(id);
     if (cell === undefined) {
       cell = this.cell<PortFact>(`port ${id}`, {
-        subscribe: (self) =>
-          this.repository.watch(
-            'port',
-            id,
-            (port) => {
-              self.set(port === undefined ? null : this.portFact(port));
-              this.linkedRouters.portChanged(id, port);
-            },
-            this.invalid,
-          ),
+        subscribe: (self) => this.watchPort(id, self),
         same: samePort,
-        forget: (self) => {
-          if (this.ports.get(id) === self) this.ports.delete(id);
-          this.linkedRouters.portChanged(id, undefined);
-          this.forgotten(id);
-        },
       });
       this.ports.set(id, cell);
     }
     return cell;
+  }
+
+  private watchPort(id: string, cell: Cell<PortFact>): Watch {
+    const follow = (port: Port | undefined) => {
+      cell.set(port === undefined ? null : this.portFact(port));
+      this.linkedRouters.portChanged(id, port);
+    };
+    const watch = this.repository.watch('port', id, follow, this.invalid);
+    const close = () => {
+      watch.close();
+      this.linkedRouters.portChanged(id, undefined);
+    };
+    return { ready: watch.ready, close };
   }
 
   /** Begin to read and watch a fact that a simulation waits for. */
@@ -189,8 +188,10 @@ export class TopologyCache implements TopologySource {
     for (const router of this.routers.values()) for (const port of router.portsInUse()) ports.add(port);
     for (const port of this.mirrors.portsInUse()) ports.add(port);
     for (const { value } of this.ports.values()) if (value?.peer !== undefined) ports.add(value.peer);
-    for (const port of this.ports.values()) {
-      if (isIdle(port) && !this.watched.has(port as Cell<unknown>) && !ports.has(port)) port.stop();
+    for (const [id, port] of this.ports) {
+      if (!isIdle(port) || this.watched.has(port as Cell<unknown>) || ports.has(port)) continue;
+      this.ports.delete(id);
+      this.forgotten(id);
     }
     const devices = new Set<Fact<unknown>>();
     for (const { value } of this.ports.values()) {

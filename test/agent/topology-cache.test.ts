@@ -298,3 +298,36 @@ test('a fact that is given up does not take along its successor of the same name
   cache.releaseUnused();
   t.is(cache.port(here.id), now);
 });
+
+test('a port that a route leads to is one fact, also when no packet has come that way for a while', async (t) => {
+  const { cache, bridgeId, clock, loaded, repository } = await setUp(t);
+  const routerId = (await repository.create('router', { id: randomUUID(), name: 'r' })).id;
+  const mac = '02:00:00:00:00:99';
+  const subnets = ['10.0.0.254/24'];
+  const down = await repository.create('port', { id: randomUUID(), routerId, mac, subnets });
+  const up = await repository.create('port', { id: randomUUID(), bridgeId, peerId: down.id });
+  await repository.create('route', {
+    id: randomUUID(),
+    routerId,
+    type: 'normal',
+    destination: '10.0.0.0/24',
+    nextHopPortId: down.id,
+  });
+  const router = cache.router(routerId).cell;
+  await loaded(router);
+  const port = cache.port(down.id);
+  await loaded(port);
+  const peer = cache.port(up.id);
+  await loaded(peer);
+  const entry = cache.bridge(bridgeId).mac(0x0200_0000_0099);
+  await until('the bridge knows the MAC address of the router', () => entry.value?.port === peer);
+  router.flows.add(1);
+  peer.flows.add(1);
+  entry.flows.add(1);
+  clock.now = 60_000;
+  t.true(cache.releaseUnused());
+  t.false(port.started);
+  t.is(cache.port(down.id), port);
+  await loaded(port);
+  await until('the bridge knows it again', () => entry.value?.port === peer);
+});
