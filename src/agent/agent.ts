@@ -303,8 +303,14 @@ export class Agent {
     for (const owner of [...this.zones.allOwners()]) {
       const [kind, id] = owner.split(' ');
       if (kind !== DEVICE || this.natLeases.has(id) || this.cache.usesSourceNat(id)) continue;
+      try {
+        this.bindings.releaseRouterKey(id);
+      } catch (error) {
+        // The zone is kept, so that it is tried again.
+        this.options.log.error({ owner, error: (error as Error).message }, 'could not give a tunnel key back');
+        continue;
+      }
       this.zones.release(owner);
-      this.bindings.releaseRouterKey(id);
     }
   }
 

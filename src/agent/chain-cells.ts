@@ -27,6 +27,8 @@ export class ChainCells implements RuleReferences {
         subscribe: (self) => this.watchChain(id, self),
         forget: (self) => {
           if (this.chains.get(id) === self) this.chains.delete(id);
+          // Its rules may have named groups of which no address was ever asked for.
+          for (const [groupId, group] of this.groups) if (group.isEmpty) this.groups.delete(groupId);
         },
       });
       this.chains.set(id, cell);
@@ -126,6 +128,10 @@ class AddressGroupCells implements AddressGroupFact {
         namedByPackets: true,
       }),
     );
+  }
+
+  get isEmpty(): boolean {
+    return this.cells.isEmpty;
   }
 
   ipv4(address: number): Fact<true> {
