@@ -117,6 +117,7 @@ export class Agent {
       (id) => ({ output: this.bindings.output(id), zone: this.bindings.zone(id) }),
       (portId, address, cell) => this.neighbors.watch(portId, address, cell),
       datapath.features.nat ? { store, leases: this.natLeases, zones } : undefined,
+      datapath,
       (id) => this.bindings.forgetPort(id),
       onChange,
       clock,

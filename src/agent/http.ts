@@ -142,6 +142,7 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
   });
   const gauges: Reading[] = [
     ['midonet_datapath_meters', 'How many meters the kernel can have', () => meters],
+    ['midonet_meters', 'Meters that limit the rate of ports of this host', () => agent.cache.meters.size],
     ['midonet_flows', 'Flows in the kernel', () => agent.forwarder.flows.size],
     ['midonet_flow_masks', 'Different masks of these flows', () => agent.forwarder.flows.masks],
     ['midonet_ports', 'Ports of this host whose interface is attached', () => agent.bindings.activePorts],

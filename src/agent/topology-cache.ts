@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import type { Datapath } from '../datapath/datapath.js';
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Watch } from '../nsdb/store.js';
 import { parseMac } from '../packet/address.js';
@@ -14,6 +15,7 @@ import { LinkedRouters } from './linked-routers.js';
 import { LoadBalancerCells } from './load-balancer-cells.js';
 import { LocalPort } from './local-port.js';
 import type { LocalPortFacts } from './local-ports.js';
+import { Meters } from './meters.js';
 import { MirrorCells, sameTaps } from './mirror-cells.js';
 import { QosCells } from './qos-cells.js';
 import { RouterNode } from './router-node.js';
@@ -38,6 +40,7 @@ export class TopologyCache implements TopologySource {
   readonly mirrors = new MirrorCells(this);
   readonly loadBalancers = new LoadBalancerCells(this);
   readonly qos = new QosCells(this);
+  readonly meters: Meters;
   readonly hosts: HostLiveness;
   /** Those that front ends of this host attached. */
   private readonly localPorts = new Map<string, LocalPort>();
@@ -62,12 +65,14 @@ export class TopologyCache implements TopologySource {
     private readonly here: (portId: string) => LocalPortFacts,
     private readonly findNeighbor: (portId: string, address: string, cell: Cell<NeighborFact>) => Watch,
     private readonly nat: SourceNatOptions | undefined,
+    datapath: Pick<Datapath, 'features' | 'putMeter' | 'deleteMeter'>,
     private readonly forgotten: (portId: string) => void,
     private readonly onChange: (cell: Cell<unknown>) => void,
     private readonly clock: () => number,
     private readonly log: Logger,
   ) {
     this.hosts = new HostLiveness(repository.store, clock);
+    this.meters = new Meters(this, datapath, log);
   }
 
   /** How many facts are watched in the NSDB, or were needed a short while ago. */
@@ -238,6 +243,7 @@ export class TopologyCache implements TopologySource {
     for (const port of this.localPorts.values()) port.close();
     for (const bridge of this.bridges.values()) bridge.close();
     this.linkedRouters.close();
+    this.meters.close();
     for (const cell of this.watched.keys()) cell.stop();
     this.watched.clear();
   }

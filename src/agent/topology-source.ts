@@ -4,6 +4,7 @@ import type { Cell, CellOptions } from './cell.js';
 import type { ChainCells } from './chain-cells.js';
 import type { HostLiveness } from './host-liveness.js';
 import type { LoadBalancerCells } from './load-balancer-cells.js';
+import type { Meters } from './meters.js';
 import type { MirrorCells } from './mirror-cells.js';
 import type { QosCells } from './qos-cells.js';
 
@@ -23,6 +24,7 @@ export interface TopologySource {
   readonly mirrors: MirrorCells;
   readonly loadBalancers: LoadBalancerCells;
   readonly qos: QosCells;
+  readonly meters: Meters;
   readonly hosts: HostLiveness;
   /** How this host translates sources for a device; undefined if it cannot. */
   sourceNat(deviceId: string): SourceNatFact | undefined;

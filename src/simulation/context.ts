@@ -211,6 +211,8 @@ export class SimulationContext {
   private flood: Flood | undefined;
   private mirrored: MirroredCopy | undefined;
   private copiesOfCopies = 0;
+  /** Which drops what comes in too fast. */
+  private meter: number | undefined;
   /** The source MAC address that it came in at the device with. */
   private senderMac = 0;
 
@@ -345,6 +347,13 @@ export class SimulationContext {
     this.settle(Word.NW_TOS, 1);
     this.packet.nwTos = (dscp << 2) | (this.packet.nwTos & ECN_BITS);
     this.written[Word.NW_TOS] = DSCP_BITS;
+  }
+
+  /** Nothing is done with the packet if the meter does not let it pass. */
+  limitBy(meter: number): void {
+    this.trace?.push({ type: 'meter', id: meter });
+    this.meter = meter;
+    this.copiesLength += this.limits.actionsLength([{ type: 'meter', id: meter }]);
   }
 
   pushVlan(vlanId: number): void {
@@ -733,6 +742,7 @@ export class SimulationContext {
       install = false;
       drop = 'stale-recirculation';
     } else actions = this.actions();
+    if (this.meter !== undefined && actions.length > 0) actions = [{ type: 'meter', id: this.meter }, ...actions];
     return {
       type: 'done',
       actions,

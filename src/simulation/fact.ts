@@ -362,6 +362,8 @@ export interface RedirectRuleFact extends AnyRuleFact {
 export interface QosFact {
   /** What IP packets are marked with: the six bits above those of congestion notification (RFC 2474, RFC 3168). */
   readonly dscp: number | undefined;
+  /** What limits the rate of a port of this host: the meter in the datapath, null if it has none. Absent without a limit. */
+  meter?(portId: string): Fact<number>;
 }
 
 /** Copies packets, as they are where it is, out of a port. */

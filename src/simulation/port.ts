@@ -4,6 +4,7 @@ import type { SimulationContext } from './context.js';
 import type { ChainFact, Fact, MirrorFact, PortFact, PortTaps, RedirectRuleFact, TunnelTarget } from './fact.js';
 import { askConnection, copyByMirrors } from './mirror.js';
 import { translate } from './nat.js';
+import { limitRate } from './qos.js';
 import { prohibited } from './reply.js';
 import { outputToHost } from './tunnel.js';
 
@@ -24,6 +25,7 @@ function comesIn(context: SimulationContext, fact: Fact<PortFact>, port: PortFac
     context.drop('port-down');
     return false;
   }
+  if (fact === context.ingress) limitRate(context, port);
   trackBy(context, port);
   if (!passes(context, port.inboundFilters)) return false;
   mirror(context, port.postInFilterMirrors);

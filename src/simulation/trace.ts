@@ -43,6 +43,8 @@ export type TraceStep =
   | { readonly type: 'out'; readonly port: string }
   /** A mirror copies it: the steps of the copy to where it leaves follow. */
   | { readonly type: 'mirror'; readonly id: string }
+  /** The meter drops it if such packets come too fast. */
+  | { readonly type: 'meter'; readonly id: number }
   /** It has to come back with what its connection is in a zone. */
   | { readonly type: 'ask'; readonly zone: number }
   /** It goes the way of the packet that opened its connection, or the other. */
@@ -145,6 +147,8 @@ function describeStep(step: TraceStep): string {
       return `out at port ${step.port}`;
     case 'mirror':
       return `copied by mirror ${step.id}`;
+    case 'meter':
+      return `limited by meter ${step.id}`;
     case 'ask':
       return `has to come back with the state of its connection in zone ${step.zone}`;
     case 'connection':

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
-import { Cluster } from './cluster.js';
+import { udpFrame } from '../simulation/world.js';
+import { Cluster, type Pod } from './cluster.js';
 import { until } from './until.js';
 
 /** Of the TOS behind an Ethernet header. */
@@ -45,4 +46,59 @@ test('packets are marked by the policy of a port or of its bridge, on their way 
   await repository.modify('bridge', bridgeId, (bridge) => ({ ...bridge, qosPolicyId: undefined }));
   await comeWith(0);
   t.pass();
+});
+
+test('what a port sends is limited on its host, whatever its flows, and each port by itself', async (t) => {
+  const { cluster, repository, bridgeId, pods } = await setUp(t, 2, 2);
+  const [a, b, c] = pods;
+  const [host] = cluster.hosts;
+  const rules = (maxKbps: number) => [{ type: 'bandwidth-limit' as const, maxKbps, maxBurstKb: 1000 }];
+  const { id } = await repository.create('qos-policy', { id: randomUUID(), name: 'limited', rules: rules(1) });
+  const { meters } = host.agent.cache;
+  const hasMeters = (count: number) =>
+    until(`there are ${count} meters`, async () => {
+      cluster.sendTo(a, c);
+      cluster.sendTo(b, c);
+      await cluster.quiet();
+      return meters.size === count;
+    });
+  await repository.modify('bridge', bridgeId, (bridge) => ({ ...bridge, qosPolicyId: id }));
+  await hasMeters(2);
+  await cluster.connects(a, c);
+  await cluster.connects(b, c);
+
+  const big = new Uint8Array(1000).fill(0x20);
+  const send = (pod: Pod, count: number) => {
+    for (let i = 0; i < count; i++) {
+      const frame = udpFrame({ srcMac: pod.mac, dstMac: c.mac, src: pod.ip, dst: c.ip }, big);
+      frame[14 + 20] = i & 1;
+      pod.send(frame);
+    }
+  };
+  const arrive = async (pod: Pod) => {
+    c.device!.clear();
+    send(pod, 500);
+    await cluster.quiet();
+    return c.device!.received().length;
+  };
+  const first = await arrive(a);
+  t.true(first > 50 && first < 125, `${first} of 500 frames of 8.3 kilobits, where 1000 kilobits may come at once`);
+  t.is(await arrive(a), 0);
+  t.true((await arrive(b)) > 50);
+
+  await repository.modify('qos-policy', id, (policy) => ({ ...policy, rules: rules(100_000) }));
+  await hasMeters(4);
+  await cluster.connects(a, c);
+  await until('meters that are not needed are gone', async () => {
+    await cluster.connects(a, c);
+    await cluster.connects(b, c);
+    await cluster.advance(31_000);
+    return meters.size === 2;
+  });
+  await repository.modify('bridge', bridgeId, (bridge) => ({ ...bridge, qosPolicyId: undefined }));
+  await until('no limit is left', async () => {
+    await cluster.connects(a, c);
+    await cluster.advance(31_000);
+    return meters.size === 0 && (await arrive(a)) === 500;
+  });
 });

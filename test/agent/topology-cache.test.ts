@@ -3,6 +3,7 @@ import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
 import { Cell } from '../../src/agent/cell.js';
 import { TopologyCache } from '../../src/agent/topology-cache.js';
+import { MemoryNetwork } from '../../src/datapath/memory/network.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { parseIpv4 } from '../../src/packet/address.js';
 import type { TunnelPath } from '../../src/simulation/fact.js';
@@ -41,6 +42,7 @@ async function setUp(t: ExecutionContext) {
     (id) => ({ output: cellIn(outputs, id), zone: cellIn(zones, id) }),
     () => ({ ready: Promise.resolve(), close: () => {} }),
     undefined,
+    new MemoryNetwork({ now: () => clock.now }).node(1).datapath('dp'),
     (id) => forgotten.push(id),
     (cell) => changed.push(cell.tag),
     () => clock.now,

@@ -1,14 +1,17 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { actionsEqual } from '../../src/flow/action.js';
-import { FlowKey, Word } from '../../src/flow/key.js';
+import { CtState, FlowKey, Word } from '../../src/flow/key.js';
 import { buildArpRequest } from '../../src/packet/arp.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv6 } from '../../src/packet/ipv6.js';
 import { buildUdp } from '../../src/packet/udp.js';
+import type { Recirculation } from '../../src/simulation/connection.js';
 import type { BridgePortFact, QosFact } from '../../src/simulation/fact.js';
-import { fact, keyOf, TestBridge, type TestFact, tcpFrame, World } from './world.js';
+import { simulate } from '../../src/simulation/simulate.js';
+import { Filters } from './filters.js';
+import { fact, keyOf, limits, TestBridge, type TestFact, tcpFrame, World } from './world.js';
 
 const CLIENT = 0x0200_0000_0001;
 const SERVER = 0x0200_0000_0002;
@@ -83,6 +86,49 @@ test('only what machines send is marked, not what comes from another bridge', (t
   t.deepEqual(world.done(key).actions, [{ type: 'output', port: 3 }]);
   setPolicy(policy(10));
   t.deepEqual(tosSet(world, key), [0xfc, 10 << 2]);
+});
+
+test('what comes in at a port with a limit passes the meter before all else, also to be asked for its connection', (t) => {
+  const { world, bridge, port, setPolicy } = setUp();
+  const meter = fact<number>('meter', undefined);
+  const limited = fact<QosFact>('policy', {
+    dscp: undefined,
+    meter: (portId) => (portId === 'port-1' ? meter : other),
+  });
+  const other = fact<number>('another meter', 8);
+  bridge.qos = limited;
+  t.deepEqual(world.run(request()), { type: 'wait', missing: [meter] });
+  meter.value = 7;
+  t.deepEqual(world.done(request()).actions, [
+    { type: 'meter', id: 7 },
+    { type: 'output', port: 2 },
+  ]);
+  t.deepEqual(world.done(request(), 15).actions, [], 'it counts for the length of the list');
+  meter.value = null;
+  t.deepEqual(world.done(request()).actions, [{ type: 'output', port: 2 }]);
+
+  meter.value = 7;
+  setPolicy(limited);
+  const drop = new Filters().set('none', [{ type: 'drop' }]);
+  port.value = { ...port.value!, inboundFilters: [drop] };
+  t.deepEqual(world.done(request()).actions, []);
+  const ask = new Filters().set('ask', [{ type: 'accept', if: { matchReturnFlow: true } }]);
+  const zone = fact('zone', 101);
+  const location = { type: 'local', output: fact('output', 1), zone } as const;
+  port.value = { ...port.value!, location, inboundFilters: [ask] };
+  const returned: Recirculation[] = [];
+  const recirculations = { get: (id: number) => fact(`recirculation ${id}`, returned[0]), idOf: () => 5 };
+  const run = (key: FlowKey) => {
+    const decision = simulate(key, world.ingress(1), limits(), recirculations);
+    if (decision.type === 'wait') throw new Error('it waits');
+    returned.push(...decision.recirculations.map(({ recirculation }) => recirculation));
+    return decision.actions.map(({ type }) => type);
+  };
+  t.deepEqual(run(request()), ['meter', 'ct', 'recirc']);
+  const back = request();
+  back.recircId = 5;
+  back.ctState = CtState.TRACKED | CtState.NEW;
+  t.deepEqual(run(back), ['ct', 'output'], 'which it has passed when it comes back');
 });
 
 test('a policy is waited for, and one that is not there marks nothing', (t) => {
