@@ -2,6 +2,8 @@ import { type FlowKey, Frag, Word } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
 import { ipv4PrefixMask } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
+import { isIcmpError } from '../packet/icmp.js';
+import { isIcmpv6Error } from '../packet/icmpv6.js';
 import { formatIp, type Ip } from '../packet/ip.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
 import { bitAt, commonBits } from '../packet/prefix.js';
@@ -132,13 +134,15 @@ export class VipIndex<V> {
   private service(leaf: Leaf<V>, packet: FlowKey, seen: FlowMask): Fact<VipAnswer<V>> | undefined {
     const protocol = packet.nwProto;
     seen.seeNwProto();
-    const isIcmp = protocol === IpProtocol.ICMP || protocol === IpProtocol.ICMPV6;
+    const isIpv4 = leaf.words.length === 1;
+    const isIcmp = protocol === (isIpv4 ? IpProtocol.ICMP : IpProtocol.ICMPV6);
     if (!isIcmp && !hasPorts(protocol)) return undefined;
     seen.seeNwFrag();
     if (packet.nwFrag !== Frag.NONE) return this.tracked(leaf);
     if (isIcmp) {
       seen.seeTpSrc();
-      return isIcmpError(protocol, packet.tpSrc) ? this.tracked(leaf) : undefined;
+      const isError = isIpv4 ? isIcmpError(packet.tpSrc) : isIcmpv6Error(packet.tpSrc);
+      return isError ? this.tracked(leaf) : undefined;
     }
     seen.seeTpDst();
     const service = leaf.services.get(serviceKey(protocol, packet.tpDst));
@@ -310,12 +314,6 @@ function firstValue<V>(service: Service<V>): V | null {
   let first: string | undefined;
   for (const id of service.values.keys()) if (first === undefined || id < first) first = id;
   return first === undefined ? null : service.values.get(first)!;
-}
-
-/** ICMP: unreachable, time exceeded, parameter problem (RFC 792); of ICMPv6, all types below 128 (RFC 4443). */
-function isIcmpError(protocol: number, type: number): boolean {
-  if (protocol === IpProtocol.ICMPV6) return type < 128;
-  return type === 3 || type === 11 || type === 12;
 }
 
 function formatWords(words: Uint32Array): string {
