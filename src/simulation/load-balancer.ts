@@ -3,10 +3,7 @@ import { Word } from '../flow/key.js';
 import { EtherType } from '../packet/ethernet.js';
 import type { SimulationContext } from './context.js';
 import type { BalancedMember, Fact, LoadBalancerFact, SourceNatFact, VipFact } from './fact.js';
-import { type Outcome, reverseHere, translateDestination, translateToAddress } from './nat.js';
-
-/** What the datapath did to the connection before, and nothing if it knows of none. */
-const RESTORE: NatSpec = { kind: 'restore' };
+import { type Outcome, RESTORE, reverseHere, translateDestination, translateToAddress } from './nat.js';
 
 /** A device that a load balancer may serve. */
 export interface BalancedDevice {
@@ -43,7 +40,7 @@ function followConnection(context: SimulationContext, { sourceNat }: BalancedDev
     if (outcome !== 'unmade') return outcome;
   }
   const outcome = translateDestination(context, () => RESTORE);
-  return outcome === 'done' && !context.isDestinationRewritten ? 'pass' : outcome;
+  return outcome === 'unmade' ? 'pass' : outcome;
 }
 
 function toMember(context: SimulationContext, vip: VipFact, device: BalancedDevice): Outcome {
@@ -56,11 +53,11 @@ function toMember(context: SimulationContext, vip: VipFact, device: BalancedDevi
     // Connections that have a member keep it, also one that takes no others.
     return member === null ? RESTORE : destination(member);
   });
-  if (outcome !== 'done') return outcome;
-  if (!context.isDestinationRewritten) {
+  if (outcome === 'unmade') {
     context.drop('no-member');
     return 'wait';
   }
+  if (outcome !== 'done') return outcome;
   return isToItself(context) ? toItself(context, address, device) : 'done';
 }
 

@@ -15,7 +15,8 @@ const CHOICE_BITS = 8;
 /** How many lower bits of a port may differ within a block. */
 const SAME_BLOCK = 16 - NAT_BLOCK_BITS;
 
-const RESTORE: NatSpec = { kind: 'restore' };
+/** What the datapath did to the connection before, and nothing if it knows of none. */
+export const RESTORE: NatSpec = { kind: 'restore' };
 
 /**
  * What a rule does to the addresses of a packet that it matches. `pass`: it does not apply. `wait`: the packet does not go on
@@ -58,7 +59,7 @@ function isOfFamily({ packet }: SimulationContext, address: Uint32Array): boolea
 
 function translateByRule(context: SimulationContext, { targets }: NatRuleFact): Outcome {
   if (!hasConnection(context)) return 'pass';
-  return translateDestination(context, () => {
+  const outcome = translateDestination(context, () => {
     const target = chooseOne(
       context,
       CHOICE.target,
@@ -66,13 +67,18 @@ function translateByRule(context: SimulationContext, { targets }: NatRuleFact): 
     );
     return target === undefined || target === 'pass' ? target : rangeOf('dst', target);
   });
+  return outcome === 'unmade' ? 'done' : outcome;
 }
 
 /**
  * Translate the destination of a new connection's packets to what `choose` says, and of others as their connection was.
  * @param choose `pass`: to nothing. Undefined: it could not choose, and the context knows why
+ * @returns `unmade`: the datapath had nothing to translate it to
  */
-export function translateDestination(context: SimulationContext, choose: () => NatSpec | 'pass' | undefined): Outcome {
+export function translateDestination(
+  context: SimulationContext,
+  choose: () => NatSpec | 'pass' | undefined,
+): Outcome | 'unmade' {
   const zone = context.entryZone();
   if (zone === undefined) return 'wait';
   // Nobody could translate the replies to what came in nowhere.
@@ -84,7 +90,8 @@ export function translateDestination(context: SimulationContext, choose: () => N
     if (nat !== undefined) context.translate('destination', zone, nat);
     return 'wait';
   }
-  if (outcome === 'made') context.isDestinationRewritten = true;
+  if (outcome === 'unmade') return 'unmade';
+  context.isDestinationRewritten = true;
   return 'done';
 }
 

@@ -63,6 +63,8 @@ export interface Rules {
 export interface NetworkSpec {
   readonly machines: readonly MachineSpec[];
   readonly router?: Rules;
+  /** Of both. */
+  readonly bridges?: Rules;
   /** Of the router, or of both bridges. */
   readonly loadBalancer?: LoadBalancerFact;
   readonly balancedDevice?: 'router' | 'bridges';
@@ -217,6 +219,7 @@ export class Host {
     if (spec.balancedDevice === 'router') Object.assign(router, { loadBalancer });
     for (const side of BRIDGES) {
       const bridge = new TestBridge(side);
+      Object.assign(bridge, chainsOf(side, spec.bridges));
       if (spec.balancedDevice === 'bridges') {
         Object.assign(bridge, { loadBalancer, sourceNat: this.sourceNat(BRIDGE_ZONE + BRIDGES.indexOf(side)) });
       }

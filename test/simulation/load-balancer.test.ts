@@ -5,6 +5,7 @@ import type { BalancedMember, LoadBalancerFact, PoolFact, VipFact } from '../../
 import { MemberTable } from '../../src/simulation/member-table.js';
 import { type VipAnswer, type VipCell, VipIndex } from '../../src/simulation/vip-index.js';
 import { answer, isError, type Packet, quoted, refuse, send } from './conversation.js';
+import type { RuleSpec } from './filters.js';
 import { Hosts, type NetworkSpec, unsoundFlow } from './hosts.js';
 import { fact, type TestFact } from './world.js';
 
@@ -68,10 +69,12 @@ function setting(
   balancedDevice: NetworkSpec['balancedDevice'],
   members: readonly MemberSpec[],
   isSticky = false,
+  bridgeRule?: RuleSpec,
 ): Setting {
   const vips = new Vips([IpProtocol.TCP, IpProtocol.UDP], isSticky);
   vips.setMembers(members);
-  return { vips, network: new Hosts({ machines: MACHINES, loadBalancer: vips.fact, balancedDevice }) };
+  const bridges = bridgeRule && { inbound: [bridgeRule] };
+  return { vips, network: new Hosts({ machines: MACHINES, bridges, loadBalancer: vips.fact, balancedDevice }) };
 }
 
 function request(srcPort: number, protocol: 'tcp' | 'udp' = 'tcp'): Packet {
@@ -175,6 +178,21 @@ for (const device of ['router', 'bridges'] as const) {
     t.is(send(network, 'client', { ...request(1000), to: network.machine('server').ip })[0]?.dstPort, PORT);
   });
 }
+
+test('VIP of bridges: what a rule has given the VIP as its destination is dropped without a member', (t) => {
+  const { network, vips } = setting('bridges', [{ name: 'server' }], false, {
+    type: 'dnat',
+    targets: [{ start: '10.99.0.1', end: '10.99.0.1' }],
+    action: 'accept',
+    if: { destination: '10.99.0.2/32' },
+  });
+  const toOther = (srcPort: number) => ({ ...request(srcPort), to: VIP + 1 });
+  t.is(send(network, 'client', toOther(1000))[0]?.at, 'server');
+  vips.setMembers([]);
+  for (const host of network.hosts) host.revisit();
+  t.deepEqual(send(network, 'client', toOther(1001)), []);
+  t.true(network.hosts[0].drops.includes('no-member'));
+});
 
 for (const member of ['near', 'far'] as const) {
   test(`VIP of bridges: client and member ${member} are on one bridge`, (t) => {
