@@ -158,10 +158,13 @@ function isReady(context: SimulationContext, { adminStateUp, peer, location }: P
   return output === undefined ? undefined : output !== null;
 }
 
-/** A copy out of every port of this host that takes whatever comes, but for the one that it came in at. */
+/**
+ * A copy out of every port of this host that takes whatever comes, but for the one that it came in at; there, too, if a
+ * router has sent it on.
+ */
 export function outputHereToAll(context: SimulationContext, { outputs, zones }: TunnelTarget): void {
   outputs.forEach((port, i) => {
-    if (port === context.key.inPort) return;
+    if (port === context.key.inPort && !context.isRouted) return;
     const tracking = zones === undefined ? [] : context.trackAtEgress(zones[i]);
     context.output([...tracking, { type: 'output', port }]);
   });

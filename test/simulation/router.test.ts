@@ -316,6 +316,21 @@ test('a packet may leave at the port it came in at, when a router sends it back'
   t.deepEqual(actions.at(-1), { type: 'output', port: 1 });
 });
 
+test('who is not known to be at the port that its packet came in at gets it there, too, flooded behind a router', (t) => {
+  const { world, router, near, nearLink } = network();
+  const unknown = 0x0200_0000_0009;
+  world.localPort(near, 3);
+  near.ipv4(0x0a01_0009).value = { mac: unknown };
+  router.add('back', '10.1.0.9/32', { type: 'normal', port: nearLink.atRouter });
+  const { actions } = world.done(keyOf(frame(64, 0x0a01_0009), 1));
+  t.is(set(actions.flatMap((one) => (one.type === 'clone' ? one.actions : [one]))).key.ethDst, unknown);
+  const outputs = actions.flatMap((one) => (one.type === 'clone' ? one.actions : [one]));
+  t.deepEqual(
+    outputs.flatMap((one) => (one.type === 'output' ? [one.port] : [])),
+    [1, 3],
+  );
+});
+
 test('what a router must not forward is dropped', (t) => {
   const { world } = network();
   for (const dst of [0x7f00_0001, 0, 0xe000_0001, 0xffff_ffff]) {
