@@ -434,8 +434,6 @@ export class SimulationContext {
     this.branch(() => {
       this.mirrored = { mirrorId, of: mirrored };
       this.flood = undefined;
-      // A copy opens no connection.
-      if (this.position.isTracked) this.position = { ...this.position, isTracked: false };
       act();
     });
     this.mirrored = mirrored;
@@ -565,7 +563,7 @@ export class SimulationContext {
     const { direction } = this.before;
     if (typeof direction === 'object') return direction;
     if (way === 'forward' || direction !== 'key') return { way, isTranslated: false };
-    this.seen.words[Word.CT_MARK] |= TRANSLATED_MARK;
+    this.seen.seeCtMark(TRANSLATED_MARK);
     return { way, isTranslated: (this.key.ctMark & TRANSLATED_MARK) !== 0 };
   }
 
@@ -793,8 +791,9 @@ export class SimulationContext {
     return ethType === EtherType.IPV4 || ethType === EtherType.IPV6;
   }
 
+  /** A mirror's copy opens no connection, wherever it goes. */
   private isTracked(): boolean {
-    return this.position.isTracked && this.isIp();
+    return this.position.isTracked && this.mirrored === undefined && this.isIp();
   }
 
   /** Whether this copy of the packet is the one that came back, at the point of its way where it was sent from or behind that. */

@@ -144,8 +144,10 @@ function redirect(context: SimulationContext, { target, ingress, failOpen }: Red
   if (port === undefined) return;
   const isUp = port === null ? false : isReady(context, port);
   if (isUp === undefined) return;
-  if (isUp) emit(context, port!);
-  else if (failOpen && port !== null) context.enter(target, true);
+  if (isUp) {
+    context.outPort = target;
+    emit(context, port!);
+  } else if (failOpen && port !== null) context.enter(target, true);
   else context.drop('port-down');
 }
 

@@ -278,6 +278,29 @@ test('a condition on the connection has its state asked for, and a copy is track
   ]);
 });
 
+test('a copy is tracked nowhere either where it passes a device that asks for connections', (t) => {
+  const { world, bridge, aside, client, filters, mirror } = bridged();
+  const [toAside] = world.link(bridge, aside);
+  bridge.links.at(0).value = [];
+  filters.ports.set('link', toAside);
+  const location = { type: 'local', output: fact('output', 1), zone: fact('zone', 101) } as const;
+  change(client, { location, inboundMirrors: [mirror('link')] });
+  const statefulOnly = { matchReturnFlow: true, etherType: EtherType.IPV6 };
+  aside.inboundFilters = [filters.set('stateful', [{ type: 'drop', if: statefulOnly }])];
+  const recirculations = { get: (id: number) => fact(`recirculation ${id}`, null), idOf: () => 7 };
+  const decision = simulate(request(), world.ingress(1), limits(), recirculations);
+  t.deepEqual(decision.type === 'done' && decision.actions, [out(2), out(3), out(4), out(5)]);
+});
+
+test('mirrors of a port that packets are redirected to know it as the port out', (t) => {
+  const { world, client, server, filters, mirror } = bridged();
+  filters.ports.set('server', server);
+  const toServer = filters.set('redirect', [{ type: 'l2-transform', action: 'redirect', targetPortId: 'server' }]);
+  change(client, { inboundFilters: [toServer] });
+  change(server, { outboundMirrors: [mirror('listener 3', [{ outPortIds: [server.value!.id] }])] });
+  t.deepEqual(world.done(request()).actions, [out(3), out(2)]);
+});
+
 test('the way of a packet tells of its copies', (t) => {
   const { world, client, mirror } = bridged();
   change(client, { inboundMirrors: [mirror('listener 3')] });
