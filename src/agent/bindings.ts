@@ -12,6 +12,7 @@ import type { Ingress, TunnelTarget } from '../simulation/fact.js';
 import { type BridgePort, bridgePortSchema, isBridgePort, type Port, routerPortMac } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { Cell } from './cell.js';
+import { mergedPort } from './local-port.js';
 import type { LocalPorts } from './local-ports.js';
 import type { Publisher } from './publisher.js';
 import type { TopologyCache } from './topology-cache.js';
@@ -392,7 +393,7 @@ export class Bindings implements LocalPorts {
     // Flows of the last run flood to ports that are not attached again yet.
     if (!this.complete) return;
     const cache = this.options.cache();
-    const up = [...(this.active.get(bridgeId) ?? [])].filter(({ port }) => port.adminStateUp);
+    const up = [...(this.active.get(bridgeId) ?? [])].filter(({ port, complete }) => (complete ?? port).adminStateUp);
     up.sort((a, b) => a.number! - b.number!);
     const plain = targetOf(up.filter((wanted) => !dependsOnPacket(wanted)));
     const asking = up.filter(dependsOnPacket);
@@ -461,7 +462,7 @@ export class Bindings implements LocalPorts {
         if (!(error instanceof ObjectExistsError) || error.field !== 'port.id') throw error;
         const change = (current: Port) => {
           // What others have set of it, such as filters, stays.
-          const merged = { ...current, ...port };
+          const merged = mergedPort(port, current);
           return samePort(current, merged) || !replaces(current) ? undefined : merged;
         };
         await repository.modify('port', port.id, change, signal);

@@ -29,9 +29,8 @@ export class LocalPort {
     this.watch = source.repository.watch('port', id, follow, source.invalid);
   }
 
-  /** What the front end said counts before what is stored. */
   get port(): BridgePort {
-    return { ...this.stored, ...this.described } as BridgePort;
+    return (this.stored === undefined ? this.described : mergedPort(this.described, this.stored)) as BridgePort;
   }
 
   /** Whether it is known what others have set, or that is not waited for. */
@@ -48,4 +47,9 @@ export class LocalPort {
     this.watch.close();
     this.unknown.close();
   }
+}
+
+/** What the front end said of a port counts before what is stored, but for a port that somebody has switched off. */
+export function mergedPort(described: Port, stored: Port): Port {
+  return { ...stored, ...described, adminStateUp: described.adminStateUp && stored.adminStateUp };
 }

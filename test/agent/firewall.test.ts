@@ -241,3 +241,21 @@ test('packets go through a service on another host and come back, tagged on the 
   const [frame] = b.device!.received().filter((one) => Buffer.from(one).includes(text));
   t.is((frame[12] << 8) | frame[13], 0x0800, 'it has no tag any more');
 });
+
+test('a port that is switched off in the NSDB is off, also when it is attached once more, until it is switched on', async (t) => {
+  const { cluster, repository, pods, stops } = await setUp(t, 2, 1);
+  const [a, b] = pods;
+  const setState = (adminStateUp: boolean) => repository.modify('port', b.id, (port) => ({ ...port, adminStateUp }));
+  await cluster.connects(a, b);
+  await setState(false);
+  await stops(a, b);
+  await stops(b, a);
+  const { agent } = b.host!;
+  await agent.bindings.attach({ ...b.port, owner: 'cni' }, b.interfaceName);
+  await until('the NSDB knows', () => agent.publisher.backlog === 0);
+  t.false((await repository.get('port', b.id))!.object.adminStateUp);
+  await stops(a, b);
+  await setState(true);
+  await cluster.connects(a, b);
+  await cluster.connects(b, a);
+});
