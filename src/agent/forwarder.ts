@@ -38,6 +38,8 @@ const LOST_AFTER_MS = 1000;
 const RESYNC_MS = 1000;
 /** How long packets are dropped unseen that came too often to be answered. */
 const UNANSWERED_MS = 1000;
+/** Between two warnings that copies of flooded packets are left out. */
+const CUT_TOLD_MS = 60_000;
 
 type Done = Extract<Decision, { type: 'done' }>;
 
@@ -54,6 +56,7 @@ export class Forwarder {
   private readonly stale = new Set<FlowId>();
   /** How many packets were traced, by trace request. */
   private readonly traced = new Map<string, number>();
+  private tellOfCutAt = 0;
   private revisiting = false;
   private resyncing: Promise<void> | undefined;
   private resyncTimer: NodeJS.Timeout | undefined;
@@ -287,7 +290,7 @@ export class Forwarder {
     if (decision.drop !== undefined) this.metrics.drop(decision.drop, 1);
     if (decision.cut > 0) {
       this.metrics.cutCopies += decision.cut;
-      this.log.warn({ copies: decision.cut }, 'a flooded packet has more destinations than one flow can hold');
+      this.tellOfCut(decision.cut);
     }
     this.metrics.chainCircles += decision.circles;
     const isInstalled = decision.install && packet.complete;
@@ -298,6 +301,14 @@ export class Forwarder {
       else if (!isInstalled) this.learner.learn(effect.bridge.id, effect.vlan, effect.mac, effect.port.id);
     }
     this.execute(packet.key, packet.packet, packet.origin, decision.actions, operations);
+  }
+
+  /** From time to time, as it is the same with every packet that is flooded there. */
+  private tellOfCut(copies: number): void {
+    const now = this.clock();
+    if (now < this.tellOfCutAt) return;
+    this.tellOfCutAt = now + CUT_TOLD_MS;
+    this.log.warn({ copies }, 'flooded packets have more destinations than one flow can hold');
   }
 
   private act(
