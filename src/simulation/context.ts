@@ -654,7 +654,7 @@ export class SimulationContext {
     const direction = zone === entryZone ? 'key' : this.direction();
     if (direction === undefined) return;
     if (zone === entryZone) this.isCommitLater = true;
-    else if (entryZone !== null && !this.before.isCommitted) this.commitZone = entryZone;
+    else if (entryZone !== null && !this.before.isCommitted && this.mirrored === undefined) this.commitZone = entryZone;
     this.trace?.push({ type: 'translate', kind, zone, nat });
     const set = this.setHeaders(ADDRESSES);
     const ct: Action = { type: 'ct', zone, commit: kind !== 'reverse', nat };

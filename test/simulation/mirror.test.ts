@@ -4,7 +4,8 @@ import { type Action, actionsEqual } from '../../src/flow/action.js';
 import { FLOW_KEY_WORDS, FlowKey, VLAN_PRESENT, Word } from '../../src/flow/key.js';
 import { MAC_BROADCAST } from '../../src/packet/address.js';
 import { EtherType } from '../../src/packet/ethernet.js';
-import type { MirrorFact, PortFact, TunnelPath } from '../../src/simulation/fact.js';
+import { NO_RECIRCULATION, type Recirculation } from '../../src/simulation/connection.js';
+import type { MirrorFact, PortFact, SourceNatFact, TunnelPath } from '../../src/simulation/fact.js';
 import { mirrorFact } from '../../src/simulation/mirror.js';
 import { simulate } from '../../src/simulation/simulate.js';
 import type { TraceStep } from '../../src/simulation/trace.js';
@@ -290,6 +291,34 @@ test('a copy is tracked nowhere either where it passes a device that asks for co
   const recirculations = { get: (id: number) => fact(`recirculation ${id}`, null), idOf: () => 7 };
   const decision = simulate(request(), world.ingress(1), limits(), recirculations);
   t.deepEqual(decision.type === 'done' && decision.actions, [out(2), out(3), out(4), out(5)]);
+});
+
+test('a copy whose source is translated is in the connections of the device that does it, and in no others', (t) => {
+  const { world, bridge, aside, client, filters, mirror } = bridged();
+  const [toAside] = world.link(bridge, aside);
+  bridge.links.at(0).value = [];
+  filters.ports.set('link', toAside);
+  const location = { type: 'local', output: fact('output', 1), zone: fact('zone', 101) } as const;
+  change(client, { location, inboundMirrors: [mirror('link')] });
+  const sourceNat: SourceNatFact = {
+    zone: fact('zone of the device', 500),
+    ports: () => fact('ports', [{ first: 1024, last: 1087 }]),
+    owner: () => fact('owner', null),
+  };
+  const targets = [{ start: '10.9.9.9', end: '10.9.9.9', ports: { start: 1024, end: 65535 } }];
+  Object.assign(aside, { sourceNat });
+  aside.inboundFilters = [filters.set('snat', [{ type: 'snat', action: 'accept', targets }])];
+  const answered = fact<Recirculation>('answered', { ...NO_RECIRCULATION, direction: 'key' });
+  const key = request();
+  key.recircId = 6;
+  key.ctState = 0x21;
+  const decision = simulate(key, world.ingress(1), limits(), { get: () => answered, idOf: () => 7 });
+  if (decision.type === 'wait') throw new Error(`it waits for ${decision.missing.map(({ tag }) => tag)}`);
+  const [copy, original] = decision.actions;
+  t.deepEqual(original, out(2));
+  const zones = copy.type === 'clone' && copy.actions.map((one) => (one.type === 'ct' ? one.zone : one.type));
+  t.deepEqual(zones, [500, 'recirc']);
+  t.is(decision.actions.length, 2);
 });
 
 test('mirrors of a port that packets are redirected to know it as the port out', (t) => {
