@@ -226,9 +226,8 @@ export class Forwarder {
   }
 
   private process(packet: Waiting, operations: FlowOperation[]): void {
-    const { key } = packet;
     // What would not be let wait must not cause reading either.
-    const decision = this.decide(key, packet, this.waiting.hasRoom(key.inPort));
+    const decision = this.decide(packet.key, packet, this.waiting.hasRoom(packet));
     if (decision.type === 'done') this.carryOut(decision, packet, operations);
     else this.park(decision.missing as readonly Cell<unknown>[], packet);
   }
@@ -375,7 +374,7 @@ export class Forwarder {
     operations: FlowOperation[],
   ): void {
     const { key, packet } = request;
-    const answer = this.configurator.answer(effect, packet, this.waiting.hasRoom(key.inPort));
+    const answer = this.configurator.answer(effect, packet, this.waiting.hasRoom(request));
     if (answer.type === 'wait') this.park(answer.missing as readonly Cell<unknown>[], request);
     if (answer.type !== 'frame') return;
     this.execute(key, answer.frame, undefined, [{ type: 'output', port: key.inPort }], operations);
