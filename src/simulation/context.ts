@@ -561,7 +561,8 @@ export class SimulationContext {
     const way = this.way();
     if (way === undefined) return undefined;
     const { direction } = this.before;
-    if (typeof direction === 'object') return direction;
+    // A reply out of a tunnel is known for one only behind the translation that it came here for.
+    if (typeof direction === 'object') return { way, isTranslated: direction.isTranslated };
     if (way === 'forward' || direction !== 'key') return { way, isTranslated: false };
     this.seen.seeCtMark(TRANSLATED_MARK);
     return { way, isTranslated: (this.key.ctMark & TRANSLATED_MARK) !== 0 };

@@ -165,6 +165,23 @@ test('replies to translated connections pass by a reverse-dnat rule, and others 
   checkSound(t, network);
 });
 
+for (const name of ['server', 'remote']) {
+  test(`an answer of ${name} keeps its source at another device that translates whatever it sees`, (t) => {
+    const network = new Hosts({
+      machines: MACHINES,
+      router: { inbound: [REVERSE_SNAT], outbound: [snat()] },
+      balancedDevice: 'bridges',
+      ports: { client: { outbound: [snat({})] } },
+    });
+    const packet: Packet = { protocol: 'udp', to: network.machine(name).ip, srcPort: 1000, dstPort: 80 };
+    const [there] = send(network, 'client', packet);
+    t.deepEqual([there?.at, there?.src], [name, OUTER]);
+    const [back] = answer(network, packet, there);
+    t.deepEqual([back?.at, back?.src, back?.srcPort], ['client', network.machine(name).ip, 80]);
+    checkSound(t, network);
+  });
+}
+
 test('static NAT both ways', (t) => {
   const floating = { start: VIP_TEXT, end: VIP_TEXT };
   const fixed = { start: '10.0.1.2', end: '10.0.1.2' };
