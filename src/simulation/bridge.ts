@@ -51,7 +51,7 @@ export function bridgeInput(context: SimulationContext, port: BridgePortFact): v
     if (!passes(context, bridge.inboundFilters)) return;
     if (!isMulticastMac(packet.ethDst) && balance(context, bridge) === 'wait') return;
   }
-  if (port.vlanId !== undefined) context.pushVlan(port.vlanId);
+  if (port.vlanId !== undefined) context.headers.pushVlan(port.vlanId);
 
   if (!isMulticastMac(packet.ethDst)) return forward(context, bridge, port);
   if (packet.ethDst >= LINK_LOCAL_FIRST && packet.ethDst <= LINK_LOCAL_LAST) {
@@ -129,7 +129,7 @@ function reaches(context: SimulationContext, port: BridgePortFact, to: Fact<Port
   else if (port.isIsolated && out.isIsolated) context.drop('isolated');
   else if (out.vlanId === undefined) return true;
   else if (out.vlanId !== vlanOf(context)) context.drop('other-vlan');
-  else return context.popVlan();
+  else return context.headers.popVlan();
   return false;
 }
 

@@ -273,8 +273,8 @@ function actionOf(
 
 /** @returns whether there was a tag to take off */
 function changeTag(context: SimulationContext, { popVlan, pushVlanId }: TagRuleFact | RedirectRuleFact): boolean {
-  if (popVlan && !context.popVlan()) return false;
-  if (pushVlanId !== undefined) context.pushVlan(pushVlanId);
+  if (popVlan && !context.headers.popVlan()) return false;
+  if (pushVlanId !== undefined) context.headers.pushVlan(pushVlanId);
   return true;
 }
 

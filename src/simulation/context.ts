@@ -1,8 +1,7 @@
 import type { Action, NatSpec } from '../flow/action.js';
-import { CtState, FLOW_KEY_WORDS, FlowKey, Frag, VLAN_PRESENT, Word } from '../flow/key.js';
-import { FlowMask } from '../flow/mask.js';
-import { formatIpv4, formatIpv6, formatMac } from '../packet/address.js';
-import { EtherType } from '../packet/ethernet.js';
+import { CtState, type FlowKey, Frag } from '../flow/key.js';
+import type { FlowMask } from '../flow/mask.js';
+import { formatMac } from '../packet/address.js';
 import type { Side } from './condition.js';
 import {
   type Direction,
@@ -14,13 +13,13 @@ import {
   TRACKED_TUNNEL_KEY,
   TRANSLATED_MARK,
   TRANSLATED_TUNNEL_KEY,
-  TRANSLATED_WORDS,
   type Translation,
   type TranslationKind,
 } from './connection.js';
 import type { Decision, DropReason, Effect, NumberedRecirculation, Reply } from './decision.js';
 import { answeredPort, embeddedAddress } from './embedded.js';
 import type { BridgeFact, Fact, PortFact, RouterPortFact } from './fact.js';
+import { ADDRESSES, PacketHeaders, type SavedHeaders } from './headers.js';
 import type { TraceStep } from './trace.js';
 
 /** What bounds a decision. */
@@ -36,32 +35,8 @@ const MAX_COPIES_OF_COPIES = 64;
 /** Devices that a packet passes at most; one that passes more goes in a circle. MidoNet's value. */
 const MAX_DEVICES = 12;
 
-/** What there is in the TOS of IPv4 and the traffic class of IPv6. */
-const DSCP_BITS = 0xfc;
-const ECN_BITS = 0x03;
-
 /** So many facts are found faster by going through them than by a hash. */
 const SEARCHED_FACTS = 48;
-
-/** Fields that devices write: first word and number of words. */
-const ADDRESSES = [
-  [Word.NW_SRC, 4],
-  [Word.NW_DST, 4],
-  [Word.TP_SRC, 1],
-  [Word.TP_DST, 1],
-] as const;
-const WRITABLE = [[Word.ETH_SRC, 2], [Word.ETH_DST, 2], [Word.NW_TOS, 1], [Word.NW_TTL, 1], ...ADDRESSES] as const;
-
-/**
- * Arrays as long as a flow key that no simulation uses. They are not small enough for the heap of JavaScript, so to make
- * and collect them would cost more than everything else in a simulation.
- */
-const spareWords: Uint32Array[] = [];
-
-/** An array as long as a flow key, to be given back to {@link spareWords}. It holds anything. */
-function takeWords(): Uint32Array {
-  return spareWords.pop() ?? new Uint32Array(FLOW_KEY_WORDS);
-}
 
 /** Facts, each once, in the order in which they were first read. Most simulations read few. */
 class FactSet {
@@ -83,13 +58,10 @@ class FactSet {
 interface Visit {
   readonly port: Fact<PortFact>;
   readonly isReturned: boolean;
-  readonly words: Uint32Array;
-  readonly written: Uint32Array;
+  readonly headers: SavedHeaders;
   readonly devices: number;
   readonly entry: Fact<PortFact> | undefined;
   readonly passed: PassedDevice | undefined;
-  readonly isTagPopped: boolean;
-  readonly pushed: PushedTag | undefined;
   readonly position: Position;
   readonly flood: Flood | undefined;
   readonly mirrored: MirroredCopy | undefined;
@@ -97,12 +69,6 @@ interface Visit {
 
 /** The bridges that copies of a flooded packet have been in, and in which VLANs there. */
 type Flood = Map<BridgeFact, Set<number>>;
-
-/** A VLAN tag that a device has put on the packet, and those below it. */
-interface PushedTag {
-  readonly tci: number;
-  readonly below: PushedTag | undefined;
-}
 
 /** What a copy of the packet is to be, and where it goes. */
 interface Copy {
@@ -127,8 +93,6 @@ interface Position {
   /** Translations passed. */
   readonly translations: number;
   readonly isHashUsed: boolean;
-  /** It is not the copy that came back: that has gone another way, or the way is not known any more. */
-  readonly isAstray: boolean;
   readonly isTracked: boolean;
 }
 
@@ -152,23 +116,17 @@ export interface Arrival {
   readonly trace?: TraceStep[];
 }
 
-/**
- * One packet on its way through the virtual network. Made for one simulation, which ends with {@link SimulationContext.decision}: what
- * holds the headers of the packet is used again then.
- */
+/** One packet on its way through the virtual network. Made for one simulation, which ends with {@link SimulationContext.decision}. */
 export class SimulationContext {
-  /** The packet as it is at this point of its way. */
+  readonly headers: PacketHeaders;
+  /** Of {@link headers}: the packet as it is at this point of its way. */
   readonly packet: FlowKey;
+  /** Of {@link headers}: what is read of the packet. */
+  readonly mask: FlowMask;
   /** The exterior port that it came in at; undefined for a packet of a device's own, or out of a tunnel. */
   readonly ingress: Fact<PortFact> | undefined;
   /** Where devices write down what they found, if somebody wants to know. */
   readonly trace: TraceStep[] | undefined;
-  /** What is read of {@link packet}, to the bit: a device says so for each field it looks at. */
-  readonly mask = new FlowMask(takeWords().fill(0));
-  /** The bits of {@link key} that the decision depends on. */
-  private readonly seen = new FlowMask();
-  /** The bits of {@link packet} that a device has set: these do not depend on the key. */
-  private readonly written = takeWords().fill(0);
   private readonly tags = new FactSet();
   private readonly missing = new FactSet();
   private readonly effects: Effect[] = [];
@@ -182,7 +140,7 @@ export class SimulationContext {
   private circles = 0;
   /** What the datapath has done to the packet before. */
   private readonly before: Recirculation;
-  private position: Position = { translations: 0, isHashUsed: false, isAstray: false, isTracked: false };
+  private position: Position = { translations: 0, isHashUsed: false, isTracked: false };
   /** Whether a copy has come to where the packet that came back was sent from. */
   private hasArrived: boolean;
   /** The zone that is to be asked what the packet is to its connection: all that is done with it. */
@@ -205,9 +163,6 @@ export class SimulationContext {
   /** Whether DNAT, or SNAT in reverse, has changed the destination since it came in at the device. */
   isDestinationRewritten = false;
   private passed: PassedDevice | undefined;
-  /** Whether the VLAN tag that the packet came with is off. */
-  private isTagPopped = false;
-  private pushed: PushedTag | undefined;
   private flood: Flood | undefined;
   private mirrored: MirroredCopy | undefined;
   private copiesOfCopies = 0;
@@ -222,15 +177,16 @@ export class SimulationContext {
     readonly limits: Limits,
     private readonly arrival: Arrival = {},
   ) {
-    this.packet = new FlowKey(takeWords());
-    this.packet.words.set(key.words);
+    this.headers = new PacketHeaders(key, arrival.trace);
+    this.packet = this.headers.packet;
+    this.mask = this.headers.mask;
     this.ingress = arrival.ingress;
     this.trace = arrival.trace;
     const known = key.recircId === 0 ? undefined : arrival.recirculations?.get(key.recircId);
     const before = key.recircId === 0 ? NO_RECIRCULATION : known && this.read(known);
     this.before = before ?? NO_RECIRCULATION;
     this.hasArrived = before != null && before.translations.length === 0 && !before.isHashed;
-    this.showTranslated();
+    if (this.before.translations.length > 0) this.headers.showBefore(this.before.translations[0]);
     // A flow that did not match the recirculation identifier would catch packets in the middle of another's path, and
     // the kernel matches the VLAN tag whether asked to or not.
     this.mask.seeInPort();
@@ -306,47 +262,10 @@ export class SimulationContext {
     this.install = false;
   }
 
-  /** Whether a router has sent the packet on. */
-  get isRouted(): boolean {
-    return this.written[Word.ETH_SRC] !== 0;
-  }
-
   /** A router sends the packet on: where it goes from here has nothing to do with how it came. */
   setEthernet(src: number, dst: number): void {
-    this.trace?.push({ type: 'set', field: 'MAC addresses', value: `${formatMac(src)} > ${formatMac(dst)}` });
     this.flood = undefined;
-    this.settle(Word.ETH_SRC, 4);
-    this.packet.ethSrc = src;
-    this.packet.ethDst = dst;
-    for (const word of [Word.ETH_SRC, Word.ETH_DST]) {
-      this.written[word] = 0xffff;
-      this.written[word + 1] = 0xffff_ffff;
-    }
-  }
-
-  /** One word of IPv4 or four of IPv6, whichever the packet has. */
-  setAddress(side: Side, address: Uint32Array): void {
-    const first = side === 'source' ? Word.NW_SRC : Word.NW_DST;
-    this.trace?.push({ type: 'set', field: side, value: formatAddress(address) });
-    this.settle(first, 4);
-    this.packet.words.set(address, first);
-    this.written.fill(0xffff_ffff, first, first + address.length);
-  }
-
-  setTtl(ttl: number): void {
-    this.trace?.push({ type: 'set', field: 'TTL', value: String(ttl) });
-    this.settle(Word.NW_TTL, 1);
-    this.packet.nwTtl = ttl;
-    this.written[Word.NW_TTL] = 0xff;
-  }
-
-  /** Of IP packets only. The two bits of congestion notification stay. */
-  setDscp(dscp: number): void {
-    if (!this.isIp()) return;
-    this.trace?.push({ type: 'set', field: 'DSCP', value: String(dscp) });
-    this.settle(Word.NW_TOS, 1);
-    this.packet.nwTos = (dscp << 2) | (this.packet.nwTos & ECN_BITS);
-    this.written[Word.NW_TOS] = DSCP_BITS;
+    this.headers.setEthernet(src, dst);
   }
 
   /** Nothing is done with the packet if the meter does not let it pass. */
@@ -354,32 +273,6 @@ export class SimulationContext {
     this.trace?.push({ type: 'meter', id: meter });
     this.meter = meter;
     this.copiesLength += this.limits.actionsLength([{ type: 'meter', id: meter }]);
-  }
-
-  pushVlan(vlanId: number): void {
-    this.pushed = { tci: VLAN_PRESENT | vlanId, below: this.pushed };
-    this.showTag();
-  }
-
-  /** Take the outer VLAN tag off. Returns whether there is one. What is below one that the packet came with is not known. */
-  popVlan(): boolean {
-    if (this.pushed !== undefined) this.pushed = this.pushed.below;
-    else if (this.packet.vlanTci !== 0) this.isTagPopped = true;
-    else return false;
-    this.showTag();
-    return true;
-  }
-
-  private showTag(): void {
-    const { packet, key, pushed } = this;
-    const isOriginal = pushed === undefined && !this.isTagPopped;
-    this.trace?.push({
-      type: 'set',
-      field: 'VLAN',
-      value: pushed === undefined ? 'none' : String(pushed.tci & ~VLAN_PRESENT),
-    });
-    packet.vlanTci = pushed?.tci ?? (isOriginal ? key.vlanTci : 0);
-    packet.vlanTpid = pushed === undefined ? (isOriginal ? key.vlanTpid : 0) : EtherType.VLAN;
   }
 
   /** From here on, copies of the packet go everywhere. */
@@ -400,19 +293,11 @@ export class SimulationContext {
   /** Send a copy of the packet somewhere: behind `act` the packet is what it was before. */
   branch(act: () => void): void {
     // Before it is known whether this copy has gone astray.
-    if (this.before !== NO_RECIRCULATION) this.settle();
-    const words = takeWords();
-    const written = takeWords();
-    words.set(this.packet.words);
-    written.set(this.written);
-    const { isTagPopped, pushed, outPort, isDestinationRewritten, position } = this;
+    if (this.before !== NO_RECIRCULATION) this.headers.settle();
+    const headers = this.headers.save();
+    const { outPort, isDestinationRewritten, position } = this;
     act();
-    this.settle();
-    this.packet.words.set(words);
-    this.written.set(written);
-    spareWords.push(words, written);
-    this.isTagPopped = isTagPopped;
-    this.pushed = pushed;
+    this.headers.restore(headers);
     this.outPort = outPort;
     this.isDestinationRewritten = isDestinationRewritten;
     this.position = position;
@@ -455,22 +340,15 @@ export class SimulationContext {
       return this.drop('too-many-devices');
     }
     // Before it is known whether this copy has gone astray.
-    if (this.before !== NO_RECIRCULATION) this.settle();
-    const words = takeWords();
-    const written = takeWords();
-    words.set(this.packet.words);
-    written.set(this.written);
+    if (this.before !== NO_RECIRCULATION) this.headers.settle();
     this.visits.push({
       port,
       isReturned,
-      words,
-      written,
+      headers: this.headers.save(),
       devices: this.devices + 1,
       position: this.position,
       entry: this.entry,
       passed: this.passed,
-      isTagPopped: this.isTagPopped,
-      pushed: this.pushed,
       flood: this.flood,
       mirrored: this.mirrored,
     });
@@ -483,16 +361,11 @@ export class SimulationContext {
   nextVisit(): Fact<PortFact> | undefined {
     const visit = this.visits.shift();
     if (visit === undefined) return undefined;
-    this.settle();
-    this.packet.words.set(visit.words);
-    this.written.set(visit.written);
+    this.headers.restore(visit.headers);
     this.devices = visit.devices;
     this.position = visit.position;
-    spareWords.push(visit.words, visit.written);
     this.entry = visit.entry;
     this.passed = visit.passed;
-    this.isTagPopped = visit.isTagPopped;
-    this.pushed = visit.pushed;
     this.flood = visit.flood;
     this.mirrored = visit.mirrored;
     this.inPort = visit.port;
@@ -540,7 +413,7 @@ export class SimulationContext {
   track(): void {
     if (this.position.isTracked) return;
     this.position = { ...this.position, isTracked: true };
-    if (!this.isIp()) return;
+    if (!this.headers.isIp()) return;
     // On the way through connection tracking fragments are put together, so that all of them go one way, by ports too.
     this.mask.seeNwFrag();
     if (this.packet.nwFrag !== Frag.NONE) this.way();
@@ -564,12 +437,12 @@ export class SimulationContext {
     // A reply out of a tunnel is known for one only behind the translation that it came here for.
     if (typeof direction === 'object') return { way, isTranslated: direction.isTranslated };
     if (way === 'forward' || direction !== 'key') return { way, isTranslated: false };
-    this.seen.seeCtMark(TRANSLATED_MARK);
+    this.headers.seen.seeCtMark(TRANSLATED_MARK);
     return { way, isTranslated: (this.key.ctMark & TRANSLATED_MARK) !== 0 };
   }
 
   private way(): Direction['way'] | undefined {
-    if (!this.isIp()) return 'forward';
+    if (!this.headers.isIp()) return 'forward';
     // What devices send of their own accord answers something.
     if (this.arrival.sentFrom !== undefined) return 'related';
     // What comes from another host to be filtered here was flooded there, as answers hardly ever are; so it opens a connection.
@@ -577,7 +450,7 @@ export class SimulationContext {
     const { direction } = this.before;
     if (direction === undefined) return this.ask();
     if (direction !== 'key') return direction.way;
-    this.seen.seeCtState(CtState.REPLY | CtState.RELATED);
+    this.headers.seen.seeCtState(CtState.REPLY | CtState.RELATED);
     if ((this.key.ctState & CtState.RELATED) !== 0) return 'related';
     return (this.key.ctState & CtState.REPLY) === 0 ? 'forward' : 'return';
   }
@@ -603,7 +476,7 @@ export class SimulationContext {
       this.position = { ...this.position, isHashUsed: true };
       this.arrive();
       if (!this.isHere()) return undefined;
-      this.seen.seeDpHash((2 ** bits - 1) << shift);
+      this.headers.seen.seeDpHash((2 ** bits - 1) << shift);
       const bucket = (this.key.dpHash >>> shift) & (2 ** bits - 1);
       this.trace?.push({ type: 'bucket', bucket });
       return bucket;
@@ -626,15 +499,14 @@ export class SimulationContext {
     const { translations } = this.before;
     const at = this.position.translations;
     if (at === translations.length) return undefined;
-    this.settle();
+    this.headers.settle();
     const translation = translations[at];
     if (translation.kind !== kind || translation.zone !== zone) {
-      this.position = { ...this.position, isAstray: true };
+      this.headers.isAstray = true;
       return 'unmade';
     }
     this.position = { ...this.position, translations: at + 1 };
-    for (const word of TRANSLATED_WORDS) this.written[word] = 0;
-    this.showTranslated();
+    this.headers.showBefore(translations[at + 1]);
     this.arrive();
     const isMade = this.isMade(translation);
     this.trace?.push({ type: 'translated', kind, isMade });
@@ -657,7 +529,7 @@ export class SimulationContext {
     if (zone === entryZone) this.isCommitLater = true;
     else if (entryZone !== null && !this.before.isCommitted && this.mirrored === undefined) this.commitZone = entryZone;
     this.trace?.push({ type: 'translate', kind, zone, nat });
-    const set = this.setHeaders(ADDRESSES);
+    const set = this.headers.setAction(ADDRESSES);
     const ct: Action = { type: 'ct', zone, commit: kind !== 'reverse', nat };
     const translations = earlier.map((translation) => ({ ...translation, isMade: this.isMade(translation) }));
     this.returns.push({
@@ -667,7 +539,7 @@ export class SimulationContext {
         isCommitted: true,
         isHashed: false,
         sentFrom: this.arrival.sentFrom,
-        translations: [...translations, { kind, zone, ...this.translatedSeen() }],
+        translations: [...translations, { kind, zone, ...this.headers.translatedSeen() }],
       },
     });
   }
@@ -707,7 +579,7 @@ export class SimulationContext {
       if (zone === undefined) return;
       if (zone !== null) this.commitZone = zone;
     }
-    const changes = this.changes();
+    const changes = this.headers.changes();
     const actions = [...changes, ...outputs];
     // Room for the clone that keeps the headers of the other copies as they are.
     const length =
@@ -723,8 +595,8 @@ export class SimulationContext {
 
   /** What came of it. To be asked for once, at the end. */
   decision(): Decision {
-    this.settle();
-    spareWords.push(this.packet.words, this.mask.words, this.written);
+    this.headers.settle();
+    this.headers.release();
     if (this.missing.list.length > 0) return { type: 'wait', missing: this.missing.list };
     let { effects, install, cutCopies: cut } = this;
     let drop = this.copies.length + this.returns.length > 0 ? undefined : this.dropReason;
@@ -745,7 +617,7 @@ export class SimulationContext {
     return {
       type: 'done',
       actions,
-      mask: this.seen,
+      mask: this.headers.seen,
       tags: this.tags.list,
       effects,
       install,
@@ -786,24 +658,18 @@ export class SimulationContext {
     if (this.asked !== undefined) this.trace?.push({ type: 'ask', zone: this.asked });
   }
 
-  private isIp(): boolean {
-    this.mask.seeEthType();
-    const { ethType } = this.packet;
-    return ethType === EtherType.IPV4 || ethType === EtherType.IPV6;
-  }
-
   /** A mirror's copy opens no connection, wherever it goes. */
   private isTracked(): boolean {
-    return this.position.isTracked && this.mirrored === undefined && this.isIp();
+    return this.position.isTracked && this.mirrored === undefined && this.headers.isIp();
   }
 
   /** Whether this copy of the packet is the one that came back, at the point of its way where it was sent from or behind that. */
   private isHere(): boolean {
     const { before } = this;
     if (before === NO_RECIRCULATION) return true;
-    this.settle();
-    const { translations, isHashUsed, isAstray } = this.position;
-    return !isAstray && translations === before.translations.length && (isHashUsed || !before.isHashed);
+    this.headers.settle();
+    const { translations, isHashUsed } = this.position;
+    return !this.headers.isAstray && translations === before.translations.length && (isHashUsed || !before.isHashed);
   }
 
   private arrive(): void {
@@ -814,7 +680,7 @@ export class SimulationContext {
   private isMade({ kind, isMade }: Translation): boolean {
     if (isMade !== undefined) return isMade;
     if (kind === 'source') return true;
-    this.seen.seeCtState(CtState.DNAT);
+    this.headers.seen.seeCtState(CtState.DNAT);
     return (this.key.ctState & CtState.DNAT) !== 0;
   }
 
@@ -829,91 +695,6 @@ export class SimulationContext {
     }
     return false;
   }
-
-  /** Show the packet's addresses as they are before the next translation, or behind the last one. */
-  private showTranslated(): void {
-    const { translations } = this.before;
-    if (translations.length === 0) return;
-    const next = translations[this.position.translations];
-    for (let i = 0; i < TRANSLATED_WORDS.length; i++) {
-      const word = TRANSLATED_WORDS[i];
-      this.packet.words[word] = next === undefined ? this.key.words[word] : next.values[i];
-    }
-  }
-
-  /** What the decision depends on of the words that a translation changes. */
-  private translatedSeen(): { values: Uint32Array; mask: Uint32Array } {
-    const values = new Uint32Array(TRANSLATED_WORDS.length);
-    const mask = new Uint32Array(TRANSLATED_WORDS.length);
-    for (let i = 0; i < TRANSLATED_WORDS.length; i++) {
-      mask[i] = this.seen.words[TRANSLATED_WORDS[i]];
-      values[i] = this.key.words[TRANSLATED_WORDS[i]] & mask[i];
-    }
-    return { values, mask };
-  }
-
-  /** Take down what was read of `count` words: to be done before it changes what of them was written. */
-  private settle(first = 0, count = FLOW_KEY_WORDS): void {
-    const { written } = this;
-    const read = this.mask.words;
-    const seen = this.seen.words;
-    const next = this.before.translations[this.position.translations];
-    for (let i = first; i < first + count; i++) {
-      if (read[i] === 0) continue;
-      const bits = read[i] & ~written[i];
-      read[i] = 0;
-      const at = next === undefined ? -1 : TRANSLATED_WORDS.indexOf(i);
-      if (next === undefined || at < 0) seen[i] |= bits;
-      else if ((bits & ~next.mask[at]) !== 0) this.position = { ...this.position, isAstray: true };
-    }
-  }
-
-  /** What makes the datapath's packet what it is here. */
-  private changes(): Action[] {
-    const changes: Action[] = [];
-    if (this.isTagPopped) changes.push({ type: 'pop-vlan' });
-    for (const { tci } of this.pushedTags()) changes.push({ type: 'push-vlan', tpid: EtherType.VLAN, tci });
-    const set = this.setHeaders();
-    if (set !== undefined) changes.push(set);
-    return changes;
-  }
-
-  /** From the lowest up. */
-  private pushedTags(): PushedTag[] {
-    const tags: PushedTag[] = [];
-    for (let tag = this.pushed; tag !== undefined; tag = tag.below) tags.unshift(tag);
-    return tags;
-  }
-
-  /** Undefined if no header has to be set. */
-  private setHeaders(fields: readonly (readonly [number, number])[] = WRITABLE): Action | undefined {
-    this.settle();
-    let mask: FlowKey | undefined;
-    for (const [first, count] of fields) {
-      if (!this.isToBeSet(first, count)) continue;
-      mask ??= new FlowKey();
-      for (let word = first; word < first + count; word++) mask.words[word] = this.written[word];
-    }
-    if (mask === undefined) return undefined;
-    return { type: 'set', key: this.packet.clone(), mask };
-  }
-
-  /**
-   * Whether a field was written. One that is what the key says already needs no setting only if the flow matches it: other
-   * packets of the flow may differ there.
-   */
-  private isToBeSet(first: number, count: number): boolean {
-    const { written, packet, key, seen } = this;
-    for (let word = first; word < first + count; word++) {
-      const same = ~(packet.words[word] ^ key.words[word]) & seen.words[word];
-      if ((written[word] & ~same) !== 0) return true;
-    }
-    return false;
-  }
-}
-
-function formatAddress(words: Uint32Array): string {
-  return words.length === 1 ? formatIpv4(words[0]) : formatIpv6(words);
 }
 
 function hex(bytes: Uint8Array): string {

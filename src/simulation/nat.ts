@@ -48,7 +48,7 @@ function isStatic({ targets }: NatRuleFact): boolean {
 
 function setAddress(context: SimulationContext, side: 'source' | 'destination', { start }: NatTarget): Outcome {
   if (!isOfFamily(context, start)) return 'pass';
-  context.setAddress(side, start);
+  context.headers.setAddress(side, start);
   if (side === 'destination') context.isDestinationRewritten = true;
   return 'done';
 }

@@ -73,7 +73,7 @@ function emit(context: SimulationContext, port: PortFact): void {
     const output = context.read(port.location.output);
     if (output === null) context.drop('unbound-port');
     // Bridges never send a packet back; a router may, to another machine behind the same port.
-    else if (output === context.key.inPort && !context.isRouted) context.drop('same-port');
+    else if (output === context.key.inPort && !context.headers.isRouted) context.drop('same-port');
     else if (output !== undefined) outputHere(context, output, port.location.zone);
     return;
   }
@@ -166,7 +166,7 @@ function isReady(context: SimulationContext, { adminStateUp, peer, location }: P
  */
 export function outputHereToAll(context: SimulationContext, { outputs, zones }: TunnelTarget): void {
   outputs.forEach((port, i) => {
-    if (port === context.key.inPort && !context.isRouted) return;
+    if (port === context.key.inPort && !context.headers.isRouted) return;
     const tracking = zones === undefined ? [] : context.trackAtEgress(zones[i]);
     context.output([...tracking, { type: 'output', port }]);
   });

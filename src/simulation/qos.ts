@@ -6,7 +6,7 @@ export function markPacket(context: SimulationContext, bridge: BridgeFact, port:
   const policy = port.qos ?? bridge.qos;
   if (policy === undefined || port.peer !== undefined) return;
   const dscp = context.read(policy)?.dscp;
-  if (dscp !== undefined) context.setDscp(dscp);
+  if (dscp !== undefined) context.headers.setDscp(dscp);
 }
 
 /** What comes in at the port from a machine has a limit where its policy says so. What comes back has passed it before. */

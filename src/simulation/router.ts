@@ -120,7 +120,7 @@ function forward(
   context.trace?.push(nextHopStep(packet, route.gateway, neighbor));
   if (neighbor === null) return tell('no-neighbor', unreachable(packet, route.gateway !== undefined));
   context.setEthernet(out.mac, neighbor.mac);
-  context.setTtl(ttl - 1);
+  context.headers.setTtl(ttl - 1);
   mirror(context, router.outboundMirrors);
   egressPort(context, route.port);
 }
