@@ -13,7 +13,7 @@ const AVA = 'node_modules/ava/entrypoints/cli.mjs';
 const KERNEL_TESTS = 'build/test/kernel/';
 
 /** What takes longer hangs: ava waits for ever for a test file that does not exit. */
-const HOST_LIMIT_S = 900;
+const HOST_LIMIT_S = 1500;
 const VM_LIMIT_S = 2400;
 
 /** Set by Ctrl-C: what has not begun does not begin any more. */

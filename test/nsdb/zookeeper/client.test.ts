@@ -189,7 +189,7 @@ test('a tree is not current while a node of it may not be read, which is told on
 test('a client whose server was put back to a backup comes as a new one and reads everything again', async (t) => {
   const nsdb = await EmbeddedNsdb.start();
   t.teardown(() => nsdb.close());
-  const store = nsdb.store({ sessionTimeout: 400 });
+  const store = nsdb.store({ sessionTimeout: 2000 });
   const events: StoreEvent[] = [];
   store.onState((event) => events.push(event));
   await store.create('/a', bytes('in the backup'));
