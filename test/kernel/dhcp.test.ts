@@ -130,7 +130,7 @@ test.serial('busybox udhcpc gets an address with all that goes with it, and rene
     });
     t.is(bound.staticroutes, `172.16.0.0/12 ${gateway.ipv4} 0.0.0.0/0 ${gateway.ipv4}`);
     t.true(
-      (await onMachine('ping', '-n', '-c', '3', '-i', '0.2', '-W', '2', gateway.ipv4)).stdout.includes(
+      (await onMachine('ping', '-n', '-c', '3', '-i', '0.2', '-W', '10', gateway.ipv4)).stdout.includes(
         ' 0% packet loss',
       ),
     );
@@ -197,7 +197,7 @@ test.serial('the kernel makes an address of what is advertised, and gives it up 
   const router = formatIpv6(linkLocalAddress(parseMac(gateway.mac)!));
   t.true((await defaultRoute6()).includes(`via ${router} dev eth0 proto ra`), await defaultRoute6());
   await gateway.run('ip', '-6', 'route', 'add', 'fd00:77::/64', 'dev', 'eth0');
-  const { stdout } = await onMachine('ping', '-n', '-c', '3', '-i', '0.2', '-W', '2', gateway.ipv6);
+  const { stdout } = await onMachine('ping', '-n', '-c', '3', '-i', '0.2', '-W', '10', gateway.ipv6);
   t.true(stdout.includes(' 0% packet loss'), stdout);
 
   // Asked for when the interface comes up.

@@ -3,7 +3,7 @@ import type { Rule } from '../../src/topology/chains.js';
 import { idFromName } from '../../src/topology/id.js';
 import { positionsAfter } from '../../src/topology/position.js';
 import { cleanUp } from './clean-up.js';
-import { Lab, type LabNode, must, type Outcome, received, run, until } from './lab.js';
+import { Lab, type LabNode, must, type Outcome, ping, received, run, until } from './lab.js';
 
 /**
  * Machines with Linux in them behind a router: two networks on two nodes, and a network outside that both reach through an
@@ -50,8 +50,8 @@ class Machine {
   }
 
   /** How many of `count` pings were answered. */
-  async ping(address: string, count = 2): Promise<number> {
-    return received((await this.run('ping', '-n', '-c', `${count}`, '-i', '0.2', '-W', '2', address)).stdout);
+  ping(address: string, count = 2): Promise<number> {
+    return ping(this, address, count, 0.2);
   }
 }
 
@@ -157,7 +157,7 @@ test.serial('machines of two networks reach each other and the router, on one no
     t.is(await from.ping(to.ipv6), 2, `${from.name} to ${to.name} by IPv6`);
   }
   for (const gateway of ['10.50.1.254', 'fd00:50:1::fe', '10.50.2.254']) t.is(await red.ping(gateway), 2, gateway);
-  const hops = await red.run('ping', '-n', '-c', '1', '-W', '2', blue.ipv4);
+  const hops = await red.run('ping', '-n', '-c', '1', '-W', '10', blue.ipv4);
   t.regex(hops.stdout, /ttl=63/);
 });
 
