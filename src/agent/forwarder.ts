@@ -6,7 +6,7 @@ import { type Action, actionsEqual } from '../flow/action.js';
 import { describePacket } from '../flow/describe.js';
 import { extractKey } from '../flow/extract.js';
 import { FLOW_KEY_WORDS, FlowKey } from '../flow/key.js';
-import type { FlowMask } from '../flow/mask.js';
+import { FlowMask } from '../flow/mask.js';
 import type { Decision, Effect } from '../simulation/decision.js';
 import type { Fact, Ingress, PortFact } from '../simulation/fact.js';
 import { buildReply } from '../simulation/reply.js';
@@ -38,10 +38,24 @@ const LOST_AFTER_MS = 1000;
 const RESYNC_MS = 1000;
 /** How long packets are dropped unseen that came too often to be answered. */
 const UNANSWERED_MS = 1000;
-/** Between two warnings that copies of flooded packets are left out. */
-const CUT_TOLD_MS = 60_000;
+/** Between two lines in the log about what many packets may cause. */
+const TOLD_AGAIN_MS = 60_000;
 
 type Done = Extract<Decision, { type: 'done' }>;
+
+/** Of a packet whose simulation threw. The next one like it is tried again. */
+const FAILED: Done = {
+  type: 'done',
+  actions: [],
+  mask: new FlowMask(),
+  tags: [],
+  effects: [],
+  install: false,
+  drop: 'simulation-failed',
+  cut: 0,
+  circles: 0,
+  recirculations: [],
+};
 
 /**
  * Upcall to decision to flow. Owns the flows of the datapath: installs them, revisits those whose facts changed, removes
@@ -57,6 +71,7 @@ export class Forwarder {
   /** How many packets were traced, by trace request. */
   private readonly traced = new Map<string, number>();
   private tellOfCutAt = 0;
+  private tellOfFailureAt = 0;
   private revisiting = false;
   private resyncing: Promise<void> | undefined;
   private resyncTimer: NodeJS.Timeout | undefined;
@@ -253,10 +268,26 @@ export class Forwarder {
     const { datapath } = this;
     const recirculations = datapath.features.conntrack ? this.recirculations : undefined;
     this.metrics.simulations++;
-    if (packet?.sender !== undefined) {
-      return simulateSent(key, packet.sender, datapath, recirculations, packet.packet, trace);
+    try {
+      if (packet?.sender !== undefined) {
+        return simulateSent(key, packet.sender, datapath, recirculations, packet.packet, trace);
+      }
+      return simulate(key, this.ingress(key.inPort), datapath, recirculations, packet?.packet, trace);
+    } catch (error) {
+      this.tellOfFailure(error as Error, key);
+      return FAILED;
     }
-    return simulate(key, this.ingress(key.inPort), datapath, recirculations, packet?.packet, trace);
+  }
+
+  /** A packet that we cannot cope with is lost, and no others are: whoever sends it must not be able to end the agent. */
+  private tellOfFailure(error: Error, key: FlowKey): void {
+    const now = this.clock();
+    if (now < this.tellOfFailureAt) return;
+    this.tellOfFailureAt = now + TOLD_AGAIN_MS;
+    this.log.error(
+      { err: error, inPort: key.inPort, key: [...key.words] },
+      'a packet could not be simulated; it is dropped',
+    );
   }
 
   private park(missing: readonly Cell<unknown>[], upcall: Waiting): void {
@@ -306,7 +337,7 @@ export class Forwarder {
   private tellOfCut(copies: number): void {
     const now = this.clock();
     if (now < this.tellOfCutAt) return;
-    this.tellOfCutAt = now + CUT_TOLD_MS;
+    this.tellOfCutAt = now + TOLD_AGAIN_MS;
     this.log.warn({ copies }, 'flooded packets have more destinations than one flow can hold');
   }
 

@@ -5,6 +5,8 @@ import type { BridgeFact, BridgePortFact, Fact, PortFact, RouterPortFact } from 
 
 /** Why a packet goes nowhere. Counted by the agent under these names. */
 export type DropReason =
+  /** The simulation threw: a fault of ours. */
+  | 'simulation-failed'
   | 'no-port'
   | 'port-down'
   | 'bridge-down'

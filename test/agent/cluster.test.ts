@@ -87,6 +87,28 @@ cluster(
   },
 );
 
+cluster('a packet that cannot be simulated is dropped, counted and logged; others pass', { hosts: 1 }, async (t, c) => {
+  const bridge = await c.createBridge();
+  const [x, y, z] = await c.populate(bridge, 3);
+  const [host] = c.hosts;
+  const entry = host.agent.cache.bridge(bridge).mac(y.mac);
+  const broken = () => {
+    throw new Error('this fact is broken');
+  };
+  Object.defineProperty(entry, 'value', { get: broken, configurable: true });
+  const lost = c.sendTo(x, y);
+  await until('it is counted', () => host.agent.metrics.drops.get('simulation-failed') === 1);
+  c.sendTo(x, y);
+  await c.ping(x, z);
+  await c.ping(z, x);
+  await until('the next one is counted', () => (host.agent.metrics.drops.get('simulation-failed') ?? 0) >= 2);
+  t.is(y.count(lost), 0);
+  t.is(host.warnings.length, 1);
+  t.regex(host.warnings[0], /this fact is broken/);
+  Reflect.deleteProperty(entry, 'value');
+  await c.ping(x, y);
+});
+
 cluster(
   'a flood goes once to each host that has ports of the bridge, and there to each port',
   { hosts: 4 },
