@@ -28,8 +28,8 @@ import { AddressCells } from './address-cells.js';
 import { BridgeSubnets } from './bridge-subnets.js';
 import { type Cell, isIdle } from './cell.js';
 import { sameFilters } from './chain-cells.js';
+import type { DeviceSource } from './device-source.js';
 import { sameTaps } from './mirror-cells.js';
-import type { TopologySource } from './topology-source.js';
 import { UnknownFilters } from './unknown-filters.js';
 
 /** A bridge's facts: the bridge itself and the entries of its tables that packets asked for. */
@@ -58,7 +58,7 @@ export class BridgeNode implements BridgeFact {
 
   constructor(
     readonly id: string,
-    private readonly source: TopologySource,
+    private readonly source: DeviceSource,
   ) {
     this.sourceNat = source.sourceNat(id);
     this.cell = source.cell<BridgeFact>(`bridge ${id}`, {

@@ -2,6 +2,7 @@ import type { Fact, MirrorFact, PortFact, PortTaps } from '../simulation/fact.js
 import { mirrorFact } from '../simulation/mirror.js';
 import type { Port } from '../topology/types.js';
 import type { Cell } from './cell.js';
+import type { ChainCells } from './chain-cells.js';
 import type { TopologySource } from './topology-source.js';
 
 /** Those fields of bridges, routers and ports that name mirrors. */
@@ -14,7 +15,11 @@ type MirrorIds = Pick<
 export class MirrorCells {
   private readonly cells = new Map<string, Cell<MirrorFact>>();
 
-  constructor(private readonly source: TopologySource) {}
+  /** @param chains know the address groups that mirrors compare with */
+  constructor(
+    private readonly source: TopologySource,
+    private readonly chains: ChainCells,
+  ) {}
 
   /** How many mirrors are kept. */
   get size(): number {
@@ -42,13 +47,13 @@ export class MirrorCells {
   private mirror(id: string): Cell<MirrorFact> {
     let cell = this.cells.get(id);
     if (cell === undefined) {
-      const { repository, chains, invalid } = this.source;
+      const { repository, invalid } = this.source;
       cell = this.source.cell<MirrorFact>(`mirror ${id}`, {
         subscribe: (self) =>
           repository.watch(
             'mirror',
             id,
-            (mirror) => self.set(mirror === undefined ? null : mirrorFact(mirror, chains)),
+            (mirror) => self.set(mirror === undefined ? null : mirrorFact(mirror, this.chains)),
             invalid,
           ),
         forget: (self) => {

@@ -15,7 +15,10 @@ interface KnownQos extends QosFact {
 export class QosCells {
   private readonly cells = new Map<string, Cell<KnownQos>>();
 
-  constructor(private readonly source: TopologySource) {}
+  constructor(
+    private readonly source: TopologySource,
+    private readonly meters: Meters,
+  ) {}
 
   /** How many policies are kept. */
   get size(): number {
@@ -26,13 +29,13 @@ export class QosCells {
     if (id === undefined) return undefined;
     let cell = this.cells.get(id);
     if (cell === undefined) {
-      const { repository, meters, invalid } = this.source;
+      const { repository, invalid } = this.source;
       cell = this.source.cell<KnownQos>(`QoS policy ${id}`, {
         subscribe: (self) =>
           repository.watch(
             'qos-policy',
             id,
-            (policy) => self.set(policy === undefined ? null : qosFact(policy, meters)),
+            (policy) => self.set(policy === undefined ? null : qosFact(policy, this.meters)),
             invalid,
           ),
         same: sameQos,

@@ -17,9 +17,9 @@ import type {
 import type { Port, Route, Router } from '../topology/types.js';
 import type { Cell } from './cell.js';
 import { sameFilters } from './chain-cells.js';
+import type { DeviceSource } from './device-source.js';
 import { sameTaps } from './mirror-cells.js';
 import { RouteRegions, type UsableRoute } from './route-regions.js';
-import type { TopologySource } from './topology-source.js';
 
 /** What a route is, whether or not packets can take it now. */
 type KnownRoute = Omit<UsableRoute, 'isLocal'> & {
@@ -56,7 +56,7 @@ export class RouterNode implements RouterFact {
 
   constructor(
     readonly id: string,
-    private readonly source: TopologySource,
+    private readonly source: DeviceSource,
   ) {
     this.sourceNat = source.sourceNat(id);
     this.cell = source.cell<RouterFact>(`router ${id}`, { subscribe: (self) => this.watch(self) });

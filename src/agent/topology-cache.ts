@@ -10,6 +10,7 @@ import { AddressCells } from './address-cells.js';
 import { BridgeNode } from './bridge-node.js';
 import { Cell, type CellOptions, isIdle } from './cell.js';
 import { ChainCells, sameFilters } from './chain-cells.js';
+import type { DeviceSource } from './device-source.js';
 import { HostLiveness } from './host-liveness.js';
 import { LinkedRouters } from './linked-routers.js';
 import { LoadBalancerCells } from './load-balancer-cells.js';
@@ -20,7 +21,6 @@ import { MirrorCells, sameTaps } from './mirror-cells.js';
 import { QosCells } from './qos-cells.js';
 import { RouterNode } from './router-node.js';
 import { SourceNat, type SourceNatOptions } from './source-nat.js';
-import type { TopologySource } from './topology-source.js';
 
 /** How long a fact that no flow needs is still watched. */
 const RELEASE_AFTER_MS = 60_000;
@@ -30,16 +30,16 @@ const RELEASE_AFTER_MS = 60_000;
  * first packet that needs it until a minute after the last flow that did. What belongs to this host's own ports is set
  * here and needs no NSDB.
  */
-export class TopologyCache implements TopologySource {
+export class TopologyCache implements DeviceSource {
   private readonly ports = new Map<string, Cell<PortFact>>();
   private readonly bridges = new Map<string, BridgeNode>();
   private readonly routers = new Map<string, RouterNode>();
   /** By port of a router. */
   private readonly neighbors = new Map<string, AddressCells<NeighborFact>>();
   readonly chains = new ChainCells(this);
-  readonly mirrors = new MirrorCells(this);
+  readonly mirrors = new MirrorCells(this, this.chains);
   readonly loadBalancers = new LoadBalancerCells(this);
-  readonly qos = new QosCells(this);
+  readonly qos: QosCells;
   readonly meters: Meters;
   readonly hosts: HostLiveness;
   /** Those that front ends of this host attached. */
@@ -73,6 +73,7 @@ export class TopologyCache implements TopologySource {
   ) {
     this.hosts = new HostLiveness(repository.store, clock);
     this.meters = new Meters(this, datapath, log);
+    this.qos = new QosCells(this, this.meters);
   }
 
   /** How many facts are watched in the NSDB, or were needed a short while ago. */

@@ -1,14 +1,9 @@
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Fact, PortFact, SourceNatFact, TunnelPath } from '../simulation/fact.js';
 import type { Cell, CellOptions } from './cell.js';
-import type { ChainCells } from './chain-cells.js';
 import type { HostLiveness } from './host-liveness.js';
-import type { LoadBalancerCells } from './load-balancer-cells.js';
-import type { Meters } from './meters.js';
-import type { MirrorCells } from './mirror-cells.js';
-import type { QosCells } from './qos-cells.js';
 
-/** What the facts about one device are made from. */
+/** What facts of the topology are made from. */
 export interface TopologySource {
   readonly repository: TopologyRepository;
   /** This host. */
@@ -20,11 +15,6 @@ export interface TopologySource {
   /** Take back what is set on this host for a fact. Who needs it reads it from then on. */
   clearLocal<T>(cell: Cell<T>): void;
   port(id: string): Fact<PortFact>;
-  readonly chains: ChainCells;
-  readonly mirrors: MirrorCells;
-  readonly loadBalancers: LoadBalancerCells;
-  readonly qos: QosCells;
-  readonly meters: Meters;
   readonly hosts: HostLiveness;
   /** How this host translates sources for a device; undefined if it cannot. */
   sourceNat(deviceId: string): SourceNatFact | undefined;

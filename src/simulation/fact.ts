@@ -5,7 +5,6 @@ import type { Condition } from '../topology/chains.js';
 import type { CompiledCondition } from './condition.js';
 import type { MemberTable, TableMember } from './member-table.js';
 import type { RuleIndex } from './rule-index.js';
-import type { VipAnswer } from './vip-index.js';
 
 /**
  * What a simulation reads. A fact is a cell that holds one thing known of the topology or of this host; devices refer to
@@ -208,6 +207,13 @@ export interface LoadBalancerFact {
   /** The VIP that the packet goes to: see vip-index.ts. What was read of the packet to find it is added to `seen`. */
   vip(packet: FlowKey, seen: FlowMask): Fact<VipAnswer<VipFact>> | undefined;
 }
+
+/**
+ * The value of a fact about VIPs: what is known of the VIP; null for none; or `tracked`: the address is a VIP's, but only the
+ * connection can tell whether the packet is the VIP's business, because it is a fragment, or an ICMP error, which is about
+ * another packet, or goes to another port, as answers do to what was sent from the VIP's address.
+ */
+export type VipAnswer<V> = V | 'tracked';
 
 export interface VipFact {
   readonly id: string;

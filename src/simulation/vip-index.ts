@@ -7,7 +7,7 @@ import { isIcmpv6Error } from '../packet/icmpv6.js';
 import { formatIp, type Ip } from '../packet/ip.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
 import { bitAt, commonBits } from '../packet/prefix.js';
-import type { Fact } from './fact.js';
+import type { Fact, VipAnswer } from './fact.js';
 
 /** Where connections to a VIP go to. */
 export interface VipKey {
@@ -22,13 +22,6 @@ export interface VipCell<V> extends Fact<V> {
   set(value: V | null): void;
   touch(): void;
 }
-
-/**
- * The value of a fact about VIPs: what is known of the VIP; null for none; or `tracked`: the address is a VIP's, but only the
- * connection can tell whether the packet is the VIP's business, because it is a fragment, or an ICMP error, which is about
- * another packet, or goes to another port, as answers do to what was sent from the VIP's address.
- */
-export type VipAnswer<V> = V | 'tracked';
 
 type Cell<V> = VipCell<VipAnswer<V>>;
 

@@ -1,9 +1,9 @@
 import test, { type ExecutionContext } from 'ava';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { TcpFlag } from '../../src/packet/tcp.js';
-import type { BalancedMember, LoadBalancerFact, PoolFact, VipFact } from '../../src/simulation/fact.js';
+import type { BalancedMember, LoadBalancerFact, PoolFact, VipAnswer, VipFact } from '../../src/simulation/fact.js';
 import { MemberTable } from '../../src/simulation/member-table.js';
-import { type VipAnswer, type VipCell, VipIndex } from '../../src/simulation/vip-index.js';
+import { type VipCell, VipIndex } from '../../src/simulation/vip-index.js';
 import { answer, isError, type Packet, quoted, refuse, send } from './conversation.js';
 import type { RuleSpec } from './filters.js';
 import { Hosts, type NetworkSpec, unsoundFlow } from './hosts.js';

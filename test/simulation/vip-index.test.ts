@@ -5,7 +5,8 @@ import { FlowMask } from '../../src/flow/mask.js';
 import { EtherType } from '../../src/packet/ethernet.js';
 import { type Ip, parseIp } from '../../src/packet/ip.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
-import { type VipAnswer, type VipCell, VipIndex, type VipKey } from '../../src/simulation/vip-index.js';
+import type { VipAnswer } from '../../src/simulation/fact.js';
+import { type VipCell, VipIndex, type VipKey } from '../../src/simulation/vip-index.js';
 
 /** Names of VIPs, by a fact that counts how often it has told those who carry it. */
 class CountingCell implements VipCell<VipAnswer<string>> {
