@@ -25,7 +25,7 @@ export const SUBNET_V6 = 'fd00:88::/64';
 
 export const DATAPATH = 'midonet';
 /** On a machine that emulates the VM and does other things, too. */
-const READY_MS = 240_000;
+const READY_MS = 120_000;
 
 export interface LabOptions {
   /** Number of nodes; 2 if absent. */
