@@ -18,6 +18,8 @@ export const VM_PACKAGES = ['qemu-system-x86', 'kmod', 'xz-utils', 'zstd'];
  */
 export const RUNTIME_PACKAGES = [
   ...['busybox-static', 'curl', 'iproute2', 'iputils-ping', 'iperf3', 'tcpdump', 'ethtool', 'procps'],
+  // A client of DHCPv6; busybox has one of DHCP.
+  ...['isc-dhcp-client'],
   ...['containerd', 'runc', 'podman', 'crun', 'containernetworking-plugins'],
 ];
 

@@ -1,19 +1,32 @@
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import type { Datapath } from '../datapath/datapath.js';
+import type { Datapath, DatapathFeatures, TrackedConnection } from '../datapath/datapath.js';
 import { FlowKey, TunnelFlag } from '../flow/key.js';
+import type { NatBlock } from '../nsdb/leases/nat-blocks.js';
 import { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Store } from '../nsdb/store.js';
+import { EtherType } from '../packet/ethernet.js';
+import { formatIp } from '../packet/ip.js';
+import { IpProtocol } from '../packet/ip-protocol.js';
+import { TRACKED_TUNNEL_KEY } from '../simulation/connection.js';
+import { AnnouncedAddresses } from './announced-addresses.js';
 import { Bindings } from './bindings.js';
 import type { Cell } from './cell.js';
+import { Configurator } from './configurator.js';
 import { Forwarder, type ForwarderOptions } from './forwarder.js';
 import { MacLearner } from './mac-learner.js';
 import { ForwarderMetrics } from './metrics.js';
+import { NatLeases } from './nat-leases.js';
+import { Neighbors } from './neighbors.js';
 import { Publisher } from './publisher.js';
 import { Registration, type ZoneMembership } from './registration.js';
+import { RouterAdvertiser } from './router-advertiser.js';
+import { DEVICE, zoneOwner } from './source-nat.js';
 import { TopologyCache } from './topology-cache.js';
+import { Tracer } from './tracer.js';
 import { TunnelKeys } from './tunnel-keys.js';
-import { type TunnelDevices, Tunnels } from './tunnels.js';
+import { type TunnelDevices, type TunnelEndpoint, Tunnels } from './tunnels.js';
+import { Zones } from './zones.js';
 
 export interface AgentOptions {
   readonly hostId: string;
@@ -40,7 +53,12 @@ export class Agent {
   readonly tunnels: Tunnels;
   readonly publisher: Publisher;
   readonly cache: TopologyCache;
+  readonly neighbors: Neighbors;
+  readonly addresses: AnnouncedAddresses;
   readonly forwarder: Forwarder;
+  readonly advertiser: RouterAdvertiser;
+  readonly tracer: Tracer;
+  readonly natLeases: NatLeases;
   private registration: Registration | undefined;
   /** Datapath ports whose packets enter by tunnel key. */
   private tunnelPorts: ReadonlySet<number> = new Set();
@@ -49,10 +67,14 @@ export class Agent {
   private constructor(
     private readonly options: AgentOptions,
     keys: TunnelKeys,
+    readonly zones: Zones,
+    clock: () => number,
   ) {
     const { store, datapath, hostId, log } = options;
-    const clock = options.clock ?? (() => performance.now());
-    const onChange = (cell: Cell<unknown>) => this.forwarder.factChanged(cell);
+    const onChange = (cell: Cell<unknown>) => {
+      this.forwarder.factChanged(cell);
+      this.tracer.factChanged();
+    };
     this.repository = new TopologyRepository(store);
     this.publisher = new Publisher(store, log);
     this.bindings = new Bindings({
@@ -62,8 +84,11 @@ export class Agent {
       cache: () => this.cache,
       publisher: this.publisher,
       keys,
+      zones,
       onPortReplaced: (port) => this.forwarder.portReplaced(port),
       onTunnelKey: (key) => this.pinTunnelKeys([key]),
+      onRouterPort: (port) => this.neighbors.announce(port),
+      onRouterPortGone: (portId) => this.neighbors.portGone(portId),
       onChange,
       log,
     });
@@ -75,26 +100,75 @@ export class Agent {
       onChange,
       log,
     });
+    this.natLeases = new NatLeases({
+      store,
+      hostId,
+      tunnelKey: (routerId) => this.bindings.routerKey(routerId),
+      inUse: (blocks, signal) => this.blocksInUse(blocks, signal),
+      onLoaded: () => this.releaseUnusedDevices(),
+      onNothingLeft: () => this.releaseUnusedDevices(),
+      clock,
+      log,
+    });
     this.cache = new TopologyCache(
       this.repository,
       hostId,
       (id) => this.tunnels.path(id),
-      (id) => this.bindings.output(id),
-      (id) => this.bindings.forgetOutput(id),
+      (id) => ({ output: this.bindings.output(id), zone: this.bindings.zone(id) }),
+      (portId, address, cell) => this.neighbors.watch(portId, address, cell),
+      datapath.features.nat ? { store, leases: this.natLeases, zones } : undefined,
+      datapath,
+      (id) => this.bindings.forgetPort(id),
       onChange,
       clock,
       log,
     );
+    this.addresses = new AnnouncedAddresses(this.repository.store, clock, log);
+    this.neighbors = new Neighbors({
+      store,
+      port: (id) => {
+        const port = this.cache.port(id);
+        this.cache.load(port as Cell<unknown>);
+        return port;
+      },
+      send: (port, frame) => this.forwarder.send(port, frame),
+      invalid: (error) => this.cache.invalid(error),
+      clock,
+      log,
+    });
     this.forwarder = new Forwarder(
       datapath,
       (port) => this.bindings.ingress(port),
       (cell) => this.cache.load(cell),
       new MacLearner(this.repository.store, clock, log),
+      (heard) => (heard.type === 'neighbor' ? this.neighbors.heard(heard) : this.addresses.announced(heard)),
+      new Configurator({
+        load: (cell) => this.cache.load(cell),
+        keep: (cell, seconds) => this.cache.keep(cell, seconds),
+        mtu: () => this.tunnels.mtu,
+        metrics: this.metrics,
+      }),
       this.metrics,
       options.flows,
       clock,
       log,
     );
+    this.tracer = new Tracer({
+      datapath,
+      recirculations: this.forwarder.recirculations,
+      port: (id) => this.cache.port(id),
+      output: (portId) => this.bindings.output(portId),
+      load: (cell) => this.cache.load(cell),
+    });
+    this.advertiser = new RouterAdvertiser({
+      bridges: () => Array.from(this.bindings.activeBridges(), (id) => this.cache.bridge(id)),
+      load: (cell) => this.cache.load(cell),
+      keep: (cell, seconds) => this.cache.keep(cell, seconds),
+      mtu: () => this.tunnels.mtu,
+      datapath,
+      metrics: this.metrics,
+      clock,
+    });
   }
 
   /**
@@ -102,13 +176,18 @@ export class Agent {
    * should be: {@link portsKnown} must follow. Does not wait for the NSDB.
    */
   static async start(options: AgentOptions, signal?: AbortSignal): Promise<Agent> {
-    const keys = await TunnelKeys.open(join(options.stateFolder, 'tunnel-keys'));
-    const agent = new Agent(options, keys);
+    const { stateFolder, datapath, log, clock = () => performance.now() } = options;
+    const keys = await TunnelKeys.open(join(stateFolder, 'tunnel-keys'));
+    const zones = await Zones.open({ folder: join(stateFolder, 'zones'), datapath, clock, log });
+    const agent = new Agent(options, keys, zones, clock);
     agent.registration = await Registration.open({
       ...options,
       repository: agent.repository,
       publisher: agent.publisher,
-      onNewSession: () => agent.bindings.republish(),
+      onNewSession: () => {
+        agent.bindings.republish();
+        agent.natLeases.reconcile();
+      },
     });
     agent.bindings.inherit(await options.datapath.ports(signal));
     const { kept, removed } = await agent.forwarder.adopt(signal);
@@ -125,10 +204,20 @@ export class Agent {
     });
     agent.registration.start();
     agent.tunnels.start();
+    if (agent.features.nat) agent.natLeases.start();
     agent.ticker = setInterval(() => {
       agent.forwarder.tick();
-      if (agent.cache.releaseUnused()) agent.tunnels.forgetUnused(agent.cache.tunnelsInUse());
+      agent.advertiser.tick();
+      agent.neighbors.tick();
+      agent.addresses.expire();
+      agent.cache.hosts.tick();
+      if (agent.cache.releaseUnused()) {
+        agent.tunnels.forgetUnused(agent.cache.tunnelsInUse());
+        agent.releaseUnusedDevices();
+      }
       agent.bindings.forgetUnused();
+      agent.zones.tick();
+      agent.natLeases.tick();
     }, TICK_MS);
     return agent;
   }
@@ -137,6 +226,25 @@ export class Agent {
   portsKnown(): void {
     this.bindings.start(this.tunnels.ready);
     this.bindings.changed();
+  }
+
+  get features(): DatapathFeatures {
+    return this.options.datapath.features;
+  }
+
+  /** The zone of a port or device of this host, if it has one. */
+  zoneOf(id: string): number | undefined {
+    return this.zones.find(id);
+  }
+
+  /** What a zone belongs to: `port` or the kind of device, and its id. */
+  zoneOwner(zone: number): string | undefined {
+    return this.zones.ownerOf(zone);
+  }
+
+  /** See {@link Datapath.connections}. */
+  connections(zone: number | undefined, limit: number, signal?: AbortSignal): Promise<TrackedConnection[]> {
+    return this.options.datapath.connections(zone, limit, signal);
   }
 
   /** Why packets of this host's containers do not all get where they should, or undefined if they do. Asks the datapath. */
@@ -163,12 +271,48 @@ export class Agent {
       await this.publisher.drain(2000);
     }
     this.forwarder.close();
+    await this.neighbors.close();
     this.publisher.close();
     this.bindings.close();
     this.tunnels.close();
     this.cache.close();
+    this.natLeases.close();
+    await this.zones.close();
     await this.options.datapath.close();
     await this.registration?.close();
+  }
+
+  /** Which blocks of source ports, all of one address, have a port that a connection is translated to. */
+  private async blocksInUse(blocks: readonly NatBlock[], signal: AbortSignal): Promise<ReadonlySet<NatBlock>> {
+    const [{ deviceId, address }] = blocks;
+    const zone = this.zones.take(zoneOwner(deviceId));
+    const used = new Set<NatBlock>();
+    if (zone === undefined) return used;
+    for (const { family, protocol, reply } of await this.connections(zone, Number.MAX_SAFE_INTEGER, signal)) {
+      if (formatIp({ family, words: reply.dst }) !== address) continue;
+      const isIcmp = protocol === IpProtocol.ICMP || protocol === IpProtocol.ICMPV6;
+      const port = isIcmp ? reply.srcPort : reply.dstPort;
+      const block = blocks.find(({ first, last }) => port >= first && port <= last);
+      if (block !== undefined) used.add(block);
+    }
+    return used;
+  }
+
+  /** Devices for which nothing is leased here, and which no flow translates for, need no numbers of this host's. */
+  private releaseUnusedDevices(): void {
+    if (!this.natLeases.isLoaded) return;
+    for (const owner of [...this.zones.allOwners()]) {
+      const [kind, id] = owner.split(' ');
+      if (kind !== DEVICE || this.natLeases.has(id) || this.cache.usesSourceNat(id)) continue;
+      try {
+        this.bindings.releaseRouterKey(id);
+      } catch (error) {
+        // The zone is kept, so that it is tried again.
+        this.options.log.error({ owner, error: (error as Error).message }, 'could not give a tunnel key back');
+        continue;
+      }
+      this.zones.release(owner);
+    }
   }
 
   private endpointsChanged(): void {
@@ -182,17 +326,30 @@ export class Agent {
     this.pinTunnelKeys(this.bindings.tunnelKeys());
   }
 
-  /** Packets with these keys are let in by the kernel alone, without an upcall for the first. */
+  /**
+   * Packets with these keys are let in by the kernel alone, without an upcall for the first: those that the sender wants tracked, too,
+   * which can only be IP.
+   */
   private pinTunnelKeys(tunnelKeys: readonly number[]): void {
     for (const endpoint of this.tunnels.endpoints()) {
       for (const tunnelKey of tunnelKeys) {
-        const key = new FlowKey();
-        key.inPort = endpoint.port;
-        key.tunDst = endpoint.address;
-        key.tunId = tunnelKey;
-        key.tunFlags = TunnelFlag.KEY;
-        this.forwarder.pin(key);
+        this.forwarder.pin(tunnelFlowKey(endpoint, tunnelKey));
+        if (!this.features.conntrack) continue;
+        for (const ethType of [EtherType.IPV4, EtherType.IPV6]) {
+          const key = tunnelFlowKey(endpoint, tunnelKey | TRACKED_TUNNEL_KEY);
+          key.ethType = ethType;
+          this.forwarder.pin(key);
+        }
       }
     }
   }
+}
+
+function tunnelFlowKey(endpoint: TunnelEndpoint, tunnelKey: number): FlowKey {
+  const key = new FlowKey();
+  key.inPort = endpoint.port;
+  key.tunDst = endpoint.address;
+  key.tunId = tunnelKey;
+  key.tunFlags = TunnelFlag.KEY;
+  return key;
 }

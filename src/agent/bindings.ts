@@ -9,25 +9,31 @@ import {
 } from '../nsdb/repository/topology-repository.js';
 import type { Watch } from '../nsdb/store.js';
 import type { Ingress, TunnelTarget } from '../simulation/fact.js';
-import { type BridgePort, bridgePortSchema, isBridgePort, type Port } from '../topology/types.js';
+import { type BridgePort, bridgePortSchema, isBridgePort, type Port, routerPortMac } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { Cell } from './cell.js';
+import { mergedPort } from './local-port.js';
 import type { LocalPorts } from './local-ports.js';
 import type { Publisher } from './publisher.js';
 import type { TopologyCache } from './topology-cache.js';
 import type { TunnelKeys } from './tunnel-keys.js';
+import type { Zones } from './zones.js';
 
 /** How long changes of the datapath's ports are gathered before they are looked at. */
 const SETTLE_MS = 20;
 
 /** A port that is to be on this host. */
 interface Wanted {
-  port: BridgePort;
+  port: Port;
   interfaceName: string;
+  /** The port with what others have set of it in the NSDB, such as filters; undefined while that is not known. */
+  complete: BridgePort | undefined;
   /** Attached by this host's own front ends, which need no NSDB; otherwise bound in the NSDB. */
   readonly local: boolean;
   /** Datapath port number while the interface is attached. */
   number: number | undefined;
+  /** In which its connections are tracked, once it was attached; null when the kernel tracks none. */
+  zone: number | null;
   /** Whether the interface was ever attached for this port. */
   attached: boolean;
 }
@@ -39,10 +45,15 @@ export interface BindingsOptions {
   readonly cache: () => TopologyCache;
   readonly publisher: Publisher;
   readonly keys: TunnelKeys;
+  readonly zones: Zones;
   /** A datapath port is gone, or its number belongs to another interface now. */
   readonly onPortReplaced: (number: number) => void;
-  /** A tunnel key of this host came into use: packets with it may come. */
+  /** A tunnel key of this host came into use, whose packets all go the same way. */
   readonly onTunnelKey: (tunnelKey: number) => void;
+  /** A port of a router is attached here, or the router has other addresses at it. */
+  readonly onRouterPort: (port: Port) => void;
+  /** A port of a router is not attached here any more. */
+  readonly onRouterPortGone: (portId: string) => void;
   readonly onChange: (cell: Cell<unknown>) => void;
   readonly log: Logger;
 }
@@ -55,10 +66,13 @@ export class Bindings implements LocalPorts {
   private readonly wanted = new Map<string, Wanted>();
   private readonly byInterface = new Map<string, Wanted>();
   private readonly outputs = new Map<string, Cell<number>>();
+  private readonly zones = new Map<string, Cell<number>>();
   private readonly ingresses = new Map<number, Cell<Ingress>>();
   private readonly targets = new Map<number, Cell<TunnelTarget>>();
   /** Active ports by bridge. */
   private readonly active = new Map<string, Set<Wanted>>();
+  /** Bridges of which others are told a key for the ports that are not isolated. */
+  private readonly announcedIsolated = new Set<string>();
   private readonly portWatches = new Map<string, Watch>();
   private listWatch: Watch | undefined;
   /** What the NSDB lists for this host has been read once. */
@@ -102,6 +116,11 @@ export class Bindings implements LocalPorts {
     return this.cell(this.outputs, portId, `output of port ${portId}`);
   }
 
+  /** The zone in which connections of a port of this host are tracked. */
+  zone(portId: string): Cell<number> {
+    return this.cell(this.zones, portId, `zone of port ${portId}`);
+  }
+
   /** How packets from a datapath port enter. */
   ingress(number: number): Cell<Ingress> {
     return this.cell(this.ingresses, number, `datapath port ${number}`);
@@ -112,14 +131,29 @@ export class Bindings implements LocalPorts {
     return this.cell(this.targets, tunnelKey, `tunnel key ${tunnelKey}`);
   }
 
-  /** No packet has gone to the port for a while. */
-  forgetOutput(portId: string): void {
-    if (!this.wanted.has(portId)) this.outputs.delete(portId);
+  /** The key under which other hosts send here replies to what this host has translated for a router. */
+  routerKey(routerId: string): number {
+    const key = this.options.keys.take(routerOwner(routerId));
+    const target = this.target(key);
+    if (!target.value) target.set({ outputs: [], ports: [], router: this.options.cache().router(routerId).cell });
+    return key;
   }
 
-  /** Tunnel keys in use. */
+  /** This host translates nothing for the router any more. */
+  releaseRouterKey(routerId: string): void {
+    this.releaseKey(routerOwner(routerId));
+  }
+
+  /** No packet has gone to the port for a while. */
+  forgetPort(portId: string): void {
+    if (this.wanted.has(portId)) return;
+    this.outputs.delete(portId);
+    this.zones.delete(portId);
+  }
+
+  /** Tunnel keys in use whose packets all go the same way. */
   tunnelKeys(): number[] {
-    return [...this.targets].filter(([, cell]) => cell.value != null).map(([key]) => key);
+    return [...this.targets].filter(([, { value }]) => value && takesAll(value)).map(([key]) => key);
   }
 
   /** Whether what the NSDB binds here is known, and attached if it can be. */
@@ -127,11 +161,14 @@ export class Bindings implements LocalPorts {
     return this.complete;
   }
 
+  /** Bridges that have ports whose interface is attached. */
+  activeBridges(): Iterable<string> {
+    return this.active.keys();
+  }
+
   /** Number of ports whose interface is attached. */
   get activePorts(): number {
-    let count = 0;
-    for (const ports of this.active.values()) count += ports.size;
-    return count;
+    return this.byNumber.size;
   }
 
   async attach(port: BridgePort, interfaceName: string, signal?: AbortSignal): Promise<void> {
@@ -146,7 +183,15 @@ export class Bindings implements LocalPorts {
     const bound: BridgePort = { ...valid, binding: { hostId, interfaceName, tunnelKey } };
     const before = this.wanted.get(port.id);
     if (before !== undefined) this.forget(before);
-    const wanted: Wanted = { port: bound, interfaceName, local: true, number: undefined, attached: false };
+    const wanted: Wanted = {
+      port: bound,
+      interfaceName,
+      complete: undefined,
+      local: true,
+      number: undefined,
+      zone: null,
+      attached: false,
+    };
     this.want(wanted);
     this.activate(wanted, number, tunnelKey);
     this.publishPort(bound);
@@ -167,7 +212,7 @@ export class Bindings implements LocalPorts {
       }
       if (this.wanted.has(portId)) return;
     }
-    this.options.keys.release(portOwner(portId));
+    this.releaseNumbers(portId);
     this.publishDeletion(portId);
   }
 
@@ -272,18 +317,25 @@ export class Bindings implements LocalPorts {
     wanted.attached = true;
     const { port } = wanted;
     const cache = this.options.cache();
+    const zone = this.options.zones.take(portOwner(port.id)) ?? null;
+    wanted.zone = zone;
     this.output(port.id).set(number);
-    if (wanted.local) cache.setLocalPort(port);
+    this.zone(port.id).set(zone);
+    if (wanted.local && isBridgePort(port)) {
+      cache.setLocalPort(port, (complete) => this.completed(wanted, complete));
+    }
     this.ingress(number).set({ type: 'port', port: cache.port(port.id) });
-    this.target(tunnelKey).set({ outputs: [number] });
+    this.target(tunnelKey).set(targetOf([wanted]));
     this.options.onTunnelKey(tunnelKey);
     this.joinBridge(wanted);
+    if (port.routerId !== undefined) this.options.onRouterPort(port);
   }
 
   private deactivate(wanted: Wanted): void {
     const { port, number } = wanted;
     if (number === undefined) return;
     wanted.number = undefined;
+    wanted.complete = undefined;
     this.byNumber.delete(number);
     this.options.onPortReplaced(number);
     this.leaveBridge(wanted);
@@ -295,15 +347,17 @@ export class Bindings implements LocalPorts {
       this.target(tunnelKey).set(null);
       this.targets.delete(tunnelKey);
     }
-    if (wanted.local) this.options.cache().clearLocalPort(port);
+    if (wanted.local && isBridgePort(port)) this.options.cache().clearLocalPort(port);
+    if (port.routerId !== undefined) this.options.onRouterPortGone(port.id);
   }
 
   private joinBridge(wanted: Wanted): void {
     const { bridgeId } = wanted.port;
+    if (bridgeId === undefined) return;
     const ports = this.active.get(bridgeId) ?? new Set();
     ports.add(wanted);
     this.active.set(bridgeId, ports);
-    this.floodTargetChanged(bridgeId);
+    this.bridgePortsChanged(bridgeId);
     if (ports.size === 1) {
       this.options.cache().bridge(bridgeId).presume(true);
       this.announceBridge(bridgeId);
@@ -312,9 +366,10 @@ export class Bindings implements LocalPorts {
 
   private leaveBridge(wanted: Wanted): void {
     const { bridgeId } = wanted.port;
+    if (bridgeId === undefined) return;
     const ports = this.active.get(bridgeId);
     if (!ports?.delete(wanted)) return;
-    this.floodTargetChanged(bridgeId);
+    this.bridgePortsChanged(bridgeId);
     if (ports.size === 0) {
       this.active.delete(bridgeId);
       this.options.cache().bridge(bridgeId).presume(false);
@@ -322,17 +377,55 @@ export class Bindings implements LocalPorts {
     }
   }
 
-  private floodTargetChanged(bridgeId: string): void {
+  /** It is known what others have set of a port that was attached here. */
+  private completed(wanted: Wanted, complete: BridgePort): void {
+    wanted.complete = complete;
+    if (wanted.number !== undefined) this.bridgePortsChanged(complete.bridgeId);
+  }
+
+  /** Ports of the bridge came, went or changed. */
+  private bridgePortsChanged(bridgeId: string): void {
+    this.floodTargetsChanged(bridgeId);
+    if (this.hasIsolated(bridgeId) !== this.announcedIsolated.has(bridgeId)) this.announceBridge(bridgeId);
+  }
+
+  private floodTargetsChanged(bridgeId: string): void {
     // Flows of the last run flood to ports that are not attached again yet.
     if (!this.complete) return;
-    const outputs: number[] = [];
-    for (const { port, number } of this.active.get(bridgeId) ?? []) if (port.adminStateUp) outputs.push(number!);
-    outputs.sort((a, b) => a - b);
-    this.options.cache().bridge(bridgeId).localOutputs.set(outputs);
-    const key = this.options.keys.keyOf(bridgeOwner(bridgeId));
+    const cache = this.options.cache();
+    const up = [...(this.active.get(bridgeId) ?? [])].filter(({ port, complete }) => (complete ?? port).adminStateUp);
+    up.sort((a, b) => a.number! - b.number!);
+    const plain = targetOf(up.filter((wanted) => !dependsOnPacket(wanted)));
+    const asking = up.filter(dependsOnPacket);
+    const all = { ...plain, ports: asking.map(({ port }) => cache.port(port.id)) };
+    const open = {
+      ...plain,
+      ports: asking.filter(({ port, complete }) => !(complete ?? port).isolated).map(({ port }) => cache.port(port.id)),
+    };
+    cache.bridge(bridgeId).localPorts.set(all);
+    this.setFloodTarget(bridgeOwner(bridgeId), all);
+    this.setFloodTarget(openBridgeOwner(bridgeId), open);
+  }
+
+  private setFloodTarget(owner: string, target: TunnelTarget): void {
+    const key = this.options.keys.keyOf(owner);
     if (key === undefined) return;
-    this.target(key).set(outputs.length === 0 ? null : { outputs });
-    if (outputs.length > 0) this.options.onTunnelKey(key);
+    const isEmpty = target.outputs.length + target.ports.length === 0;
+    this.target(key).set(isEmpty ? null : target);
+    if (!isEmpty && takesAll(target)) this.options.onTunnelKey(key);
+  }
+
+  private hasIsolated(bridgeId: string): boolean {
+    for (const { port, complete } of this.active.get(bridgeId) ?? []) if ((complete ?? port).isolated) return true;
+    return false;
+  }
+
+  /** Nothing comes under this tunnel key any more. */
+  private releaseKey(owner: string): void {
+    const key = this.options.keys.keyOf(owner);
+    if (key === undefined) return;
+    this.options.keys.release(owner);
+    this.target(key).set(null);
   }
 
   /** Tell the other hosts whether flooded packets of the bridge are to come here. */
@@ -341,17 +434,26 @@ export class Bindings implements LocalPorts {
     publisher.publish(`bridge ${bridgeId}`, async (signal) => {
       if (!this.active.has(bridgeId)) {
         await repository.setBridgeHost(bridgeId, hostId, undefined, signal);
-        if (!this.active.has(bridgeId)) keys.release(bridgeOwner(bridgeId));
+        if (!this.active.has(bridgeId)) {
+          this.announcedIsolated.delete(bridgeId);
+          this.releaseKey(bridgeOwner(bridgeId));
+          this.releaseKey(openBridgeOwner(bridgeId));
+        }
         return;
       }
       const floodKey = keys.take(bridgeOwner(bridgeId));
-      this.floodTargetChanged(bridgeId);
-      await repository.setBridgeHost(bridgeId, hostId, { floodKey }, signal);
+      const hasIsolated = this.hasIsolated(bridgeId);
+      if (hasIsolated) this.announcedIsolated.add(bridgeId);
+      else this.announcedIsolated.delete(bridgeId);
+      const openFloodKey = hasIsolated ? keys.take(openBridgeOwner(bridgeId)) : undefined;
+      this.floodTargetsChanged(bridgeId);
+      await repository.setBridgeHost(bridgeId, hostId, { floodKey, openFloodKey }, signal);
+      if (!this.announcedIsolated.has(bridgeId)) this.releaseKey(openBridgeOwner(bridgeId));
     });
   }
 
   /** @param replaces whether a port that the NSDB has under this id is replaced */
-  private publishPort(port: BridgePort, replaces: (current: Port) => boolean = () => true): void {
+  private publishPort(port: Port, replaces: (current: Port) => boolean = () => true): void {
     const { repository, publisher } = this.options;
     publisher.publish(`port ${port.id}`, async (signal) => {
       try {
@@ -360,7 +462,7 @@ export class Bindings implements LocalPorts {
         if (!(error instanceof ObjectExistsError) || error.field !== 'port.id') throw error;
         const change = (current: Port) => {
           // What others have set of it, such as filters, stays.
-          const merged = { ...current, ...port };
+          const merged = mergedPort(port, current);
           return samePort(current, merged) || !replaces(current) ? undefined : merged;
         };
         await repository.modify('port', port.id, change, signal);
@@ -410,7 +512,7 @@ export class Bindings implements LocalPorts {
     const wanted = this.wanted.get(id);
     if (wanted?.local) return;
     const interfaceName = port?.binding?.hostId === this.options.hostId ? port.binding.interfaceName : undefined;
-    if (port === undefined || interfaceName === undefined || !isBridgePort(port)) {
+    if (port === undefined || interfaceName === undefined) {
       if (wanted !== undefined) this.unbind(wanted);
       return;
     }
@@ -422,29 +524,39 @@ export class Bindings implements LocalPorts {
       this.publishDeletion(id);
       return;
     }
-    if (wanted !== undefined && (wanted.interfaceName !== interfaceName || wanted.port.bridgeId !== port.bridgeId)) {
+    if (wanted !== undefined && (wanted.interfaceName !== interfaceName || !isOfSameDevice(wanted.port, port))) {
       this.unbind(wanted);
     }
     const current = this.wanted.get(id);
     if (current !== undefined) {
-      const { binding } = current.port;
+      const before = current.port;
+      const { binding } = before;
       current.port = { ...port, binding };
       if (current.number === undefined) return;
-      this.floodTargetChanged(port.bridgeId);
+      if (port.bridgeId !== undefined) this.bridgePortsChanged(port.bridgeId);
+      else if (!isKnownAlike(before, port)) this.options.onRouterPort(port);
       if (port.binding?.tunnelKey !== binding?.tunnelKey) this.publishKey(current);
       return;
     }
-    this.want({ port, interfaceName, local: false, number: undefined, attached: false });
+    this.want({
+      port,
+      interfaceName,
+      complete: undefined,
+      local: false,
+      number: undefined,
+      zone: null,
+      attached: false,
+    });
     this.changed();
   }
 
   /** A port that the NSDB bound here is bound here no longer. */
   private unbind(wanted: Wanted): void {
-    const { keys, log } = this.options;
+    const { log } = this.options;
     const { id } = wanted.port;
     this.forget(wanted);
     this.detachInterface(wanted)
-      .then(() => (this.wanted.has(id) ? undefined : keys.release(portOwner(id))))
+      .then(() => (this.wanted.has(id) ? undefined : this.releaseNumbers(id)))
       .catch((error: Error) =>
         log.error({ error: error.message, interface: wanted.interfaceName }, 'could not detach an interface'),
       );
@@ -453,22 +565,35 @@ export class Bindings implements LocalPorts {
   private becomeComplete(): void {
     if (this.complete || this.closed) return;
     this.complete = true;
-    for (const bridgeId of this.active.keys()) this.floodTargetChanged(bridgeId);
-    for (const cells of [this.outputs, this.ingresses, this.targets] as Map<unknown, Cell<unknown>>[]) {
+    for (const bridgeId of this.active.keys()) this.floodTargetsChanged(bridgeId);
+    this.options.cache().setLocalPortsKnown();
+    for (const cells of [this.outputs, this.zones, this.ingresses, this.targets] as Map<unknown, Cell<unknown>>[]) {
       for (const cell of cells.values()) if (cell.value === undefined) cell.set(null);
     }
-    this.releaseUnusedKeys().catch((error: Error) =>
-      this.options.log.error({ error: error.message }, 'could not release tunnel keys'),
+    this.releaseUnused().catch((error: Error) =>
+      this.options.log.error({ error: error.message }, 'could not release tunnel keys and zones'),
     );
   }
 
-  private async releaseUnusedKeys(): Promise<void> {
-    for (const owner of [...this.options.keys.owners()]) {
+  private async releaseUnused(): Promise<void> {
+    const { keys, zones } = this.options;
+    for (const owner of [...keys.owners()]) {
       const [kind, id] = owner.split(' ');
       // What other hosts were told of a bridge in the last run has to be taken back, too.
       if (kind === 'bridge') this.announceBridge(id);
-      else if (!this.wanted.has(id)) this.options.keys.release(owner);
+      else if (kind === 'port' && !this.wanted.has(id)) keys.release(owner);
     }
+    for (const owner of [...zones.allOwners()]) {
+      const [kind, id] = owner.split(' ');
+      if (kind === 'port' && !this.wanted.has(id)) zones.release(owner);
+    }
+  }
+
+  /** The port is not of this host any more: give back its tunnel key and its zone. */
+  private releaseNumbers(portId: string): void {
+    const { keys, zones } = this.options;
+    keys.release(portOwner(portId));
+    zones.release(portOwner(portId));
   }
 
   /** Make what is attached agree with what is wanted. */
@@ -500,6 +625,7 @@ export class Bindings implements LocalPorts {
       if (this.closed || this.wanted.get(wanted.port.id) !== wanted || wanted.number !== number) continue;
       if (number !== undefined && ports.get(wanted.interfaceName)?.number !== number) this.deactivate(wanted);
       if (wanted.number === undefined) await this.tryActivate(wanted);
+      if (wanted.number === undefined) this.withdrawKey(wanted);
     }
     // Not before what is wanted has been attached: flows of the last run must not find themselves without a port.
     if (all) this.becomeComplete();
@@ -527,7 +653,15 @@ export class Bindings implements LocalPorts {
     if (!wanted.local) this.publishKey(wanted);
   }
 
-  /** Tell other hosts the tunnel key of a port that is bound here in the NSDB. */
+  /** Routers take other ways, if there are any, than through a port whose interface is not there. */
+  private withdrawKey(wanted: Wanted): void {
+    const { port } = wanted;
+    if (port.routerId === undefined || port.binding?.tunnelKey === undefined) return;
+    wanted.port = { ...port, binding: { ...port.binding, tunnelKey: undefined } };
+    this.publishKey(wanted);
+  }
+
+  /** Tell other hosts the tunnel key of a port that is bound here in the NSDB, or that it has none. */
   private publishKey(wanted: Wanted): void {
     const { hostId, publisher, repository } = this.options;
     const { id } = wanted.port;
@@ -547,12 +681,50 @@ export class Bindings implements LocalPorts {
   }
 }
 
+/** Where packets go that come for these ports, which are attached and take whatever comes. */
+function targetOf(wanted: readonly Wanted[]): TunnelTarget {
+  const outputs = wanted.map(({ number }) => number!);
+  const zones = wanted.flatMap(({ zone }) => (zone === null ? [] : [zone]));
+  return { outputs, zones: zones.length < wanted.length ? undefined : zones, ports: [] };
+}
+
 function portOwner(portId: string): string {
   return `port ${portId}`;
 }
 
+function routerOwner(routerId: string): string {
+  return `router ${routerId}`;
+}
+
 function bridgeOwner(bridgeId: string): string {
   return `bridge ${bridgeId}`;
+}
+
+/** Of the ports of the bridge that are not isolated. */
+function openBridgeOwner(bridgeId: string): string {
+  return `bridge ${bridgeId} open`;
+}
+
+/** Whether it does not depend on the packet what becomes of it. */
+function takesAll({ ports, router }: TunnelTarget): boolean {
+  return ports.length === 0 && router === undefined;
+}
+
+/** Whether a packet that is flooded may not leave at the port, or not as it is. */
+function dependsOnPacket({ port, local, complete }: Wanted): boolean {
+  if (local && complete === undefined) return true;
+  const { isolated, outboundFilterId, outboundMirrorIds, preOutFilterMirrorIds } = complete ?? port;
+  const mirrors = [...(outboundMirrorIds ?? []), ...(preOutFilterMirrorIds ?? [])];
+  return isolated === true || outboundFilterId !== undefined || mirrors.length > 0;
+}
+
+function isOfSameDevice(a: Port, b: Port): boolean {
+  return a.bridgeId === b.bridgeId && a.routerId === b.routerId;
+}
+
+/** Whether neighbours know the router by the same addresses at both. */
+function isKnownAlike(a: Port, b: Port): boolean {
+  return routerPortMac(a) === routerPortMac(b) && a.subnets?.join() === b.subnets?.join();
 }
 
 function samePort(a: Port, b: Port): boolean {

@@ -11,6 +11,8 @@ export interface CellOptions<T> {
   readonly same?: (a: T, b: T) => boolean;
   /** Takes the cell out of whatever finds it by name: it is not needed any more. */
   readonly forget?: (cell: Cell<T>) => void;
+  /** What is in packets names it, such as an address: there may be any number of its kind. */
+  readonly namedByPackets?: boolean;
 }
 
 /**
@@ -23,6 +25,8 @@ export class Cell<T> implements Fact<T> {
   readonly flows = new Set<FlowId>();
   /** When the last flow left; undefined while there are flows. Milliseconds of the agent's clock. */
   idleSince: number | undefined;
+  /** Until when it is watched though no flow needs it. Milliseconds of the agent's clock. */
+  keptUntil: number | undefined;
   private local: T | undefined;
   private remote: T | null | undefined;
   private watch: Watch | undefined;
@@ -57,8 +61,13 @@ export class Cell<T> implements Fact<T> {
     if (!this.isLocal) this.options.forget?.(this);
   }
 
-  /** What the source says; `null` when there is no such thing. */
-  set(value: T | null): void {
+  /** Whoever asked for it will not wait for it: what only a packet has named is not kept. */
+  discard(): void {
+    if (this.options.namedByPackets && isIdle(this)) this.stop();
+  }
+
+  /** What the source says; `null` when there is no such thing, undefined while that is being found out again. */
+  set(value: T | null | undefined): void {
     const before = this.value;
     this.remote = value;
     this.changed(before);
@@ -83,4 +92,9 @@ export class Cell<T> implements Fact<T> {
     if (same !== undefined && before != null && after != null && same(before, after)) return;
     this.options.onChange(this as Cell<unknown>);
   }
+}
+
+/** Whether nobody watches the source of a fact, set it on this host or has a flow that depends on it. */
+export function isIdle<T>(cell: Cell<T>): boolean {
+  return !cell.started && !cell.isLocal && cell.flows.size === 0;
 }

@@ -22,6 +22,8 @@ export interface FlowRecord {
   learned: readonly LearnedMac[];
   /** Not removed for being idle: the way in for a tunnel key. */
   pinned: boolean;
+  /** When it is removed, used or not, by the agent's clock; undefined: once it is idle. */
+  readonly until?: number;
   /** Second, by the agent's clock, in which to ask whether it is idle. */
   checkAt: number;
 }
@@ -45,7 +47,12 @@ export class FlowTable {
   private readonly due = new Map<number, Set<FlowRecord>>();
   /** By datapath port: flows that take packets from it or send packets to it. */
   private readonly byPort = new Map<number, Set<FlowRecord>>();
+  /** How many `recirc` actions send packets to an identifier. */
+  private readonly recirculations = new Map<number, number>();
   private nextId = 1;
+
+  /** @param onUnused is told of an identifier that no flow sends packets to any more */
+  constructor(private readonly onUnused: (recirculationId: number) => void = () => {}) {}
 
   get size(): number {
     return this.byId.size;
@@ -85,7 +92,7 @@ export class FlowTable {
     if (record.id >= this.nextId) this.nextId = record.id + 1;
     this.classifier.insert(record.key, record.mask, record);
     for (const tag of record.tags) addTag(record, tag);
-    this.indexPorts(record);
+    this.indexActions(record);
     this.schedule(record);
   }
 
@@ -94,10 +101,15 @@ export class FlowTable {
     return [...(this.byPort.get(port) ?? [])];
   }
 
+  /** Whether any flow sends packets to the identifier with a `recirc` action. */
+  recirculates(id: number): boolean {
+    return this.recirculations.has(id);
+  }
+
   setActions(record: FlowRecord, actions: readonly Action[]): void {
-    this.unindexPorts(record);
+    this.unindexActions(record);
     record.actions = actions;
-    this.indexPorts(record);
+    this.indexActions(record);
   }
 
   /** From now on the flow is not removed for being idle, nor to make room. */
@@ -120,7 +132,7 @@ export class FlowTable {
     this.outOfOrder(record);
     this.classifier.remove(record.key, record.mask);
     this.unschedule(record);
-    this.unindexPorts(record);
+    this.unindexActions(record);
     for (const tag of record.tags) untag(record, tag, now);
   }
 
@@ -172,19 +184,30 @@ export class FlowTable {
     records.add(record);
   }
 
-  private indexPorts(record: FlowRecord): void {
+  private indexActions(record: FlowRecord): void {
     for (const port of portsOf(record)) {
       const records = this.byPort.get(port);
       if (records === undefined) this.byPort.set(port, new Set([record]));
       else records.add(record);
     }
+    for (const id of recirculationsOf(record.actions)) {
+      this.recirculations.set(id, (this.recirculations.get(id) ?? 0) + 1);
+    }
   }
 
-  private unindexPorts(record: FlowRecord): void {
+  private unindexActions(record: FlowRecord): void {
     for (const port of portsOf(record)) {
       const records = this.byPort.get(port);
       records?.delete(record);
       if (records?.size === 0) this.byPort.delete(port);
+    }
+    for (const id of recirculationsOf(record.actions)) {
+      const count = this.recirculations.get(id)! - 1;
+      if (count > 0) this.recirculations.set(id, count);
+      else {
+        this.recirculations.delete(id);
+        this.onUnused(id);
+      }
     }
   }
 
@@ -196,7 +219,21 @@ export class FlowTable {
 
 function* portsOf(record: FlowRecord): Generator<number> {
   yield record.key.inPort;
-  for (const action of record.actions) if (action.type === 'output') yield action.port;
+  yield* outputsOf(record.actions);
+}
+
+function* outputsOf(actions: readonly Action[]): Generator<number> {
+  for (const action of actions) {
+    if (action.type === 'output') yield action.port;
+    else if (action.type === 'clone') yield* outputsOf(action.actions);
+  }
+}
+
+function* recirculationsOf(actions: readonly Action[]): Generator<number> {
+  for (const action of actions) {
+    if (action.type === 'recirc') yield action.id;
+    else if (action.type === 'clone') yield* recirculationsOf(action.actions);
+  }
 }
 
 function addTag(record: FlowRecord, tag: Cell<unknown>): void {

@@ -3,16 +3,23 @@ import type { Logger } from 'pino';
 import type { Datapath, Flow, FlowId, FlowOperation, PacketOrigin, Upcall } from '../datapath/datapath.js';
 import { DatapathError } from '../datapath/errors.js';
 import { type Action, actionsEqual } from '../flow/action.js';
-import { FLOW_KEY_WORDS, type FlowKey } from '../flow/key.js';
-import type { FlowMask } from '../flow/mask.js';
-import type { Decision } from '../simulation/decision.js';
-import type { Fact, Ingress } from '../simulation/fact.js';
-import { simulate } from '../simulation/simulate.js';
+import { describePacket } from '../flow/describe.js';
+import { extractKey } from '../flow/extract.js';
+import { FLOW_KEY_WORDS, FlowKey } from '../flow/key.js';
+import { FlowMask } from '../flow/mask.js';
+import type { Decision, Effect } from '../simulation/decision.js';
+import type { Fact, Ingress, PortFact } from '../simulation/fact.js';
+import { buildReply } from '../simulation/reply.js';
+import { simulate, simulateSent } from '../simulation/simulate.js';
+import { formatTrace, type TraceStep } from '../simulation/trace.js';
+import { AnswerLimit } from './answer-limit.js';
 import type { Cell } from './cell.js';
+import type { Configurator } from './configurator.js';
 import { type FlowRecord, FlowTable } from './flow-table.js';
 import type { LearnedMac, MacLearner } from './mac-learner.js';
 import type { ForwarderMetrics } from './metrics.js';
-import { type Parked, WaitingRoom } from './waiting-room.js';
+import { RecirculationTable } from './recirculation-table.js';
+import { type Parked, type Waiting, WaitingRoom } from './waiting-room.js';
 
 export interface ForwarderOptions {
   /** A flow that no packet has hit for so long is removed, in seconds. */
@@ -29,18 +36,42 @@ const STATISTICS_BATCH = 64;
 const LOST_AFTER_MS = 1000;
 /** How long after a refused operation the datapath's flows are read again. */
 const RESYNC_MS = 1000;
+/** How long packets are dropped unseen that came too often to be answered. */
+const UNANSWERED_MS = 1000;
+/** Between two lines in the log about what many packets may cause. */
+const TOLD_AGAIN_MS = 60_000;
 
 type Done = Extract<Decision, { type: 'done' }>;
+
+/** Of a packet whose simulation threw. The next one like it is tried again. */
+const FAILED: Done = {
+  type: 'done',
+  actions: [],
+  mask: new FlowMask(),
+  tags: [],
+  effects: [],
+  install: false,
+  drop: 'simulation-failed',
+  cut: 0,
+  circles: 0,
+  recirculations: [],
+};
 
 /**
  * Upcall to decision to flow. Owns the flows of the datapath: installs them, revisits those whose facts changed, removes
  * those that are idle or too many, and adopts those it finds after a restart.
  */
 export class Forwarder {
-  readonly flows = new FlowTable();
+  readonly flows: FlowTable;
+  readonly recirculations: RecirculationTable;
   private readonly waiting: WaitingRoom;
+  private readonly answerLimit: AnswerLimit;
   /** Flows whose facts changed. */
   private readonly stale = new Set<FlowId>();
+  /** How many packets were traced, by trace request. */
+  private readonly traced = new Map<string, number>();
+  private tellOfCutAt = 0;
+  private tellOfFailureAt = 0;
   private revisiting = false;
   private resyncing: Promise<void> | undefined;
   private resyncTimer: NodeJS.Timeout | undefined;
@@ -53,6 +84,8 @@ export class Forwarder {
     private readonly ingress: (port: number) => Fact<Ingress>,
     private readonly load: (cell: Cell<unknown>) => void,
     private readonly learner: MacLearner,
+    private readonly hear: (effect: Extract<Effect, { type: 'neighbor' | 'announce' }>) => void,
+    private readonly configurator: Configurator,
     private readonly metrics: ForwarderMetrics,
     private readonly options: ForwarderOptions,
     /** Milliseconds. */
@@ -60,17 +93,34 @@ export class Forwarder {
     private readonly log: Logger,
   ) {
     this.waiting = new WaitingRoom(clock);
+    this.flows = new FlowTable((id) => this.recirculations.released(id));
+    this.recirculations = new RecirculationTable(
+      (id) => this.flows.recirculates(id),
+      (cell) => this.factChanged(cell),
+      clock,
+    );
+    this.answerLimit = new AnswerLimit(clock);
   }
 
   /** Take a batch of packets that no flow matched. */
   upcalls(batch: readonly Upcall[]): void {
+    if (this.closed) return;
     const operations: FlowOperation[] = [];
     for (const upcall of batch) this.upcall(upcall, operations);
     this.submit(operations);
   }
 
+  /** Send a frame of a router's own out of one of its ports, through whatever is behind it. */
+  send(port: Fact<PortFact>, frame: Uint8Array): void {
+    if (this.closed) return;
+    const operations: FlowOperation[] = [];
+    this.sendOut(port, frame, operations);
+    this.submit(operations);
+  }
+
   /** A fact changed: flows that depended on it are revisited, packets that waited for it go on. */
   factChanged(cell: Cell<unknown>): void {
+    if (this.closed) return;
     for (const id of cell.flows) this.stale.add(id);
     const ready = this.waiting.factChanged(cell);
     if (ready.length > 0) {
@@ -140,8 +190,10 @@ export class Forwarder {
 
   /** To be called once a second: idle flows, packets that waited too long, addresses not seen any more. */
   tick(): void {
+    this.recirculations.tick();
     for (const parked of this.waiting.expire()) this.metrics.drop('waited-too-long', parked.packets.length);
     this.learner.expire();
+    this.answerLimit.forgetFull();
     if (!this.checking) {
       this.checking = true;
       this.checkIdle()
@@ -178,69 +230,188 @@ export class Forwarder {
       this.execute(key, packet, origin, flow.actions, operations);
       return;
     }
-    // What would not be let wait must not cause reading either.
-    const decision = this.decide(key, this.waiting.hasRoom(key.inPort));
-    if (decision.type === 'done') this.carryOut(decision, key, packet, origin, upcall.complete, operations);
-    else this.park(decision.missing as readonly Cell<unknown>[], upcall);
+    this.process(upcall, operations);
   }
 
-  private decide(key: FlowKey, mayLoad = true): Decision {
+  private sendOut(sender: Fact<PortFact>, frame: Uint8Array, operations: FlowOperation[]): void {
+    const key = new FlowKey();
+    extractKey(frame, key);
+    const packet = { key, packet: frame, origin: undefined, complete: false, sender };
+    if (this.waiting.join(packet) === 'alone') this.process(packet, operations);
+  }
+
+  private process(packet: Waiting, operations: FlowOperation[]): void {
+    // What would not be let wait must not cause reading either.
+    const decision = this.decide(packet.key, packet, this.waiting.hasRoom(packet));
+    if (decision.type === 'done') this.carryOut(decision, packet, operations);
+    else this.park(decision.missing as readonly Cell<unknown>[], packet);
+  }
+
+  /** @param packet undefined for a flow that is looked at again */
+  private decide(key: FlowKey, packet?: Pick<Waiting, 'packet' | 'sender'>, mayLoad = true): Decision {
     for (;;) {
-      this.metrics.simulations++;
-      const decision = simulate(key, this.ingress(key.inPort), this.datapath);
-      if (decision.type === 'done' || !mayLoad) return decision;
+      const decision = this.simulate(key, packet);
+      // Before its actions are put anywhere, as packets may come back at once.
+      if (decision.type === 'done') this.recirculations.learn(decision.recirculations);
+      if (decision.type === 'done') return decision;
+      if (!mayLoad) {
+        for (const fact of decision.missing) (fact as Cell<unknown>).discard();
+        return decision;
+      }
       for (const fact of decision.missing) this.load(fact as Cell<unknown>);
       // A fact that is known at once changes before anybody waits for it.
       if (decision.missing.some((fact) => fact.value === undefined)) return decision;
     }
   }
 
-  private park(missing: readonly Cell<unknown>[], upcall: Upcall): void {
+  private simulate(key: FlowKey, packet?: Pick<Waiting, 'packet' | 'sender'>, trace?: TraceStep[]): Decision {
+    const { datapath } = this;
+    const recirculations = datapath.features.conntrack ? this.recirculations : undefined;
+    this.metrics.simulations++;
+    try {
+      if (packet?.sender !== undefined) {
+        return simulateSent(key, packet.sender, datapath, recirculations, packet.packet, trace);
+      }
+      return simulate(key, this.ingress(key.inPort), datapath, recirculations, packet?.packet, trace);
+    } catch (error) {
+      this.tellOfFailure(error as Error, key);
+      return FAILED;
+    }
+  }
+
+  /** A packet that we cannot cope with is lost, and no others are: whoever sends it must not be able to end the agent. */
+  private tellOfFailure(error: Error, key: FlowKey): void {
+    const now = this.clock();
+    if (now < this.tellOfFailureAt) return;
+    this.tellOfFailureAt = now + TOLD_AGAIN_MS;
+    this.log.error(
+      { err: error, inPort: key.inPort, key: [...key.words] },
+      'a packet could not be simulated; it is dropped',
+    );
+  }
+
+  private park(missing: readonly Cell<unknown>[], upcall: Waiting): void {
     if (this.waiting.park(missing, upcall)) this.metrics.parked++;
     else this.metrics.drop('waiting-room-full', 1);
   }
 
   private resume(parked: Parked, operations: FlowOperation[]): void {
-    const decision = this.decide(parked.key);
-    if (decision.type === 'wait') {
-      this.waiting.parkAgain(parked, decision.missing as readonly Cell<unknown>[]);
+    const { key, complete, sender, packets } = parked;
+    const first = this.decide(key, { packet: packets[0].bytes, sender });
+    if (first.type === 'wait') {
+      this.waiting.parkAgain(parked, first.missing as readonly Cell<unknown>[]);
       return;
     }
-    for (const { bytes, origin } of parked.packets) {
-      const flow = parked.complete ? this.flows.lookup(parked.key) : undefined;
-      if (flow === undefined) this.carryOut(decision, parked.key, bytes, origin, parked.complete, operations);
-      else this.execute(parked.key, bytes, origin, flow.actions, operations);
+    for (const [i, { bytes, origin }] of packets.entries()) {
+      const flow = complete ? this.flows.lookup(key) : undefined;
+      if (flow !== undefined) {
+        this.execute(key, bytes, origin, flow.actions, operations);
+        continue;
+      }
+      const packet = { key, packet: bytes, origin, complete, sender };
+      // What makes no flow may have been decided by more of the packet than its key.
+      const decision = i === 0 || first.install ? first : this.decide(key, packet);
+      if (decision.type === 'done') this.carryOut(decision, packet, operations);
+      else this.park(decision.missing as readonly Cell<unknown>[], packet);
     }
   }
 
-  private carryOut(
-    decision: Done,
-    key: FlowKey,
-    packet: Uint8Array,
-    origin: PacketOrigin | undefined,
-    complete: boolean,
-    operations: FlowOperation[],
-  ): void {
+  private carryOut(decision: Done, packet: Waiting, operations: FlowOperation[]): void {
     if (decision.drop !== undefined) this.metrics.drop(decision.drop, 1);
     if (decision.cut > 0) {
       this.metrics.cutCopies += decision.cut;
-      this.log.warn({ copies: decision.cut }, 'a flooded packet has more destinations than one flow can hold');
+      this.tellOfCut(decision.cut);
     }
-    if (decision.install && complete) this.install(key, decision, false, operations);
-    else {
-      for (const effect of decision.effects) {
-        if (effect.type === 'learn') this.learner.learn(effect.bridge.id, effect.mac, effect.port.id);
-      }
-    }
+    this.metrics.chainCircles += decision.circles;
+    const isInstalled = decision.install && packet.complete;
+    if (isInstalled) this.install(packet.key, decision, false, operations);
     for (const effect of decision.effects) {
-      if (effect.type !== 'emit') continue;
-      this.metrics.answers++;
-      this.execute(key, effect.packet, undefined, [{ type: 'output', port: effect.output }], operations);
+      // What a flow tells stays true as long as it is there.
+      if (effect.type !== 'learn') this.act(effect, decision, packet, operations);
+      else if (!isInstalled) this.learner.learn(effect.bridge.id, effect.vlan, effect.mac, effect.port.id);
     }
-    this.execute(key, packet, origin, decision.actions, operations);
+    this.execute(packet.key, packet.packet, packet.origin, decision.actions, operations);
   }
 
-  private install(key: FlowKey, decision: Done, pinned: boolean, operations: FlowOperation[]): void {
+  /** From time to time, as it is the same with every packet that is flooded there. */
+  private tellOfCut(copies: number): void {
+    const now = this.clock();
+    if (now < this.tellOfCutAt) return;
+    this.tellOfCutAt = now + TOLD_AGAIN_MS;
+    this.log.warn({ copies }, 'flooded packets have more destinations than one flow can hold');
+  }
+
+  private act(
+    effect: Exclude<Effect, { type: 'learn' }>,
+    decision: Done,
+    packet: Waiting,
+    operations: FlowOperation[],
+  ): void {
+    switch (effect.type) {
+      case 'send':
+        this.metrics.answers++;
+        this.sendOut(effect.port, effect.frame, operations);
+        break;
+      case 'reply':
+        if (this.answerLimit.take(packet.key.inPort)) this.reply(effect, packet.packet, operations);
+        else {
+          this.metrics.unanswered++;
+          this.leaveUnanswered(decision, packet, operations);
+        }
+        break;
+      case 'trace':
+        this.trace(effect, packet);
+        break;
+      case 'neighbor':
+      case 'announce':
+        this.hear(effect);
+        break;
+      case 'configure':
+        if (this.answerLimit.take(packet.key.inPort)) this.configure(effect, packet, operations);
+        else {
+          this.metrics.configurationRequest(effect.request, 'too-many');
+          this.leaveUnanswered(decision, packet, operations);
+        }
+    }
+  }
+
+  /** Write down the way of a packet that a rule wants traced. */
+  private trace({ traceRequestId, limit }: Extract<Effect, { type: 'trace' }>, packet: Waiting): void {
+    const traced = this.traced.get(traceRequestId) ?? 0;
+    if (limit !== undefined && traced >= limit) return;
+    this.traced.set(traceRequestId, traced + 1);
+    const steps: TraceStep[] = [];
+    this.simulate(packet.key, packet, steps);
+    this.log.info({ traceRequestId, packet: describePacket(packet.key), steps: formatTrace(steps) }, 'traced a packet');
+  }
+
+  private reply(effect: Extract<Effect, { type: 'reply' }>, packet: Uint8Array, operations: FlowOperation[]): void {
+    const frame = buildReply(effect, packet);
+    if (frame === undefined) return;
+    this.metrics.replies++;
+    this.sendOut(effect.port, frame, operations);
+  }
+
+  /** There are too many packets to answer: for a short time such ones do not come here. */
+  private leaveUnanswered(decision: Done, { key, complete }: Waiting, operations: FlowOperation[]): void {
+    if (!complete || decision.actions.length > 0 || this.flows.lookup(key) !== undefined) return;
+    this.install(key, decision, false, operations, this.clock() + UNANSWERED_MS);
+  }
+
+  /** Answer a machine's request, or have it wait for what the answer takes. */
+  private configure(
+    effect: Extract<Effect, { type: 'configure' }>,
+    request: Waiting,
+    operations: FlowOperation[],
+  ): void {
+    const { key, packet } = request;
+    const answer = this.configurator.answer(effect, packet, this.waiting.hasRoom(request));
+    if (answer.type === 'wait') this.park(answer.missing as readonly Cell<unknown>[], request);
+    if (answer.type !== 'frame') return;
+    this.execute(key, answer.frame, undefined, [{ type: 'output', port: key.inPort }], operations);
+  }
+
+  private install(key: FlowKey, decision: Done, pinned: boolean, operations: FlowOperation[], until?: number): void {
     while (this.flows.size >= this.options.maxFlows) {
       const victim = this.flows.leastRecentlyUsed();
       if (victim === undefined) break;
@@ -256,7 +427,8 @@ export class Forwarder {
       tags: decision.tags as readonly Cell<unknown>[],
       learned: this.learnedBy(decision),
       pinned,
-      checkAt: this.nextCheck(0),
+      until,
+      checkAt: until === undefined ? this.nextCheck(0) : Math.ceil(until / 1000),
     };
     this.flows.add(record);
     for (const learned of record.learned) this.learner.use(learned);
@@ -290,9 +462,9 @@ export class Forwarder {
     const learned: LearnedMac[] = [];
     for (const effect of decision.effects) {
       if (effect.type !== 'learn') continue;
-      const { bridge, mac, port } = effect;
-      const before = known.find((entry) => entry.mac === mac && entry.bridgeId === bridge.id);
-      learned.push(before ?? this.learner.learn(bridge.id, mac, port.id));
+      const { bridge, vlan, mac, port } = effect;
+      const before = known.find((entry) => entry.mac === mac && entry.vlan === vlan && entry.bridgeId === bridge.id);
+      learned.push(before ?? this.learner.learn(bridge.id, vlan, mac, port.id));
     }
     return learned;
   }
@@ -432,7 +604,13 @@ export class Forwarder {
   }
 
   private async checkIdle(): Promise<void> {
-    const due = this.flows.takeDue(Math.floor(this.clock() / 1000));
+    const due: FlowRecord[] = [];
+    const ended: FlowOperation[] = [];
+    for (const record of this.flows.takeDue(Math.floor(this.clock() / 1000))) {
+      if (record.until === undefined) due.push(record);
+      else this.removeFlow(record, ended);
+    }
+    this.submit(ended);
     while (due.length > 0 && !this.closed) {
       const batch = due.splice(0, STATISTICS_BATCH);
       let found: readonly (Flow | undefined)[];
@@ -467,7 +645,10 @@ export class Forwarder {
 }
 
 function withoutOutput(actions: readonly Action[], port: number): readonly Action[] {
-  return actions.filter((action) => action.type !== 'output' || action.port !== port);
+  return actions.flatMap((action): Action[] => {
+    if (action.type === 'clone') return [{ ...action, actions: withoutOutput(action.actions, port) }];
+    return action.type === 'output' && action.port === port ? [] : [action];
+  });
 }
 
 /** Whether every bit of `inner` is in `outer`. */

@@ -5,6 +5,8 @@ import type { ZookeeperStore } from '../nsdb/zookeeper/client.js';
 import { registerClientMetrics } from '../nsdb/zookeeper/client-metrics.js';
 import { type Reading, registerCounters, registerGauges } from '../prometheus.js';
 import type { Agent } from './agent.js';
+import { connectionsPage } from './connections-page.js';
+import { tracePage } from './trace-page.js';
 
 /** What front ends have counted since the start. */
 export interface CallCounts {
@@ -37,6 +39,10 @@ export function listenHttp(options: HttpOptions): Promise<HttpEndpoint> {
     host,
     port,
     registry: metricsOf(options),
+    pages: {
+      '/connections': (query, signal) => connectionsPage(agent, query, signal),
+      '/trace': (query, signal) => tracePage(agent.tracer, query, signal),
+    },
     fault: async (signal) => {
       const fault = await agent.fault(signal).catch((error: Error) => {
         throw new Error(`the datapath does not answer: ${error.message}`, { cause: error });
@@ -63,6 +69,8 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
     ['midonet_simulations_total', 'Simulations of packets and flows', () => metrics.simulations],
     ['midonet_packets_parked_total', 'Packets that waited for data from the NSDB', () => metrics.parked],
     ['midonet_packets_answered_total', 'ARP requests and neighbour solicitations answered here', () => metrics.answers],
+    ['midonet_router_messages_total', 'ICMP messages that routers sent from here', () => metrics.replies],
+    ['midonet_router_messages_left_out_total', 'ICMP messages over the limit', () => metrics.unanswered],
     ['midonet_flows_installed_total', 'Flows put in the kernel', () => metrics.installed],
     ['midonet_flows_revisited_total', 'Flows simulated again after a change', () => metrics.revisits],
     ['midonet_flows_replaced_total', 'Flows whose actions were replaced in place', () => metrics.replaced],
@@ -74,12 +82,32 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
       'Copies of flooded packets that did not fit in one flow',
       () => metrics.cutCopies,
     ],
+    [
+      'midonet_chain_circles_total',
+      'Jumps that were not followed as they lead back to a chain that led to them',
+      () => metrics.chainCircles,
+    ],
+    [
+      'midonet_router_advertisements_total',
+      'Router advertisements sent to machines that did not ask',
+      () => metrics.routerAdvertisements,
+    ],
     ['midonet_datapath_errors_total', 'Operations that the datapath refused', () => metrics.operationErrors],
     ['midonet_cni_calls_total', 'Calls of the CNI program', () => cni().calls],
     ['midonet_cni_calls_failed_total', 'Calls of the CNI program answered with an error', () => cni().failed],
   ];
   registerCounters(registry, counters);
   registerClientMetrics(registry, store);
+  const { meters, ...features } = agent.features;
+  new Gauge({
+    name: 'midonet_datapath_feature',
+    help: 'Whether the kernel can do this for connections',
+    labelNames: ['feature'],
+    registers,
+    collect() {
+      for (const [feature, there] of Object.entries(features)) this.set({ feature }, there ? 1 : 0);
+    },
+  });
   new Counter({
     name: 'midonet_drops_total',
     help: 'Packets dropped in the agent, and decisions to drop, by reason',
@@ -88,6 +116,18 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
     collect() {
       this.reset();
       for (const [reason, count] of metrics.drops) this.inc({ reason }, count);
+    },
+  });
+  new Counter({
+    name: 'midonet_configuration_requests_total',
+    help: 'Requests of machines for their configuration, by what came of them',
+    labelNames: ['request', 'result'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [request, counts] of metrics.configurationRequests) {
+        for (const [result, count] of counts) this.inc({ request, result }, count);
+      }
     },
   });
   new Counter({
@@ -101,9 +141,19 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
     },
   });
   const gauges: Reading[] = [
+    ['midonet_datapath_meters', 'How many meters the kernel can have', () => meters],
+    ['midonet_meters', 'Meters that limit the rate of ports of this host', () => agent.cache.meters.size],
     ['midonet_flows', 'Flows in the kernel', () => agent.forwarder.flows.size],
     ['midonet_flow_masks', 'Different masks of these flows', () => agent.forwarder.flows.masks],
     ['midonet_ports', 'Ports of this host whose interface is attached', () => agent.bindings.activePorts],
+    ['midonet_neighbors_learned', 'Neighbours of routers that were heard here', () => agent.neighbors.learnedCount],
+    [
+      'midonet_recirculations',
+      'States in which packets come back from connection tracking',
+      () => agent.forwarder.recirculations.size,
+    ],
+    ['midonet_nat_blocks', 'Blocks of source ports that this host has leased', () => agent.natLeases.size],
+    ['midonet_conntrack_zones', 'Conntrack zones of this host that are taken or not empty yet', () => agent.zones.size],
     ['midonet_packets_waiting', 'Packets that wait for data from the NSDB', () => agent.forwarder.waitingPackets],
     ['midonet_facts_watched', 'Facts watched in the NSDB', () => agent.cache.size],
     [

@@ -1,4 +1,13 @@
+import type { Fact } from '../simulation/fact.js';
 import type { BridgePort } from '../topology/types.js';
+
+/** What is known of a port because it is on this host. */
+export interface LocalPortFacts {
+  /** The datapath port where packets leave. */
+  readonly output: Fact<number>;
+  /** The zone in which the kernel tracks connections; null when it tracks none. */
+  readonly zone: Fact<number>;
+}
 
 /**
  * What the agent offers to whoever attaches containers on this host (attachments.ts, for CNI and Docker). Both calls

@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import type { Store } from '../nsdb/store.js';
 import { SharedTable } from '../nsdb/tables/shared-table.js';
-import { MAC_TABLE, type MacEntry } from '../nsdb/tables/tables.js';
+import { type MacEntry, macTable } from '../nsdb/tables/tables.js';
 import { formatMac } from '../packet/address.js';
 
 /** How long an address stays learned after the last flow from it has gone. MidoNet's value. */
@@ -10,6 +10,8 @@ const EXPIRE_AFTER_MS = 15_000;
 /** A MAC address seen behind a port of this host. */
 export interface LearnedMac {
   readonly bridgeId: string;
+  /** 0 for packets without a tag. */
+  readonly vlan: number;
   readonly mac: number;
   portId: string;
   /** How many flows come from it. */
@@ -28,7 +30,8 @@ interface LearnedMacs {
  * back when no flow comes from them any more. An entry seeded from the topology is never replaced.
  */
 export class MacLearner {
-  private readonly bridges = new Map<string, LearnedMacs>();
+  /** By bridge and VLAN. */
+  private readonly tables = new Map<string, LearnedMacs>();
   private readonly unused = new Set<LearnedMac>();
 
   constructor(
@@ -41,11 +44,11 @@ export class MacLearner {
    * A packet was seen with the address behind the port. The result is to be given to {@link use} for as long as a flow
    * says so.
    */
-  learn(bridgeId: string, mac: number, portId: string): LearnedMac {
-    const { table, macs } = this.macsOf(bridgeId);
+  learn(bridgeId: string, vlan: number, mac: number, portId: string): LearnedMac {
+    const { table, macs } = this.macsOf(bridgeId, vlan);
     let learned = macs.get(mac);
     if (learned === undefined) {
-      learned = { bridgeId, mac, portId, flows: 0, unusedSince: this.clock() };
+      learned = { bridgeId, vlan, mac, portId, flows: 0, unusedSince: this.clock() };
       macs.set(mac, learned);
       this.unused.add(learned);
       void table.learn(mac, { portId });
@@ -85,25 +88,27 @@ export class MacLearner {
   }
 
   private forget(learned: LearnedMac): void {
-    const bridge = this.remove(learned.bridgeId, learned.mac);
-    void bridge?.table.forget(learned.mac);
+    const macs = this.remove(learned.bridgeId, learned.vlan, learned.mac);
+    void macs?.table.forget(learned.mac);
   }
 
   /** Entries that are given up belong to nobody here any more; the next new flow from the address learns it again. */
-  private remove(bridgeId: string, mac: number): LearnedMacs | undefined {
-    const bridge = this.bridges.get(bridgeId);
-    const learned = bridge?.macs.get(mac);
-    if (bridge === undefined || learned === undefined) return undefined;
+  private remove(bridgeId: string, vlan: number, mac: number): LearnedMacs | undefined {
+    const name = tableName(bridgeId, vlan);
+    const table = this.tables.get(name);
+    const learned = table?.macs.get(mac);
+    if (table === undefined || learned === undefined) return undefined;
     this.unused.delete(learned);
-    bridge.macs.delete(mac);
-    if (bridge.macs.size === 0) this.bridges.delete(bridgeId);
-    return bridge;
+    table.macs.delete(mac);
+    if (table.macs.size === 0) this.tables.delete(name);
+    return table;
   }
 
-  private macsOf(bridgeId: string): LearnedMacs {
-    let bridge = this.bridges.get(bridgeId);
-    if (bridge === undefined) {
-      const table = new SharedTable(this.store, MAC_TABLE, bridgeId, {
+  private macsOf(bridgeId: string, vlan: number): LearnedMacs {
+    const name = tableName(bridgeId, vlan);
+    let macs = this.tables.get(name);
+    if (macs === undefined) {
+      const table = new SharedTable(this.store, macTable(vlan), bridgeId, {
         onLost: (mac, reason) => {
           if (reason === 'gone') {
             this.log.warn(
@@ -111,12 +116,16 @@ export class MacLearner {
               'a MAC was not learned, as there is no such bridge',
             );
           }
-          this.remove(bridgeId, mac);
+          this.remove(bridgeId, vlan, mac);
         },
       });
-      bridge = { table, macs: new Map() };
-      this.bridges.set(bridgeId, bridge);
+      macs = { table, macs: new Map() };
+      this.tables.set(name, macs);
     }
-    return bridge;
+    return macs;
   }
+}
+
+function tableName(bridgeId: string, vlan: number): string {
+  return `${bridgeId} ${vlan}`;
 }

@@ -1,16 +1,23 @@
 import type { PacketOrigin, Upcall } from '../datapath/datapath.js';
 import type { FlowKey } from '../flow/key.js';
+import type { Fact, PortFact } from '../simulation/fact.js';
 import type { Cell } from './cell.js';
 
 /** Packets in the room at most, and with one key. */
 const MAX_PACKETS = 1024;
 const MAX_PACKETS_PER_KEY = 16;
-/** Of one datapath port, so that one pod that scans the network leaves room for the others. */
+/** From one datapath port, or of one port of a router, so that one pod that scans the network leaves room for the others. */
 const MAX_KEYS_PER_PORT = 64;
 /** How long a packet waits. MidoNet's value. */
 const TIMEOUT_MS = 5000;
 
-/** What is kept of an upcall. */
+/** A packet that may have to wait. */
+export interface Waiting extends Pick<Upcall, 'key' | 'packet' | 'origin' | 'complete'> {
+  /** The port that a router sends it out of; undefined for what came in at a datapath port. */
+  readonly sender?: Fact<PortFact>;
+}
+
+/** What is kept of one. */
 export interface ParkedPacket {
   readonly bytes: Uint8Array;
   readonly origin: PacketOrigin | undefined;
@@ -21,6 +28,7 @@ export interface Parked {
   readonly key: FlowKey;
   readonly packets: ParkedPacket[];
   readonly complete: boolean;
+  readonly sender: Fact<PortFact> | undefined;
   missing: readonly Cell<unknown>[];
   readonly deadline: number;
 }
@@ -32,8 +40,8 @@ export class WaitingRoom {
   private readonly byFact = new Map<Cell<unknown>, Set<Parked>>();
   private readonly queue = new Set<Parked>();
   private packets = 0;
-  /** Keys waiting, by the datapath port they came in at. */
-  private readonly byPort = new Map<number, number>();
+  /** Keys waiting, by where they came from. */
+  private readonly byOrigin = new Map<unknown, number>();
 
   constructor(private readonly clock: () => number) {}
 
@@ -42,15 +50,15 @@ export class WaitingRoom {
     return this.packets;
   }
 
-  /** Whether a packet that came in at the port would be let in, if none of its key is there. */
-  hasRoom(port: number): boolean {
-    return this.packets < MAX_PACKETS && (this.byPort.get(port) ?? 0) < MAX_KEYS_PER_PORT;
+  /** Whether the packet would be let in, if none of its key is there. */
+  hasRoom(packet: Pick<Waiting, 'key' | 'sender'>): boolean {
+    return this.packets < MAX_PACKETS && (this.byOrigin.get(originOf(packet)) ?? 0) < MAX_KEYS_PER_PORT;
   }
 
   /** Put the packet with those of the same key, if there are any. */
-  join({ key, packet, origin }: Upcall): 'joined' | 'full' | 'alone' {
+  join({ key, packet, origin, sender }: Waiting): 'joined' | 'full' | 'alone' {
     if (this.packets === 0) return 'alone';
-    const parked = this.byKey.get(key.hash())?.find((entry) => entry.key.equals(key));
+    const parked = this.byKey.get(key.hash())?.find((entry) => entry.sender === sender && entry.key.equals(key));
     if (parked === undefined) return 'alone';
     if (parked.packets.length >= MAX_PACKETS_PER_KEY || this.packets >= MAX_PACKETS) return 'full';
     parked.packets.push({ bytes: new Uint8Array(packet), origin });
@@ -59,12 +67,13 @@ export class WaitingRoom {
   }
 
   /** False if the room is full. */
-  park(missing: readonly Cell<unknown>[], { key, packet, origin, complete }: Upcall): boolean {
-    if (!this.hasRoom(key.inPort)) return false;
+  park(missing: readonly Cell<unknown>[], { key, packet, origin, complete, sender }: Waiting): boolean {
+    if (!this.hasRoom({ key, sender })) return false;
     const parked: Parked = {
       key: key.clone(),
       packets: [{ bytes: new Uint8Array(packet), origin }],
       complete,
+      sender,
       missing,
       deadline: this.clock() + TIMEOUT_MS,
     };
@@ -98,7 +107,8 @@ export class WaitingRoom {
   private enter(parked: Parked): void {
     const { key, packets } = parked;
     this.packets += packets.length;
-    this.byPort.set(key.inPort, (this.byPort.get(key.inPort) ?? 0) + 1);
+    const from = originOf(parked);
+    this.byOrigin.set(from, (this.byOrigin.get(from) ?? 0) + 1);
     const hash = key.hash();
     const bucket = this.byKey.get(hash);
     if (bucket === undefined) this.byKey.set(hash, [parked]);
@@ -113,10 +123,10 @@ export class WaitingRoom {
 
   private leave(parked: Parked): void {
     this.packets -= parked.packets.length;
-    const { inPort } = parked.key;
-    const left = this.byPort.get(inPort)! - 1;
-    if (left === 0) this.byPort.delete(inPort);
-    else this.byPort.set(inPort, left);
+    const from = originOf(parked);
+    const left = this.byOrigin.get(from)! - 1;
+    if (left === 0) this.byOrigin.delete(from);
+    else this.byOrigin.set(from, left);
     this.queue.delete(parked);
     const hash = parked.key.hash();
     const rest = (this.byKey.get(hash) ?? []).filter((entry) => entry !== parked);
@@ -128,4 +138,9 @@ export class WaitingRoom {
       if (waiting?.size === 0) this.byFact.delete(cell);
     }
   }
+}
+
+/** The port of the router that sends the packet, or the number of the datapath port that it came in at. */
+function originOf({ key, sender }: Pick<Waiting, 'key' | 'sender'>): unknown {
+  return sender ?? key.inPort;
 }

@@ -8,6 +8,7 @@ import { VethInterfaces } from '../agent/container-interfaces.js';
 import { hostId } from '../agent/host-id.js';
 import { KernelTunnelDevices } from '../agent/kernel-tunnel-devices.js';
 import { Networks } from '../agent/networks.js';
+import type { DatapathFeatures } from '../datapath/datapath.js';
 import type { Link } from '../datapath/link/link.js';
 import { Links } from '../datapath/link/links.js';
 import { LinkMonitor } from '../datapath/link/monitor.js';
@@ -41,6 +42,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
     closers.add(() => store.close());
     const datapath = await OvsDatapath.open(config.datapath.name, { signal });
     closers.add(() => datapath.close());
+    tellFeatures(datapath.features, log);
     const links = new Links();
     closers.add(() => links.close());
     const agent = await Agent.start(
@@ -135,4 +137,12 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
     await closers.close();
     throw error;
   }
+}
+
+/** Without zones, connections of different ports of this host that look alike are taken for one. */
+function tellFeatures(features: DatapathFeatures, log: Logger): void {
+  const { conntrack, zones, nat } = features;
+  const lacking = Object.entries({ conntrack, zones, nat }).flatMap(([name, there]) => (there ? [] : [name]));
+  if (lacking.length === 0) log.info(features, 'the kernel has what connections need');
+  else log.warn({ ...features, lacking }, 'the kernel lacks what connections need: see docs/datapath.md');
 }

@@ -79,6 +79,70 @@ export type FlowOperation =
       readonly origin?: PacketOrigin;
     };
 
+/** What a datapath is able to do besides forwarding. Found out when it is opened; never changes. */
+export interface DatapathFeatures {
+  /** Connections are tracked: the `ct` action is taken. Without it there are no zones, no NAT and no labels. */
+  readonly conntrack: boolean;
+  /** Connections are kept apart by zones; without, there is zone 0 only. */
+  readonly zones: boolean;
+  /** Addresses and ports of connections are translated. */
+  readonly nat: boolean;
+  /** Connections carry 128 bits of labels besides their mark. */
+  readonly labels: boolean;
+  /** How many meters there may be, and one more than their highest number; zero if the datapath has none. */
+  readonly meters: number;
+}
+
+/** A meter drops what exceeds its rate: a token bucket, full at first. */
+export interface MeterSpec {
+  /** Packets per second, or kilobits per second. */
+  readonly unit: 'packets' | 'kilobits';
+  /** Units per second, 1 to 2^32 - 1. */
+  readonly rate: number;
+  /** How many units may pass at once, 1 to 2^32 - 1. A packet of more kilobits than this never passes. */
+  readonly burst: number;
+}
+
+/** What a meter has counted since it was put. Bytes are those of whole frames. */
+export interface MeterCounters {
+  readonly packets: number;
+  readonly bytes: number;
+  /** Those of the above that were dropped. */
+  readonly droppedPackets: number;
+  readonly droppedBytes: number;
+}
+
+/** One direction of a connection as its packets look. */
+export interface ConnectionTuple {
+  /** IPv4: one word; IPv6: four. */
+  readonly src: readonly number[];
+  readonly dst: readonly number[];
+  /** Ports; for ICMP the identifier in the first, and type times 256 plus code in the second. */
+  readonly srcPort: number;
+  readonly dstPort: number;
+}
+
+/** A tracked connection. */
+export interface TrackedConnection {
+  readonly zone: number;
+  readonly family: 4 | 6;
+  readonly protocol: number;
+  /** From whoever began it, before any translation. */
+  readonly original: ConnectionTuple;
+  /** What its answers look like, before they are translated back. */
+  readonly reply: ConnectionTuple;
+  /** An answer has been seen. */
+  readonly answered: boolean;
+  /** Name of the state of a TCP connection as netfilter calls it: `SYN_SENT`, `ESTABLISHED` … */
+  readonly tcpState: string | undefined;
+  readonly mark: number;
+  /** Milliseconds until it is forgotten if no packet comes. */
+  readonly timeoutMs: number;
+}
+
+/** How many connections {@link Datapath.connections} returns if nothing else is said. */
+export const CONNECTIONS_LIMIT = 1000;
+
 /** Called once all operations of a batch are done; `errors[i]` is undefined where operation i succeeded. */
 export type BatchDone = (errors: readonly (Error | undefined)[]) => void;
 
@@ -98,6 +162,7 @@ export interface DatapathHandler {
  */
 export interface Datapath {
   readonly name: string;
+  readonly features: DatapathFeatures;
   /** The longest encoded action list the datapath accepts, in bytes, as {@link Datapath.actionsLength} counts. */
   readonly maxActionsLength: number;
   /** Encoded length of an action list in bytes. */
@@ -123,6 +188,30 @@ export interface Datapath {
   flows(signal?: AbortSignal): Promise<Flow[]>;
   /** Remove all flows, whoever made them. */
   flushFlows(signal?: AbortSignal): Promise<void>;
+
+  /**
+   * Connections that are tracked in a zone, or in all if undefined, in no order, `limit` of them at most. They belong to the
+   * network namespace: those that others track in it are among them.
+   */
+  connections(zone?: number, limit?: number, signal?: AbortSignal): Promise<TrackedConnection[]>;
+  /**
+   * Forget the connections of these zones. Those that begin meanwhile may stay. To do it for many at once costs little more
+   * than for one.
+   * @returns how many there were
+   */
+  flushZones(zones: ReadonlySet<number>, signal?: AbortSignal): Promise<number>;
+
+  /**
+   * Make the meter `id`, or replace it: full of tokens, with counters at zero. Ids should be small and close together, for the
+   * kernel keeps meters in an array. A `meter` action lets all pass where there is no such meter.
+   * @throws UnsupportedError if the datapath has no meters
+   * @throws InvalidInputError if a number is out of range
+   */
+  putMeter(id: number, meter: MeterSpec, signal?: AbortSignal): Promise<void>;
+  /** Succeeds when there is no such meter. */
+  deleteMeter(id: number, signal?: AbortSignal): Promise<void>;
+  /** Counters of one meter, whoever made it, or undefined if there is none. */
+  meter(id: number, signal?: AbortSignal): Promise<MeterCounters | undefined>;
 
   close(): Promise<void>;
 }

@@ -1,6 +1,14 @@
 import { readU16, readU32 } from '../packet/big-endian.js';
 import { EtherType } from '../packet/ethernet.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
+import {
+  IPV6_HEADER,
+  type Ipv6Extensions,
+  isExtensionHeader,
+  newIpv6Header,
+  walkIpv6Extensions,
+} from '../packet/ipv6.js';
+import { NdOption, NdType } from '../packet/nd.js';
 import { isVlanType } from '../packet/vlan.js';
 import { type FlowKey, Frag, VLAN_PRESENT, Word } from './key.js';
 
@@ -8,9 +16,9 @@ const ETH_P_MPLS_UC = 0x8847;
 const ETH_P_MPLS_MC = 0x8848;
 const ETH_P_NSH = 0x894f;
 const ETHERTYPE_MIN = 0x0600;
-const ND_SOLICITATION = 135;
-const ND_ADVERTISEMENT = 136;
 const ND_MESSAGE = 24;
+/** Used again for each packet. */
+const extensions: Ipv6Extensions = newIpv6Header();
 
 /**
  * Fill the header words of `key` (from ETH_SRC on) with what the kernel's datapath reads from the packet (key_extract in
@@ -95,7 +103,7 @@ function extractIpv4(packet: Uint8Array, at: number, w: Uint32Array): void {
 
 function extractIpv6(packet: Uint8Array, at: number, w: Uint32Array): void {
   const length = packet.length;
-  if (at + 40 > length) return;
+  if (at + IPV6_HEADER > length) return;
   const first = readU32(packet, at);
   w[Word.NW_TOS] = (first >>> 20) & 0xff;
   w[Word.IPV6_LABEL] = first & 0xfffff;
@@ -107,43 +115,19 @@ function extractIpv6(packet: Uint8Array, at: number, w: Uint32Array): void {
   // Stays when the extension headers are malformed.
   w[Word.NW_PROTO] = IpProtocol.NO_NEXT_HEADER;
 
-  let protocol = packet[at + 6];
-  let offset = at + 40;
-  while (isExtensionHeader(protocol)) {
-    if (offset + 2 > length) return;
-    const next = packet[offset];
-    let size: number;
-    if (protocol === IpProtocol.IPV6_FRAGMENT) {
-      w[Word.NW_FRAG] = Frag.FIRST;
-      if (offset + 4 > length) return;
-      if ((readU16(packet, offset + 2) & 0xfff8) !== 0) {
-        if (isExtensionHeader(next)) return;
-        w[Word.NW_FRAG] = Frag.LATER;
-        w[Word.NW_PROTO] = next;
-        return;
-      }
-      size = 8;
-    } else if (protocol === IpProtocol.AH) {
-      size = (packet[offset + 1] + 2) * 4;
-    } else {
-      size = (packet[offset + 1] + 1) * 8;
-    }
-    protocol = next;
-    offset += size;
+  const isWalked = walkIpv6Extensions(packet, at + IPV6_HEADER, length, packet[at + 6], extensions);
+  if (extensions.fragmented) w[Word.NW_FRAG] = Frag.FIRST;
+  if (!isWalked) return;
+  const { protocol, payload } = extensions;
+  if (extensions.fragmentOffset !== 0) {
+    if (isExtensionHeader(protocol)) return;
+    w[Word.NW_FRAG] = Frag.LATER;
+    w[Word.NW_PROTO] = protocol;
+    return;
   }
   w[Word.NW_PROTO] = protocol;
-  if (protocol === IpProtocol.ICMPV6) extractIcmpv6(packet, offset, w);
-  else extractPorts(packet, offset, protocol, w);
-}
-
-function isExtensionHeader(protocol: number): boolean {
-  return (
-    protocol === IpProtocol.HOP_BY_HOP ||
-    protocol === IpProtocol.IPV6_ROUTING ||
-    protocol === IpProtocol.IPV6_FRAGMENT ||
-    protocol === IpProtocol.AH ||
-    protocol === IpProtocol.DESTINATION_OPTIONS
-  );
+  if (protocol === IpProtocol.ICMPV6) extractIcmpv6(packet, payload, w);
+  else extractPorts(packet, payload, protocol, w);
 }
 
 function extractPorts(packet: Uint8Array, at: number, protocol: number, w: Uint32Array): void {
@@ -170,14 +154,14 @@ function extractIcmpv6(packet: Uint8Array, at: number, w: Uint32Array): void {
   const type = packet[at];
   w[Word.TP_SRC] = type;
   w[Word.TP_DST] = packet[at + 1];
-  if (packet[at + 1] !== 0 || (type !== ND_SOLICITATION && type !== ND_ADVERTISEMENT)) return;
+  if (packet[at + 1] !== 0 || (type !== NdType.NEIGHBOR_SOLICITATION && type !== NdType.NEIGHBOR_ADVERTISEMENT)) return;
   if (at + ND_MESSAGE > length) return;
   for (let i = 0; i < 4; i++) w[Word.ND_TARGET + i] = readU32(packet, at + 8 + 4 * i);
   let option = at + ND_MESSAGE;
   while (length - option >= 8) {
     const size = packet[option + 1] * 8;
     if (size === 0 || option + size > length) return;
-    const word = packet[option] === 1 ? Word.ARP_SHA : packet[option] === 2 ? Word.ARP_THA : -1;
+    const word = linkLayerWord(packet[option]);
     if (word >= 0 && size === 8) {
       if ((w[word] | w[word + 1]) !== 0) {
         // The same option twice is an error: nothing of the message counts.
@@ -189,6 +173,12 @@ function extractIcmpv6(packet: Uint8Array, at: number, w: Uint32Array): void {
     }
     option += size;
   }
+}
+
+/** Where the link-layer address of an option goes; -1 for other options. */
+function linkLayerWord(option: number): number {
+  if (option === NdOption.SOURCE_LINK_LAYER) return Word.ARP_SHA;
+  return option === NdOption.TARGET_LINK_LAYER ? Word.ARP_THA : -1;
 }
 
 function extractArp(packet: Uint8Array, at: number, w: Uint32Array): void {

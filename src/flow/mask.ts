@@ -34,6 +34,11 @@ export class FlowMask extends FlowKey {
     this.words[Word.CT_STATE] |= bits;
   }
 
+  /** `bits`: which of the connection's mark were compared. */
+  seeCtMark(bits = ALL): void {
+    this.words[Word.CT_MARK] |= bits;
+  }
+
   /** `bits`: which bits of the hash choose. */
   seeDpHash(bits: number): void {
     this.words[Word.DP_HASH] |= bits;
@@ -48,14 +53,15 @@ export class FlowMask extends FlowKey {
     this.words[Word.TUN_DST] = ALL;
   }
 
-  seeEthSrc(): void {
-    this.words[Word.ETH_SRC] = 0xffff;
-    this.words[Word.ETH_SRC + 1] = ALL;
+  /** The bits that were compared: of the upper 16, and of the lower 32. */
+  seeEthSrc(high = 0xffff, low = ALL): void {
+    this.words[Word.ETH_SRC] |= high;
+    this.words[Word.ETH_SRC + 1] |= low;
   }
 
-  seeEthDst(): void {
-    this.words[Word.ETH_DST] = 0xffff;
-    this.words[Word.ETH_DST + 1] = ALL;
+  seeEthDst(high = 0xffff, low = ALL): void {
+    this.words[Word.ETH_DST] |= high;
+    this.words[Word.ETH_DST + 1] |= low;
   }
 
   seeEthType(): void {
@@ -93,6 +99,12 @@ export class FlowMask extends FlowKey {
     this.words[Word.NW_PROTO] = 0xff;
   }
 
+  /** DSCP and ECN of IPv4, the traffic class of IPv6. */
+  seeNwTos(): void {
+    this.seeEthType();
+    this.words[Word.NW_TOS] = 0xff;
+  }
+
   seeNwTtl(): void {
     this.seeEthType();
     this.words[Word.NW_TTL] = 0xff;
@@ -128,6 +140,20 @@ export class FlowMask extends FlowKey {
     this.seeNwProto();
     this.words[Word.ARP_SHA] = 0xffff;
     this.words[Word.ARP_SHA + 1] = ALL;
+  }
+
+  /** Source link-layer address of a neighbour solicitation. */
+  seeNdSource(): void {
+    this.seeNdTarget();
+    this.words[Word.ARP_SHA] = 0xffff;
+    this.words[Word.ARP_SHA + 1] = ALL;
+  }
+
+  /** Target link-layer address of a neighbour advertisement. */
+  seeNdTargetMac(): void {
+    this.seeNdTarget();
+    this.words[Word.ARP_THA] = 0xffff;
+    this.words[Word.ARP_THA + 1] = ALL;
   }
 
   private seeIpv6(word: number, prefix: number): void {

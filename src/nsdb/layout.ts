@@ -9,8 +9,10 @@ import { fnv1a } from './fnv.js';
  *     /bridges/ID                        bridge
  *     /bridges/ID/ports/SHARD/PORT       (empty) its ports
  *     /bridges/ID/address-pools/POOL     (empty) its address pools
- *     /bridges/ID/hosts/HOST             {floodKey}: a host with exterior ports on the bridge
+ *     /bridges/ID/hosts/HOST             {floodKey, openFloodKey}: a host with exterior ports on the bridge
+ *     /bridges/ID/links/VLAN/PORT        (empty) its interior ports, by VLAN; 0 for those that have none
  *     /bridges/ID/macs/SHARD/MAC         {portId}: persistent when seeded, ephemeral when learned
+ *     /bridges/ID/macs-VLAN/SHARD/MAC    the same for packets with the tag of a VLAN
  *     /bridges/ID/ips/SHARD/ADDRESS      {mac}
  *     /ports/SHARD/ID                    port
  *     /ports/SHARD/ID/neighbors/SHARD/ADDRESS {mac}
@@ -31,10 +33,11 @@ import { fnv1a } from './fnv.js';
  *     /ip-address-groups/SHARD/ID/members/SHARD/ADDRESS, /dhcp-subnets/SHARD/ID/members/SHARD/MAC,
  *     /dhcp-v6-subnets/SHARD/ID/members/SHARD/CLIENT      members that are stored one by one
  *     …/ID/refs/KIND.FIELD/SHARD/HOLDER  (empty) an object that names this one in the field
+ *     /chains/SHARD/ID/refs/rule.chainId/SHARD/RULE  the same, with a copy of the rule in it
  *     …/ID/refs/KIND.FIELD               {id}: the only object that may do so
  *     …/ID/unique/KIND.FIELD/VALUE       {id}: the object that has the value, which no other below this one may have
  *
- * What is below `refs`, `unique` and `members` is made when it is first needed.
+ * The folders `links`, `macs-VLAN`, `refs`, `unique` and `members`, and those below them, are made when they are first needed.
  */
 
 /** Kinds of which there are few: machines, networks and what is set up for all of them. */
@@ -144,9 +147,22 @@ export function bridgeHostPath(bridgeId: string, hostId: string): string {
   return `/bridges/${bridgeId}/hosts/${hostId}`;
 }
 
+export function bridgeLinksPath(bridgeId: string): string {
+  return `/bridges/${bridgeId}/links`;
+}
+
+/** The interior ports of a bridge that a VLAN goes through; VLAN 0: those that have none. */
+export function bridgeVlanLinksPath(bridgeId: string, vlanId: number): string {
+  return `${bridgeLinksPath(bridgeId)}/${vlanId}`;
+}
+
 /** Folders of tables, for {@link tableEntryPath}. Those of a port or router are made when they are first needed. */
 export function bridgeMacsPath(bridgeId: string): string {
   return `/bridges/${bridgeId}/macs`;
+}
+
+export function bridgeVlanMacsPath(bridgeId: string, vlan: number): string {
+  return `/bridges/${bridgeId}/macs-${vlan}`;
 }
 
 export function bridgeIpsPath(bridgeId: string): string {

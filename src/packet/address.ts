@@ -41,6 +41,11 @@ export function isMulticastMac(mac: number): boolean {
   return Math.floor(mac / MULTICAST_BIT) % 2 === 1;
 }
 
+/** Whether a machine may have the address: it is that of no group, nor none at all. */
+export function isMachineMac(mac: number): boolean {
+  return mac !== 0 && !isMulticastMac(mac);
+}
+
 /** A dotted quad of decimal numbers without leading zeros, as an unsigned 32-bit number. */
 export function parseIpv4(text: string): number | undefined {
   const parts = text.split('.');

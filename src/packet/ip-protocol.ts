@@ -14,3 +14,12 @@ export const IpProtocol = {
   DESTINATION_OPTIONS: 60,
   SCTP: 132,
 } as const;
+
+/** Names of protocols whose packets have ports, or types and codes. */
+export const PROTOCOL_NAMES: ReadonlyMap<number, string> = new Map([
+  [IpProtocol.ICMP, 'icmp'],
+  [IpProtocol.TCP, 'tcp'],
+  [IpProtocol.UDP, 'udp'],
+  [IpProtocol.ICMPV6, 'icmpv6'],
+  [IpProtocol.SCTP, 'sctp'],
+]);

@@ -7,15 +7,8 @@ const SOURCE_AT = 8;
 const DESTINATION_AT = 24;
 const FRAGMENT_HEADER = 8;
 
-/** A fixed header and what its extension headers say (RFC 8200 sections 3 and 4). */
-export interface Ipv6Header {
-  trafficClass: number;
-  flowLabel: number;
-  hopLimit: number;
-  /** Next header of the fixed header. */
-  nextHeader: number;
-  /** Offset of the first byte behind the packet: by the length field, but never beyond the bytes. */
-  end: number;
+/** What is between a fixed header and the payload (RFC 8200 section 4). */
+export interface Ipv6Extensions {
   /** Protocol behind the extension headers. */
   protocol: number;
   /** Offset of what is behind the extension headers. */
@@ -27,6 +20,17 @@ export interface Ipv6Header {
   moreFragments: boolean;
   /** Offset of the fragment header, or zero. */
   fragmentAt: number;
+}
+
+/** A fixed header and what its extension headers say (RFC 8200 sections 3 and 4). */
+export interface Ipv6Header extends Ipv6Extensions {
+  trafficClass: number;
+  flowLabel: number;
+  hopLimit: number;
+  /** Next header of the fixed header. */
+  nextHeader: number;
+  /** Offset of the first byte behind the packet: by the length field, but never beyond the bytes. */
+  end: number;
   /** False when the chain of extension headers does not fit the bytes: `protocol` and `payload` are then not known. */
   complete: boolean;
 }
@@ -49,8 +53,7 @@ export function newIpv6Header(): Ipv6Header {
 }
 
 /**
- * Read the fixed header at `offset` and walk the extension headers (RFC 8200 section 4). Stops at the fragment header of
- * a fragment that is not the first: what follows it is data. False if the fixed header is short or of another version.
+ * Read the fixed header at `offset` and walk the extension headers. False if the fixed header is short or of another version.
  */
 export function parseIpv6Header(bytes: Uint8Array, offset: number, out: Ipv6Header): boolean {
   if (offset + IPV6_HEADER > bytes.length || bytes[offset] >>> 4 !== 6) return false;
@@ -60,47 +63,59 @@ export function parseIpv6Header(bytes: Uint8Array, offset: number, out: Ipv6Head
   out.nextHeader = bytes[offset + 6];
   out.hopLimit = bytes[offset + 7];
   out.end = Math.min(bytes.length, offset + IPV6_HEADER + readU16(bytes, offset + 4));
+  const isWalked = walkIpv6Extensions(bytes, offset + IPV6_HEADER, out.end, out.nextHeader, out);
+  out.complete = isWalked && out.payload <= out.end;
+  return true;
+}
+
+/**
+ * Walk the extension headers from `offset` on, the first of which has the number `nextHeader`. Stops at the fragment header
+ * of a fragment that is not the first: what follows it is data. False if a header begins beyond `end`: what came before is told
+ * all the same. Behind the last one there may be fewer bytes than it says.
+ */
+export function walkIpv6Extensions(
+  bytes: Uint8Array,
+  offset: number,
+  end: number,
+  nextHeader: number,
+  out: Ipv6Extensions,
+): boolean {
   out.fragmented = false;
   out.fragmentOffset = 0;
   out.moreFragments = false;
   out.fragmentAt = 0;
-  out.complete = walkExtensions(bytes, offset + IPV6_HEADER, out);
-  return true;
-}
-
-function walkExtensions(bytes: Uint8Array, offset: number, out: Ipv6Header): boolean {
-  let protocol = out.nextHeader;
+  let protocol = nextHeader;
   let at = offset;
   while (isExtensionHeader(protocol)) {
-    if (at + 8 > out.end) return false;
+    if (at + 2 > end) return false;
     const next = bytes[at];
-    let length: number;
     if (protocol === IpProtocol.IPV6_FRAGMENT) {
-      const word = readU16(bytes, at + 2);
       out.fragmented = true;
       out.fragmentAt = at;
+      if (at + 4 > end) return false;
+      const word = readU16(bytes, at + 2);
       out.fragmentOffset = word & 0xfff8;
       out.moreFragments = (word & 1) !== 0;
-      length = FRAGMENT_HEADER;
+      at += FRAGMENT_HEADER;
       if (out.fragmentOffset !== 0) {
         out.protocol = next;
-        out.payload = at + length;
+        out.payload = at;
         return true;
       }
     } else if (protocol === IpProtocol.AH) {
-      length = (bytes[at + 1] + 2) * 4;
+      at += (bytes[at + 1] + 2) * 4;
     } else {
-      length = (bytes[at + 1] + 1) * 8;
+      at += (bytes[at + 1] + 1) * 8;
     }
     protocol = next;
-    at += length;
   }
   out.protocol = protocol;
   out.payload = at;
-  return at <= out.end;
+  return true;
 }
 
-function isExtensionHeader(protocol: number): boolean {
+/** Whether a header with this number has another behind it. */
+export function isExtensionHeader(protocol: number): boolean {
   return (
     protocol === IpProtocol.HOP_BY_HOP ||
     protocol === IpProtocol.IPV6_ROUTING ||

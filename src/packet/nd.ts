@@ -19,6 +19,9 @@ export const NdOption = {
   TARGET_LINK_LAYER: 2,
   PREFIX_INFORMATION: 3,
   MTU: 5,
+  /** RFC 8106 section 5. */
+  DNS_SERVERS: 25,
+  DNS_SEARCH: 31,
 } as const;
 
 /** All messages are sent with this hop limit and dropped when they arrive with another (RFC 4861 section 3.1). */

@@ -8,10 +8,6 @@ import { ALL_NODES, ND_HOP_LIMIT, NdOption, NdType } from './nd.js';
 
 export const ALL_ROUTERS: Ipv6 = [0xff02_0000, 0, 0, 2];
 
-/** Options for names (RFC 8106 section 5). */
-const DNS_SERVERS = 25;
-const DNS_SEARCH = 31;
-
 const HEADER = 16;
 const PREFIX_OPTION = 32;
 const FLAG_MANAGED = 0x80;
@@ -113,7 +109,7 @@ function prefixOption(prefix: AdvertisedPrefix): Uint8Array {
 }
 
 function serversOption(servers: readonly ArrayLike<number>[], lifetime: number): Uint8Array {
-  const bytes = option(DNS_SERVERS, 8 + 16 * servers.length);
+  const bytes = option(NdOption.DNS_SERVERS, 8 + 16 * servers.length);
   writeU32(bytes, 4, lifetime);
   for (const [i, server] of servers.entries()) writeWords(bytes, 8 + 16 * i, server);
   return bytes;
@@ -121,7 +117,7 @@ function serversOption(servers: readonly ArrayLike<number>[], lifetime: number):
 
 function searchOption(domains: readonly string[], lifetime: number): Uint8Array {
   const names = encodeDomainNames(domains);
-  const bytes = option(DNS_SEARCH, 8 + Math.ceil(names.length / 8) * 8);
+  const bytes = option(NdOption.DNS_SEARCH, 8 + Math.ceil(names.length / 8) * 8);
   writeU32(bytes, 4, lifetime);
   bytes.set(names, 8);
   return bytes;
@@ -151,10 +147,10 @@ export function parseRouterAdvertisement(
     if (type === NdOption.SOURCE_LINK_LAYER && length === 8) mac = readU48(bytes, at + 2);
     else if (type === NdOption.MTU && length === 8) mtu = readU32(bytes, at + 4);
     else if (type === NdOption.PREFIX_INFORMATION && length === PREFIX_OPTION) prefixes.push(parsePrefix(bytes, at));
-    else if (type === DNS_SERVERS && length >= 24) {
+    else if (type === NdOption.DNS_SERVERS && length >= 24) {
       dnsLifetime = readU32(bytes, at + 4);
       for (let server = at + 8; server + 16 <= at + length; server += 16) dnsServers.push(readWords(bytes, server));
-    } else if (type === DNS_SEARCH && length >= 16) {
+    } else if (type === NdOption.DNS_SEARCH && length >= 16) {
       const names = decodeDomainNames(bytes.slice(at + 8, at + length));
       if (names === undefined) return undefined;
       dnsLifetime = readU32(bytes, at + 4);

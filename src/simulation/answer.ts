@@ -10,6 +10,10 @@ export const FOR_EVER = 0xffff_ffff;
 /** Why a message is not answered. Counted by the agent under these names. */
 export type NoAnswer =
   | 'malformed'
+  /** Nothing is set aside for it in the subnets of its bridge. */
+  | 'unknown-machine'
+  /** No subnet of the bridge is advertised. */
+  | 'not-advertised'
   /** A relay sent it on, which is not what a machine on the bridge has to do. */
   | 'relayed'
   /** It is for another server. */
@@ -23,7 +27,12 @@ export type NoAnswer =
 /** What came of a message of a machine that wants to be configured. */
 export type Answer =
   /** Send this frame out of the port that the message came in at. */
-  | { readonly type: 'frame'; readonly frame: Uint8Array }
+  | {
+      readonly type: 'frame';
+      readonly frame: Uint8Array;
+      /** The facts that will be asked for again when the machine renews what it was given, at the latest in so many seconds. */
+      readonly renewal?: { readonly facts: readonly Fact<unknown>[]; readonly seconds: number };
+    }
   | { readonly type: 'none'; readonly reason: NoAnswer }
   /** Some facts are not in hand: get these, then try again. */
   | { readonly type: 'wait'; readonly missing: readonly Fact<unknown>[] };

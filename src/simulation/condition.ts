@@ -7,6 +7,7 @@ import { isIcmpError } from '../packet/icmp.js';
 import { isIcmpv6Error } from '../packet/icmpv6.js';
 import { type Cidr, parseCidr } from '../packet/ip.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
+import { commonBits } from '../packet/prefix.js';
 import type { Condition } from '../topology/chains.js';
 
 /** Conditions of rules in the form that packets are held against. */
@@ -91,8 +92,8 @@ export function compileCondition(condition: Condition): CompiledCondition {
   if (c.noVlan) add('noVlan', hasNoVlan);
   if (c.vlanId !== undefined) add('vlanId', vlanCheck(c.vlanId));
   if (c.etherType !== undefined) add('etherType', etherTypeCheck(c.etherType));
-  if (c.sourceMac) add('sourceMac', macCheck(Word.ETH_SRC, c.sourceMac, c.sourceMacMask));
-  if (c.destinationMac) add('destinationMac', macCheck(Word.ETH_DST, c.destinationMac, c.destinationMacMask));
+  if (c.sourceMac) add('sourceMac', macCheck('source', c.sourceMac, c.sourceMacMask));
+  if (c.destinationMac) add('destinationMac', macCheck('destination', c.destinationMac, c.destinationMacMask));
   if (c.protocol !== undefined) add('protocol', protocolCheck(c.protocol));
   if (c.tos !== undefined) add('tos', tosCheck(c.tos));
   if (c.source) add('source', addressCheck('source', c.source));
@@ -109,9 +110,13 @@ export function compileCondition(condition: Condition): CompiledCondition {
   if (c.matchForwardFlow) add('matchForwardFlow', connectionCheck('forward'));
   if (c.matchReturnFlow) add('matchReturnFlow', connectionCheck('return'));
 
-  const portsCompared = c.sourcePorts !== undefined || c.destinationPorts !== undefined;
-  const fragments = FRAGMENTS[c.fragmentPolicy ?? (portsCompared ? 'header' : 'any')];
-  return { fragments, conjunctionInverted: c.conjunctionInverted ?? false, checks };
+  return { fragments: FRAGMENTS[fragmentPolicyOf(c)], conjunctionInverted: c.conjunctionInverted ?? false, checks };
+}
+
+export type FragmentPolicy = keyof typeof FRAGMENTS;
+
+export function fragmentPolicyOf({ fragmentPolicy, sourcePorts, destinationPorts }: Condition): FragmentPolicy {
+  return fragmentPolicy ?? (sourcePorts !== undefined || destinationPorts !== undefined ? 'header' : 'any');
 }
 
 /**
@@ -187,16 +192,16 @@ function etherTypeCheck(etherType: number): Check {
   };
 }
 
-/** `word`: index of the address in a flow key. */
-function macCheck(word: number, mac: string, mask = 'ff:ff:ff:ff:ff:ff'): Check {
-  const value = macWords(mac);
-  const bits = macWords(mask);
+function macCheck(side: Side, mac: string, mask = 'ff:ff:ff:ff:ff:ff'): Check {
+  const [high, low] = macWords(mac);
+  const [highBits, lowBits] = macWords(mask);
+  const at = side === 'source' ? Word.ETH_SRC : Word.ETH_DST;
   return ({ words }, seen) => {
-    for (let i = 0; i < 2; i++) {
-      seen.words[word + i] |= bits[i];
-      if (((words[word + i] ^ value[i]) & bits[i]) !== 0) return false;
-    }
-    return true;
+    const isHighEqual = ((words[at] ^ high) & highBits) === 0;
+    const seenLow = isHighEqual ? lowBits : 0;
+    if (side === 'source') seen.seeEthSrc(highBits, seenLow);
+    else seen.seeEthDst(highBits, seenLow);
+    return isHighEqual && ((words[at + 1] ^ low) & lowBits) === 0;
   };
 }
 
@@ -211,7 +216,7 @@ function protocolCheck(protocol: number): Check {
 function tosCheck(tos: number): Check {
   return (packet, seen) => {
     if (!isIp(packet, seen)) return false;
-    seen.words[Word.NW_TOS] = 0xff;
+    seen.seeNwTos();
     return packet.nwTos === tos;
   };
 }
@@ -221,9 +226,9 @@ function addressCheck(side: Side, range: string): Check {
   const at = side === 'source' ? Word.NW_SRC : Word.NW_DST;
   return (packet, seen) => {
     if (addressFamily(packet, seen) !== family) return false;
-    const equal = equalBits(packet.words, at, words);
-    seeAddress(seen, family, side, Math.min(prefix, equal + 1));
-    return equal >= prefix;
+    const common = commonBits(packet.words, at, words, prefix);
+    seeAddress(seen, family, side, Math.min(prefix, common + 1));
+    return common === prefix;
   };
 }
 
@@ -256,7 +261,7 @@ function icmpDataCheck(side: Side, range: string): Check {
     if (!(family === 4 ? isIcmpError(packet.tpSrc) : isIcmpv6Error(packet.tpSrc))) return false;
     const address = surroundings.icmpData(side);
     if (address === undefined) return undefined;
-    return address !== null && equalBits(address, 0, words) >= prefix;
+    return address !== null && commonBits(address, 0, words, prefix) === prefix;
   };
 }
 
@@ -268,7 +273,7 @@ function connectionCheck(direction: 'forward' | 'return'): Check {
 }
 
 /** One of {@link Frag}: what is no IP packet is no fragment. */
-function fragmentKind(packet: FlowKey, seen: FlowMask): number {
+export function fragmentKind(packet: FlowKey, seen: FlowMask): number {
   if (!isIp(packet, seen)) return Frag.NONE;
   seen.seeNwFrag();
   return packet.nwFrag;
@@ -288,7 +293,7 @@ export function addressFamily(packet: FlowKey, seen: FlowMask): 4 | 6 | 0 {
 }
 
 /** Whether the packet has what flow keys hold as ports: a transport header, or type and code of ICMP. */
-function hasTransport(packet: FlowKey, seen: FlowMask): boolean {
+export function hasTransport(packet: FlowKey, seen: FlowMask): boolean {
   if (!isIp(packet, seen)) return false;
   seen.seeNwProto();
   const protocol = packet.nwProto;
@@ -311,17 +316,6 @@ export function seeAddress(seen: FlowMask, family: 4 | 6, side: Side, prefix: nu
   else seen.seeIpv6Dst(prefix);
 }
 
-/** How many leading bits of an address, `words` from `at` on, are those of `expected`. */
-function equalBits(words: ArrayLike<number>, at: number, expected: ArrayLike<number>): number {
-  let equal = 0;
-  for (let i = 0; i < expected.length; i++) {
-    const bits = Math.clz32(words[at + i] ^ expected[i]);
-    equal += bits;
-    if (bits < 32) break;
-  }
-  return equal;
-}
-
 /**
  * The leading bits of a port that prove it in the range or out of it: as many as it takes to tell the port from the
  * nearest ones on the other side of the range's ends.
@@ -333,11 +327,12 @@ function rangeBits(port: number, start: number, end: number): number {
 }
 
 /** The leading bits of 16, up to the first in which two different numbers differ. */
-function bitsToTell(a: number, b: number): number {
+export function bitsToTell(a: number, b: number): number {
   return (MAX_PORT << (31 - Math.clz32(a ^ b))) & MAX_PORT;
 }
 
-function macWords(text: string): [high: number, low: number] {
+/** @throws InvalidInputError if the text is no MAC address */
+export function macWords(text: string): [high: number, low: number] {
   const mac = requireMac(text, 'mac');
   return [Math.floor(mac / TWO_32), mac % TWO_32];
 }

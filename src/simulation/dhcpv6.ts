@@ -84,6 +84,11 @@ export function answerDhcpV6(frame: Uint8Array, client: DhcpV6Client): Answer {
       { dst: ethernet.src, src: CONFIGURATION_SERVER_MAC, type: EtherType.IPV6 },
       buildIpv6(ip, payload),
     ),
+    renewal: {
+      // Any client identifier may be asked for, so that of a machine which was given nothing is not worth keeping.
+      facts: leases.length > 0 ? hosts.map(({ host }) => host) : [],
+      seconds: Math.max(0, ...leases.map(({ valid }) => valid)),
+    },
   };
 }
 

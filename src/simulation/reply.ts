@@ -1,9 +1,10 @@
+import type { FlowKey } from '../flow/key.js';
 import { readU32 } from '../packet/big-endian.js';
 import { buildEthernet, ETHERNET_HEADER, EtherType } from '../packet/ethernet.js';
-import { buildIcmpEchoReply, buildIcmpError } from '../packet/icmp.js';
-import { buildIcmpv6EchoReply, buildIcmpv6Error } from '../packet/icmpv6.js';
-import type { Effect } from './decision.js';
-import { type InterfaceAddress, prefixContains, type RouterPortFact } from './fact.js';
+import { buildIcmpEchoReply, buildIcmpError, IcmpType, UnreachableCode } from '../packet/icmp.js';
+import { buildIcmpv6EchoReply, buildIcmpv6Error, Icmpv6Type, Unreachable6Code } from '../packet/icmpv6.js';
+import type { Effect, Reply } from './decision.js';
+import { type InterfaceAddress, isBroadcastOf, prefixContains, type RouterPortFact } from './fact.js';
 
 /** Offsets of the source addresses in their headers (RFC 791 section 3.1, RFC 8200 section 3). */
 const IPV4_SOURCE = 12;
@@ -25,13 +26,26 @@ export function buildReply(
   if (reply.type === 'echo') packet = isIpv6 ? buildIcmpv6EchoReply(bytes, at) : buildIcmpEchoReply(bytes, at);
   else {
     const source = addressFacing(from, bytes, isIpv6);
-    if (source === undefined) return undefined;
+    if (source === undefined || (!isIpv6 && isAboutBroadcast(from, bytes))) return undefined;
     const { icmpType, icmpCode } = reply;
     packet = isIpv6
       ? buildIcmpv6Error(icmpType, icmpCode, source.words, bytes, at)
       : buildIcmpError(icmpType, icmpCode, source.words[0], bytes, at);
   }
   return packet === undefined ? undefined : buildEthernet({ dst: to, src: from.mac, type }, packet);
+}
+
+/** Communication administratively prohibited. */
+export function prohibited({ ethType }: FlowKey): Reply {
+  return ethType === EtherType.IPV4
+    ? { type: 'error', icmpType: IcmpType.UNREACHABLE, icmpCode: UnreachableCode.PROHIBITED }
+    : { type: 'error', icmpType: Icmpv6Type.UNREACHABLE, icmpCode: Unreachable6Code.PROHIBITED };
+}
+
+/** Whether the IPv4 packet is from or to all machines of a network at the port. */
+function isAboutBroadcast(port: RouterPortFact, bytes: Uint8Array): boolean {
+  const at = ETHERNET_HEADER + IPV4_SOURCE;
+  return isBroadcastOf(port, readU32(bytes, at)) || isBroadcastOf(port, readU32(bytes, at + 4));
 }
 
 /** The address of the port in the network of the packet's sender, or else its first one. */

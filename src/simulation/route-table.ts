@@ -1,6 +1,7 @@
 import { type FlowKey, Word } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
 import { EtherType } from '../packet/ethernet.js';
+import { bitAt, commonBits } from '../packet/prefix.js';
 
 /** Leading bits of an address. Bits behind `length` are not looked at. */
 export interface RoutePrefix {
@@ -69,6 +70,29 @@ export class RouteTable<R extends Route> {
     return true;
   }
 
+  /** The route with this id. */
+  get(id: string): R | undefined {
+    return this.places.get(id)?.route;
+  }
+
+  /** The routes whose destination has an address in common with the prefix, in any order. */
+  overlapping(family: 4 | 6, { words, length }: RoutePrefix): R[] {
+    const found: R[] = [];
+    let node = family === 4 ? this.ipv4 : this.ipv6;
+    for (;;) {
+      if (node.length >= length) {
+        collect(node, found);
+        return found;
+      }
+      found.push(...node.routes);
+      const child = node.children[bitAt(words, 0, node.length)];
+      if (child === undefined) return found;
+      const limit = Math.min(length, child.length);
+      if (commonBits(words, 0, child.words, limit) < limit) return found;
+      node = child;
+    }
+  }
+
   /**
    * The routes that are best for the packet: of those whose source and destination match, the longest destination, then
    * the least weight; by id. Empty if there is none, or the packet is not IP.
@@ -92,7 +116,7 @@ export class RouteTable<R extends Route> {
         node.children[bit] = leaf;
         return leaf;
       }
-      const common = commonBits(words, 0, child.words, node.length, Math.min(length, child.length));
+      const common = commonBits(words, 0, child.words, Math.min(length, child.length));
       if (common === child.length) {
         node = child;
       } else {
@@ -125,6 +149,12 @@ function prune<R>(start: Node<R>): void {
   }
 }
 
+/** Adds the routes of the node and of all below it. */
+function collect<R>(node: Node<R>, found: R[]): void {
+  found.push(...node.routes);
+  for (const child of node.children) if (child !== undefined) collect(child, found);
+}
+
 function find<R extends Route>(root: Node<R>, packet: FlowKey, seen: FlowMask): readonly R[] {
   let deepest = root;
   let bits = 0;
@@ -132,7 +162,7 @@ function find<R extends Route>(root: Node<R>, packet: FlowKey, seen: FlowMask): 
     bits = deepest.length + 1;
     const child = deepest.children[bitAt(packet.words, Word.NW_DST, deepest.length)];
     if (child === undefined) break;
-    const common = commonBits(packet.words, Word.NW_DST, child.words, deepest.length, child.length);
+    const common = commonBits(packet.words, Word.NW_DST, child.words, child.length);
     if (common < child.length) {
       bits = common + 1;
       break;
@@ -164,7 +194,7 @@ function bestOf<R extends Route>(routes: readonly R[], packet: FlowKey, seen: Fl
 
 function matchesSource(source: RoutePrefix, packet: FlowKey, seen: FlowMask): boolean {
   if (source.length === 0) return true;
-  const common = commonBits(packet.words, Word.NW_SRC, source.words, 0, source.length);
+  const common = commonBits(packet.words, Word.NW_SRC, source.words, source.length);
   const bits = Math.min(common + 1, source.length);
   if (packet.ethType === EtherType.IPV4) seen.seeIpv4Src(bits);
   else seen.seeIpv6Src(bits);
@@ -173,18 +203,4 @@ function matchesSource(source: RoutePrefix, packet: FlowKey, seen: FlowMask): bo
 
 function isBefore(a: Route, b: Route): boolean {
   return a.weight === b.weight ? a.id < b.id : a.weight < b.weight;
-}
-
-/** The bit at `index`, where 0 is the most significant of `words[offset]`. */
-function bitAt(words: ArrayLike<number>, offset: number, index: number): 0 | 1 {
-  return (words[offset + (index >>> 5)] >>> (31 - (index & 31))) & 1 ? 1 : 0;
-}
-
-/** How many leading bits, at most `limit`, agree in `a` from word `offset` and `b`, of which the first `known` do. */
-function commonBits(a: ArrayLike<number>, offset: number, b: readonly number[], known: number, limit: number): number {
-  for (let i = known >>> 5; 32 * i < limit; i++) {
-    const differing = a[offset + i] ^ b[i];
-    if (differing !== 0) return Math.min(32 * i + Math.clz32(differing), limit);
-  }
-  return limit;
 }

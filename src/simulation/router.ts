@@ -4,12 +4,24 @@ import { EtherType } from '../packet/ethernet.js';
 import { IcmpType, UnreachableCode } from '../packet/icmp.js';
 import { Icmpv6Type, Unreachable6Code } from '../packet/icmpv6.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
+import { takeRenewal } from './configuration.js';
 import type { SimulationContext } from './context.js';
 import type { DropReason, Reply } from './decision.js';
 import { chooseRoute } from './ecmp.js';
-import type { Fact, NeighborFact, PortFact, RouteFact, RouterPortFact } from './fact.js';
-import { egressPort } from './port.js';
-import { answerRouterArp, answerRouterSolicitation } from './router-neighbors.js';
+import {
+  type Fact,
+  isBroadcastOf,
+  type NeighborFact,
+  type PortFact,
+  type RouteFact,
+  type RouterFact,
+  type RouterPortFact,
+} from './fact.js';
+import { balance } from './load-balancer.js';
+import { egressPort, filter, mirror, trackBy } from './port.js';
+import { prohibited } from './reply.js';
+import { routerArp, routerNeighborDiscovery } from './router-neighbors.js';
+import { nextHopStep } from './trace.js';
 
 type NormalRoute = Extract<RouteFact, { type: 'normal' }>;
 
@@ -18,18 +30,23 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   const router = context.read(port.router);
   if (router === undefined) return;
   if (router === null) return context.drop('no-router');
+  context.trace?.push({ type: 'device', device: 'router', id: router.id });
+  context.pass(router.id);
+  trackBy(context, router);
 
   const { packet, mask } = context;
-  mask.seeEthType();
   mask.seeEthDst();
   if (packet.vlanTci !== 0) return context.drop('not-routable');
-  if (packet.ethType === EtherType.ARP) return answerRouterArp(context, fact, port);
+  const isForMany = isMulticastMac(packet.ethDst);
+  // What others should have, and was flooded, is not its business.
+  if (!isForMany && packet.ethDst !== port.mac) return context.drop('not-for-router');
+  if (router.adminStateUp) mirror(context, router.inboundMirrors);
+  mask.seeEthType();
+  if (packet.ethType === EtherType.ARP) return routerArp(context, fact, port);
   if (packet.ethType !== EtherType.IPV4 && packet.ethType !== EtherType.IPV6) return context.drop('not-routable');
-  if (packet.ethType === EtherType.IPV6 && answerRouterSolicitation(context, fact, port)) return;
-  if (packet.ethDst !== port.mac) {
-    // A router takes no part in groups, and what others should have is not its business.
-    return context.drop(isMulticastMac(packet.ethDst) ? 'not-routable' : 'not-for-router');
-  }
+  if (packet.ethType === EtherType.IPV6 && routerNeighborDiscovery(context, fact, port)) return;
+  // A router takes no part in groups.
+  if (isForMany) return context.drop('not-routable');
   if (!isRoutable(context)) return context.drop('not-routable');
   const tell = (reason: DropReason, reply: Reply) => {
     context.reply(fact, port, reply);
@@ -37,25 +54,53 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   };
   if (!router.adminStateUp) return tell('router-down', prohibited(packet));
 
+  const balanced = balance(context, router);
+  if (balanced === 'wait') return;
+  if (balanced === 'pass' && !passesRouter(context, router.inboundFilters, tell)) return;
+  const echo = () => context.reply(fact, port, { type: 'echo' });
+  route(context, router, tell, echo);
+}
+
+/**
+ * A reply to what this host translated for the router came to the router on another host, which sent it here, and has
+ * its destination back. Where it goes in at the router is not known, so nobody can be told of errors.
+ */
+export function routeReply(context: SimulationContext, router: RouterFact): void {
+  context.pass(router.id);
+  trackBy(context, router);
+  const tell = (reason: DropReason) => context.drop(reason);
+  route(context, router, tell, () => context.drop('for-router'));
+}
+
+function route(
+  context: SimulationContext,
+  router: RouterFact,
+  tell: (reason: DropReason, reply: Reply) => void,
+  echo: () => void,
+): void {
+  const { packet, mask } = context;
   const routes = context.read(router.routes(packet, mask));
   if (routes === undefined) return;
   if (routes === null || routes.length === 0) return tell('no-route', noRoute(packet));
-  const route = chooseRoute(routes, packet, mask);
-  switch (route.type) {
+  const chosen = chooseRoute(routes, packet, mask);
+  context.trace?.push({ type: 'route', route: chosen.id, kind: chosen.type, of: routes.length });
+  switch (chosen.type) {
     case 'blackhole':
       return context.drop('blackhole');
     case 'reject':
       return tell('rejected', prohibited(packet));
     case 'local':
-      if (isEchoRequest(context)) return context.reply(fact, port, { type: 'echo' });
+      if (isEchoRequest(context)) return echo();
+      if (takeRenewal(context)) return;
       return context.drop('for-router');
     case 'normal':
-      return forward(context, route, tell);
+      return forward(context, router, chosen, tell);
   }
 }
 
 function forward(
   context: SimulationContext,
+  router: RouterFact,
   route: NormalRoute,
   tell: (reason: DropReason, reply: Reply) => void,
 ): void {
@@ -67,12 +112,44 @@ function forward(
   if (out === undefined) return;
   if (out === null || out.type !== 'router') return context.drop('no-port');
   if (!out.adminStateUp) return tell('port-down', prohibited(packet));
+  if (route.gateway === undefined && isToAll(context, out)) return context.drop('not-routable');
+  context.outPort = route.port;
+  if (!passesRouter(context, router.outboundFilters, tell)) return;
   const neighbor = nextHop(context, out, route.gateway);
   if (neighbor === undefined) return;
+  context.trace?.push(nextHopStep(packet, route.gateway, neighbor));
   if (neighbor === null) return tell('no-neighbor', unreachable(packet, route.gateway !== undefined));
   context.setEthernet(out.mac, neighbor.mac);
-  context.setTtl(ttl - 1);
+  context.headers.setTtl(ttl - 1);
+  mirror(context, router.outboundMirrors);
   egressPort(context, route.port);
+}
+
+/**
+ * Whether the packet passes the router's own filters. What is dropped as a first fragment may be so because it is one: as
+ * in MidoNet, the sender is asked to send smaller ones.
+ */
+function passesRouter(
+  context: SimulationContext,
+  filters: RouterFact['inboundFilters'],
+  tell: (reason: DropReason, reply: Reply) => void,
+): boolean {
+  if (filters === undefined || filters.length === 0) return true;
+  const verdict = filter(context, filters);
+  if (verdict === 'drop' && context.packet.ethType === EtherType.IPV4) {
+    context.mask.seeNwFrag();
+    if (context.packet.nwFrag === Frag.FIRST) {
+      tell('filtered', error(IcmpType.UNREACHABLE, UnreachableCode.FRAGMENTATION_NEEDED));
+    }
+  }
+  return verdict === 'accept';
+}
+
+/** Whether the packet is for all machines of a network at the port, which a router does not forward (RFC 2644). */
+function isToAll({ packet, mask }: SimulationContext, out: RouterPortFact): boolean {
+  if (packet.ethType !== EtherType.IPV4) return false;
+  mask.seeIpv4Dst();
+  return isBroadcastOf(out, packet.ipv4Dst);
 }
 
 /** Who takes the packet at the port: the gateway, or the destination itself. */
@@ -172,12 +249,6 @@ function noRoute({ ethType }: FlowKey): Reply {
 function unreachable(packet: FlowKey, isGateway: boolean): Reply {
   if (packet.ethType !== EtherType.IPV4) return error(Icmpv6Type.UNREACHABLE, Unreachable6Code.ADDRESS);
   return error(IcmpType.UNREACHABLE, isGateway ? UnreachableCode.NETWORK : UnreachableCode.HOST);
-}
-
-function prohibited({ ethType }: FlowKey): Reply {
-  return ethType === EtherType.IPV4
-    ? error(IcmpType.UNREACHABLE, UnreachableCode.PROHIBITED)
-    : error(Icmpv6Type.UNREACHABLE, Unreachable6Code.PROHIBITED);
 }
 
 /** Codes 0: in transit (RFC 792 page 6, RFC 4443 section 3.3). */

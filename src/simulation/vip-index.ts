@@ -2,9 +2,12 @@ import { type FlowKey, Frag, Word } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
 import { ipv4PrefixMask } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
+import { isIcmpError } from '../packet/icmp.js';
+import { isIcmpv6Error } from '../packet/icmpv6.js';
 import { formatIp, type Ip } from '../packet/ip.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
-import type { Fact } from './fact.js';
+import { bitAt, commonBits } from '../packet/prefix.js';
+import type { Fact, VipAnswer } from './fact.js';
 
 /** Where connections to a VIP go to. */
 export interface VipKey {
@@ -20,12 +23,6 @@ export interface VipCell<V> extends Fact<V> {
   touch(): void;
 }
 
-/**
- * The value of a fact about VIPs: what is known of the VIP; null for none; or `tracked`: the address is a VIP's, but only the
- * connection can tell the port, because the packet is a fragment, or an ICMP error, which is about another packet.
- */
-export type VipAnswer<V> = V | 'tracked';
-
 type Cell<V> = VipCell<VipAnswer<V>>;
 
 /** An address with VIPs. */
@@ -34,7 +31,7 @@ interface Leaf<V> {
   readonly words: Uint32Array;
   /** By protocol and port; of several VIPs the one with the least identifier counts. */
   readonly services: Map<number, Service<V>>;
-  /** No VIP at this address for the protocol and port of the packet. */
+  /** There are VIPs at this address, but none for the protocol and port of the packet. */
   otherPorts: Cell<V> | undefined;
   /** There are VIPs at this address. */
   tracked: Cell<V> | undefined;
@@ -106,7 +103,7 @@ export class VipIndex<V> {
     if (leaf.services.size > 0) return;
     trie.remove(leaf);
     // What carries the fact would not be told of a VIP that comes to have this address again.
-    leaf.otherPorts?.touch();
+    leaf.otherPorts?.set(null);
     leaf.tracked?.set(null);
   }
 
@@ -130,18 +127,23 @@ export class VipIndex<V> {
   private service(leaf: Leaf<V>, packet: FlowKey, seen: FlowMask): Fact<VipAnswer<V>> | undefined {
     const protocol = packet.nwProto;
     seen.seeNwProto();
-    const isIcmp = protocol === IpProtocol.ICMP || protocol === IpProtocol.ICMPV6;
+    const isIpv4 = leaf.words.length === 1;
+    const isIcmp = protocol === (isIpv4 ? IpProtocol.ICMP : IpProtocol.ICMPV6);
     if (!isIcmp && !hasPorts(protocol)) return undefined;
     seen.seeNwFrag();
     if (packet.nwFrag !== Frag.NONE) return this.tracked(leaf);
     if (isIcmp) {
       seen.seeTpSrc();
-      return isIcmpError(protocol, packet.tpSrc) ? this.tracked(leaf) : undefined;
+      const isError = isIpv4 ? isIcmpError(packet.tpSrc) : isIcmpv6Error(packet.tpSrc);
+      return isError ? this.tracked(leaf) : undefined;
     }
     seen.seeTpDst();
     const service = leaf.services.get(serviceKey(protocol, packet.tpDst));
     if (service !== undefined) return service.cell;
-    leaf.otherPorts ??= this.newCell(`other ports of ${formatWords(leaf.words)}`);
+    if (leaf.otherPorts === undefined) {
+      leaf.otherPorts = this.newCell(`other ports of ${formatWords(leaf.words)}`);
+      leaf.otherPorts.set('tracked');
+    }
     return leaf.otherPorts;
   }
 
@@ -178,10 +180,10 @@ class AddressTrie<V> {
   descend(words: Uint32Array, offset: number): number {
     if (this.root === undefined) return 0;
     let node = this.root;
-    while (!node.isLeaf) node = bitOf(words, offset, node.bit) === 0 ? node.zero : node.one;
+    while (!node.isLeaf) node = bitAt(words, offset, node.bit) === 0 ? node.zero : node.one;
     this.found = node;
-    const bit = this.firstDifference(node.words, words, offset);
-    return bit < 0 ? -1 : bit + 1;
+    const common = commonBits(words, offset, node.words, 32 * this.width);
+    return common === 32 * this.width ? -1 : common + 1;
   }
 
   /** The fact that there is no VIP in the region of the address's leading `length` bits, which `descend` gave. */
@@ -223,7 +225,7 @@ class AddressTrie<V> {
     }
     const bit = length - 1;
     const below = this.at(words, 0, bit);
-    const isOne = bitOf(words, 0, bit) === 1;
+    const isOne = bitAt(words, 0, bit) === 1;
     const branch: Branch<V> = {
       isLeaf: false,
       bit,
@@ -258,7 +260,7 @@ class AddressTrie<V> {
   /** The highest node whose addresses share no bit behind `bit` with the address. */
   private at(words: Uint32Array, offset: number, bit: number): Node<V> {
     let node = this.root!;
-    while (!node.isLeaf && node.bit < bit) node = bitOf(words, offset, node.bit) === 0 ? node.zero : node.one;
+    while (!node.isLeaf && node.bit < bit) node = bitAt(words, offset, node.bit) === 0 ? node.zero : node.one;
     return node;
   }
 
@@ -267,7 +269,7 @@ class AddressTrie<V> {
     let parent: Branch<V> | undefined;
     for (let node = this.root!; node !== child; ) {
       parent = node as Branch<V>;
-      node = bitOf(words, 0, parent.bit) === 0 ? parent.zero : parent.one;
+      node = bitAt(words, 0, parent.bit) === 0 ? parent.zero : parent.one;
     }
     return parent;
   }
@@ -277,15 +279,6 @@ class AddressTrie<V> {
     if (parent === undefined) this.root = by;
     else if (parent.zero === node) parent.zero = by;
     else parent.one = by;
-  }
-
-  /** The first bit in which two addresses differ, -1 if they do not. */
-  private firstDifference(a: Uint32Array, words: Uint32Array, offset: number): number {
-    for (let i = 0; i < this.width; i++) {
-      const difference = a[i] ^ words[offset + i];
-      if (difference !== 0) return 32 * i + Math.clz32(difference);
-    }
-    return -1;
   }
 
   private formatPrefix(words: Uint32Array, offset: number, length: number): string {
@@ -302,10 +295,6 @@ function leafBelow<V>(node: Node<V>): Leaf<V> {
   return below;
 }
 
-function bitOf(words: Uint32Array, offset: number, bit: number): number {
-  return (words[offset + (bit >>> 5)] >>> (31 - (bit & 31))) & 1;
-}
-
 function hasPorts(protocol: number): boolean {
   return protocol === IpProtocol.TCP || protocol === IpProtocol.UDP || protocol === IpProtocol.SCTP;
 }
@@ -318,12 +307,6 @@ function firstValue<V>(service: Service<V>): V | null {
   let first: string | undefined;
   for (const id of service.values.keys()) if (first === undefined || id < first) first = id;
   return first === undefined ? null : service.values.get(first)!;
-}
-
-/** ICMP: unreachable, time exceeded, parameter problem (RFC 792); of ICMPv6, all types below 128 (RFC 4443). */
-function isIcmpError(protocol: number, type: number): boolean {
-  if (protocol === IpProtocol.ICMPV6) return type < 128;
-  return type === 3 || type === 11 || type === 12;
 }
 
 function formatWords(words: Uint32Array): string {

@@ -18,8 +18,8 @@ import {
 
 /** Bridges, routers, their ports and routes, and the ranges of addresses of a bridge. */
 
-/** The tunnel key of a port, 1 to 2^23 - 1: unique on the host the port is bound to. Bit 23 is kept for tracking. */
-export const MAX_TUNNEL_KEY = 0x7f_ffff;
+/** The tunnel key of a port, 1 to 2^22 - 1: unique on the host the port is bound to. Bits 22 and 23 speak of connections. */
+export const MAX_TUNNEL_KEY = 0x3f_ffff;
 const tunnelKey = z.int().min(1).max(MAX_TUNNEL_KEY);
 
 const filters = { inboundFilterId: reference.optional(), outboundFilterId: reference.optional() };
@@ -37,6 +37,8 @@ export const bridgeSchema = z.strictObject({
   ...filters,
   ...mirrors,
   qosPolicyId: reference.optional(),
+  /** Serves what the bridge's machines send to its VIPs, whoever they send it through. A load balancer may serve several bridges. */
+  loadBalancerId: reference.optional(),
   /** The VXLAN network identifier under which hardware VTEPs know the bridge. */
   vni: vni.optional(),
 });
@@ -83,8 +85,10 @@ const portFields = {
   preOutFilterMirrorIds: references,
   portGroupIds: references,
   qosPolicyId: reference.optional(),
-  /** The VLAN whose traffic goes through this port of a bridge. */
+  /** The VLAN of the bridge whose traffic goes through this port, without its tag, to the port that it is linked to. */
   vlanId: vlanId.optional(),
+  /** Exchanges packets only with those ports of the bridge that are not isolated. */
+  isolated: z.boolean().optional(),
   /** The hardware VTEP behind this port of a bridge. */
   vtepId: reference.optional(),
   /** The DHCP subnet whose router this port of a bridge leads to. */
@@ -119,7 +123,7 @@ export const portSchema = z
       }
       if (port.subnets !== undefined) fault('subnets', 'expected none on a port of a bridge');
     } else {
-      for (const field of ['vlanId', 'vtepId', 'dhcpSubnetId'] as const) {
+      for (const field of ['vlanId', 'isolated', 'vtepId', 'dhcpSubnetId'] as const) {
         if (port[field] !== undefined) fault(field, 'expected none on a port of a router');
       }
       if (port.addresses.length > 0) fault('addresses', 'expected none on a port of a router, which has subnets');
@@ -138,7 +142,8 @@ export const routeSchema = z
     id: z.uuid(),
     routerId: reference,
     type: z.enum(['normal', 'blackhole', 'reject', 'local']),
-    source: cidr.default('0.0.0.0/0'),
+    /** From anywhere when absent. */
+    source: cidr.optional(),
     destination: cidr,
     weight: z.int().min(0).max(0x7fff_ffff).default(100),
     nextHopPortId: reference.optional(),
@@ -150,6 +155,9 @@ export const routeSchema = z
   .superRefine((route, context) => {
     const fault = (field: string, message: string) => context.addIssue({ code: 'custom', path: [field], message });
     const family = parseCidr(route.destination)?.family;
+    if (route.source !== undefined && family !== undefined && parseCidr(route.source)?.family !== family) {
+      fault('source', 'expected a range of the same family as the destination');
+    }
     const isNormal = route.type === 'normal';
     if (isNormal && route.nextHopPortId === undefined) fault('nextHopPortId', 'expected a port of the router');
     if ((route.type === 'blackhole' || route.type === 'reject') && route.nextHopPortId !== undefined) {
@@ -185,6 +193,11 @@ export const addressPoolSchema = z
       });
     }
   });
+
+/** The MAC address of a router at a port of it, when its description has none: the end of the port's id makes it one of its own. */
+export function routerPortMac({ id, mac }: Port): string {
+  return mac ?? `ac:ca:ba:${id.slice(-6, -4)}:${id.slice(-4, -2)}:${id.slice(-2)}`;
+}
 
 /** Whether the port is of a bridge. */
 export function isBridgePort(port: Port): port is Port & BridgePort {

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { adminStateUp, ipAddress, nameSchema, reference, tenantId, transportPort } from './fields.js';
 
-/** Load balancers. One is attached by naming it in a router. */
+/** Load balancers. One is attached by naming it in a router or in bridges. */
 export const loadBalancerSchema = z.strictObject({
   id: z.uuid(),
   name: nameSchema.optional(),

@@ -65,6 +65,7 @@ const hasOwner = (port: Port) => port.owner !== undefined;
 export const REFERENCES: readonly ReferenceRow[] = [
   ...deviceRows('bridge'),
   row('bridge', 'qosPolicyId', 'qos-policy', 'clear'),
+  row('bridge', 'loadBalancerId', 'load-balancer', 'clear'),
 
   ...deviceRows('router'),
   row('router', 'loadBalancerId', 'load-balancer', 'clear', { exclusive: true, onDeleteHolder: 'refuse' }),

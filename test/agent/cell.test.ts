@@ -87,3 +87,23 @@ test('stopped, it forgets what the source said and is forgotten, unless it is kn
   t.is(cell.value, 8);
   t.is(forgotten.length, 1);
 });
+
+test('what only a packet has named is not kept when nobody waits for it', (t) => {
+  const { cell, forgotten } = setUp({ namedByPackets: true });
+  cell.flows.add(1);
+  cell.discard();
+  cell.flows.delete(1);
+  cell.setLocal(7);
+  cell.discard();
+  cell.setLocal(undefined);
+  cell.start();
+  cell.discard();
+  t.deepEqual(forgotten, []);
+  cell.stop();
+  forgotten.length = 0;
+  cell.discard();
+  t.deepEqual(forgotten, [cell]);
+  const other = setUp();
+  other.cell.discard();
+  t.deepEqual(other.forgotten, [], 'other facts lead to it, so it is found by them');
+});

@@ -171,13 +171,12 @@ async function run(t: ExecutionContext, c: Cluster, turmoil: Turmoil): Promise<v
     await until(`no flow is left on ${host.name}`, () => host.flows().length === 0);
     t.is(agent.forwarder.flows.size, 0);
     await until('keys are given back', async () => (await readdir(join(host.folder, 'tunnel-keys'))).length === 0);
+    t.is(agent.zones.size, 0);
     t.is(agent.forwarder.waitingPackets, 0);
     t.is(agent.cache.size, 0);
     t.is(sizeOf(agent.cache, 'ports'), 0);
-    for (const bridge of bridges) {
-      for (const table of ['macs', 'ipv4s', 'ipv6s']) t.is(sizeOf(agent.cache.bridge(bridge), table), 0, table);
-    }
-    for (const field of ['wanted', 'byInterface', 'outputs', 'active', 'portWatches']) {
+    for (const bridge of bridges) t.true(agent.cache.bridge(bridge).isIdle);
+    for (const field of ['wanted', 'byInterface', 'outputs', 'zones', 'active', 'portWatches']) {
       t.is(sizeOf(agent.bindings, field), 0, field);
     }
     // This host, its zone and its membership of it, its own ports, and that it is alive.

@@ -87,6 +87,28 @@ cluster(
   },
 );
 
+cluster('a packet that cannot be simulated is dropped, counted and logged; others pass', { hosts: 1 }, async (t, c) => {
+  const bridge = await c.createBridge();
+  const [x, y, z] = await c.populate(bridge, 3);
+  const [host] = c.hosts;
+  const entry = host.agent.cache.bridge(bridge).mac(y.mac);
+  const broken = () => {
+    throw new Error('this fact is broken');
+  };
+  Object.defineProperty(entry, 'value', { get: broken, configurable: true });
+  const lost = c.sendTo(x, y);
+  await until('it is counted', () => host.agent.metrics.drops.get('simulation-failed') === 1);
+  c.sendTo(x, y);
+  await c.ping(x, z);
+  await c.ping(z, x);
+  await until('the next one is counted', () => (host.agent.metrics.drops.get('simulation-failed') ?? 0) >= 2);
+  t.is(y.count(lost), 0);
+  t.is(host.warnings.length, 1);
+  t.regex(host.warnings[0], /this fact is broken/);
+  Reflect.deleteProperty(entry, 'value');
+  await c.ping(x, y);
+});
+
 cluster(
   'a flood goes once to each host that has ports of the bridge, and there to each port',
   { hosts: 4 },
@@ -489,13 +511,13 @@ cluster('1,000 connections need no flow and no mask beyond those of the first', 
 
 cluster(
   'when the table is full the flow that was not used for longest goes',
-  { hosts: 1, flows: { maxFlows: 8 } },
+  { hosts: 1, flows: { maxFlows: 20 } },
   async (t, c) => {
     const pods = await c.populate(await c.createBridge(), 5);
     await c.eachPair(pods, (from, to) => c.ping(from, to));
     const [host] = c.hosts;
-    t.is(host.agent.forwarder.flows.size, 8);
-    await until('the datapath agrees', () => host.flows().length === 8);
+    t.is(host.agent.forwarder.flows.size, 20);
+    await until('the datapath agrees', () => host.flows().length === 20);
     t.true(host.agent.metrics.evictions >= 12);
     await c.eachPair(pods, (from, to) => c.ping(from, to));
   },
@@ -518,8 +540,10 @@ cluster(
     for (let i = 0; i < 4; i++) await c.advance(61_000);
     t.is(unpinned(x.host!), 0);
     for (const host of c.hosts) {
-      t.is(host.flows().length, 2);
-      t.true(host.agent.cache.size <= 1);
+      // A port and a bridge; for each, packets that are not tracked, IPv4 and IPv6.
+      t.is(host.flows().length, 6);
+      // The bridge and its subnets of either kind.
+      t.true(host.agent.cache.size <= 3);
     }
     const missed = y.host!.switch.statistics.missed;
     await c.ping(x, y);
@@ -555,6 +579,7 @@ cluster(
     await c.quiet();
     t.is(host.agent.forwarder.waitingPackets, 64, 'a port has a share of the room');
     t.is(host.agent.cache.size, watched + 64, 'and asks for no more than that');
+    t.true(host.agent.cache.bridge(bridge).macCount < 70, 'nor keeps more');
     await c.advance(5001);
     t.is(host.agent.forwarder.waitingPackets, 0);
     t.is(host.agent.metrics.drops.get('waited-too-long'), 64);

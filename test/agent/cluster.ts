@@ -10,7 +10,7 @@ import { Agent } from '../../src/agent/agent.js';
 import type { ForwarderOptions } from '../../src/agent/forwarder.js';
 import type { ZoneMembership } from '../../src/agent/registration.js';
 import type { TunnelDevices, TunnelType } from '../../src/agent/tunnels.js';
-import type { Datapath, Flow } from '../../src/datapath/datapath.js';
+import type { Datapath, DatapathFeatures, Flow } from '../../src/datapath/datapath.js';
 import { DatapathError } from '../../src/datapath/errors.js';
 import type { MemoryDatapath } from '../../src/datapath/memory/datapath.js';
 import { MemoryNetwork } from '../../src/datapath/memory/network.js';
@@ -109,8 +109,9 @@ export class TestHost {
   deviceDelay = 0;
   /** Whether the datapath refuses to put flows. */
   refusePuts = false;
-  /** What agents of this host warned of. */
+  /** What agents of this host warned of, and what else they wrote to their logs. */
   readonly warnings: string[] = [];
+  readonly notes: string[] = [];
   private readonly log: Logger;
   private running: { agent: Agent; store: ZookeeperStore } | undefined;
   private readonly dying: Promise<unknown>[] = [];
@@ -128,7 +129,11 @@ export class TestHost {
   ) {
     this.node = cluster.network.node(address);
     this.switch = this.node.switch('dp');
-    this.log = pino({ level: 'warn', base: null }, { write: (line: string) => this.warnings.push(line) });
+    const write = (line: string) => {
+      const { level } = JSON.parse(line) as { level: number };
+      (level >= pino.levels.values.warn ? this.warnings : this.notes).push(line);
+    };
+    this.log = pino({ level: 'info', base: null }, { write });
   }
 
   get agent(): Agent {
@@ -250,12 +255,14 @@ export interface ClusterOptions {
   readonly hosts: number;
   readonly zones?: readonly TunnelType[];
   readonly flows?: Partial<ForwarderOptions>;
+  /** What the hosts' kernels lack. */
+  readonly features?: Partial<DatapathFeatures>;
 }
 
 export class Cluster {
   /** Milliseconds. */
   now = 1_000_000;
-  readonly network = new MemoryNetwork({ now: () => this.now, automatic: true });
+  readonly network: MemoryNetwork;
   readonly hosts: TestHost[] = [];
   /** Frames that entered a tunnel. */
   underlayFrames: { from: number; to: number; frame: Uint8Array }[] = [];
@@ -263,7 +270,11 @@ export class Cluster {
   readonly repository: TopologyRepository;
   private pods = 0;
 
-  private constructor(readonly nsdb: EmbeddedNsdb) {
+  private constructor(
+    readonly nsdb: EmbeddedNsdb,
+    features: Partial<DatapathFeatures> | undefined,
+  ) {
+    this.network = new MemoryNetwork({ now: () => this.now, automatic: true, features });
     this.store = nsdb.store();
     this.repository = new TopologyRepository(this.store);
     this.network.setUnderlay((from, to, frame) => {
@@ -274,7 +285,7 @@ export class Cluster {
 
   static async start(options: ClusterOptions): Promise<Cluster> {
     const nsdb = await EmbeddedNsdb.start();
-    const cluster = new Cluster(nsdb);
+    const cluster = new Cluster(nsdb, options.features);
     await cluster.repository.initialize();
     for (let i = 1; i <= options.hosts; i++) await cluster.addHost(options);
     await Promise.all(cluster.hosts.map((host) => host.start()));
@@ -336,8 +347,13 @@ export class Cluster {
     for (const host of this.hosts) {
       if (!host.isRunning) continue;
       host.agent.forwarder.tick();
+      host.agent.advertiser.tick();
+      host.agent.neighbors.tick();
+      host.agent.cache.hosts.tick();
       host.agent.cache.releaseUnused();
       host.agent.bindings.forgetUnused();
+      host.agent.zones.tick();
+      host.agent.natLeases.tick();
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
@@ -364,9 +380,9 @@ export class Cluster {
   }
 
   /** Returns a text that tells the packet from all others. */
-  sendTo(from: Pod, to: { mac: number; ip: number }, srcPort = 1000): string {
+  sendTo(from: Pod, to: { mac: number; ip: number }, srcPort = 1000, dstPort = 2000): string {
     const text = randomUUID();
-    from.send(udp(from, to, text, srcPort));
+    from.send(udp(from, to, text, srcPort, dstPort));
     return text;
   }
 
@@ -395,9 +411,10 @@ function udp(
   to: { mac: number; ip: number },
   text: string,
   srcPort: number,
+  dstPort: number,
 ): Uint8Array {
   return buildEthernet(
     { dst: to.mac, src: from.mac, type: EtherType.IPV4 },
-    buildIpv4({ src: from.ip, dst: to.ip, protocol: IpProtocol.UDP }, buildUdp(srcPort, 2000, Buffer.from(text))),
+    buildIpv4({ src: from.ip, dst: to.ip, protocol: IpProtocol.UDP }, buildUdp(srcPort, dstPort, Buffer.from(text))),
   );
 }

@@ -9,6 +9,8 @@ test('/readyz says why this host does not forward, /healthz only that the proces
   const store = { state: 'connected' };
   const agent = {
     repository: { store },
+    connections: async () => [],
+    features: { conntrack: true, zones: true, nat: true, labels: true, meters: 0 },
     fault: async () => {
       if (fault instanceof Error) throw fault;
       return fault;
@@ -31,6 +33,9 @@ test('/readyz says why this host does not forward, /healthz only that the proces
     return [response.status, await response.text()];
   };
   t.deepEqual(await ask('/readyz'), [200, 'ok\n']);
+  t.deepEqual(await ask('/connections?limit=5'), [200, 'no connections\n']);
+  t.deepEqual(await ask('/connections?limit=0'), [400, 'limit: expected a whole number from 1, got "0"\n']);
+  t.deepEqual(await ask('/'), [404, 'try /connections, /trace, /metrics, /healthz or /readyz\n']);
   fault = 'the datapath is gone';
   t.deepEqual(await ask('/readyz'), [503, 'the datapath is gone\n']);
   t.deepEqual(await ask('/healthz'), [200, 'ok\n']);

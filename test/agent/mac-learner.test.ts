@@ -6,6 +6,8 @@ import { MacLearner } from '../../src/agent/mac-learner.js';
 import { macPath } from '../../src/nsdb/layout.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../src/nsdb/store.js';
+import { SharedTable } from '../../src/nsdb/tables/shared-table.js';
+import { macTable } from '../../src/nsdb/tables/tables.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
 import { until } from './until.js';
 
@@ -33,12 +35,12 @@ test('an address is written with its port, moves, and goes 15 s after the last f
   const { bridgeId, path, clock, learner, portAt, repository } = await setUp(t);
   const [p, q] = [randomUUID(), randomUUID()];
   const one = learner();
-  const learned = one.learn(bridgeId, MAC, p);
+  const learned = one.learn(bridgeId, 0, MAC, p);
   one.use(learned);
   one.use(learned);
   await until('it is learned', async () => (await portAt()) === p);
   t.truthy((await repository.store.get(path))?.stat.ephemeralOwner);
-  t.is(one.learn(bridgeId, MAC, q), learned);
+  t.is(one.learn(bridgeId, 0, MAC, q), learned);
   await until('it has moved', async () => (await portAt()) === q);
   one.release(learned);
   clock.now = 100_000;
@@ -53,15 +55,29 @@ test('an address is written with its port, moves, and goes 15 s after the last f
   await until('it is gone', async () => (await portAt()) === undefined);
 });
 
+test('an address is learned in each VLAN by itself', async (t) => {
+  const { repository, bridgeId, clock, learner, portAt } = await setUp(t);
+  const [p, q] = [randomUUID(), randomUUID()];
+  const one = learner();
+  one.use(one.learn(bridgeId, 0, MAC, p));
+  one.learn(bridgeId, 10, MAC, q);
+  const inVlan = () => new SharedTable(repository.store, macTable(10), bridgeId).get(MAC);
+  await until('both are learned', async () => (await portAt()) === p && (await inVlan())?.value.portId === q);
+  clock.now = 15_000;
+  one.expire();
+  await until('that of the VLAN is gone', async () => (await inVlan()) === undefined);
+  t.is(await portAt(), p);
+});
+
 test('packets that leave no flow keep an address learned, too', async (t) => {
   const { bridgeId, clock, learner, portAt } = await setUp(t);
   const p = randomUUID();
   const one = learner();
-  one.learn(bridgeId, MAC, p);
+  one.learn(bridgeId, 0, MAC, p);
   await until('it is learned', async () => (await portAt()) === p);
   for (let i = 0; i < 5; i++) {
     clock.now += 10_000;
-    one.learn(bridgeId, MAC, p);
+    one.learn(bridgeId, 0, MAC, p);
     one.expire();
   }
   await delay(20);
@@ -72,10 +88,10 @@ test('of two hosts the one that saw the address last has it, and the other leave
   const { bridgeId, path, learner, portAt, repository } = await setUp(t);
   const [p, q] = [randomUUID(), randomUUID()];
   const [one, two] = [learner(), learner()];
-  const first = one.learn(bridgeId, MAC, p);
+  const first = one.learn(bridgeId, 0, MAC, p);
   one.use(first);
   await until('one has it', async () => (await portAt()) === p);
-  two.use(two.learn(bridgeId, MAC, q));
+  two.use(two.learn(bridgeId, 0, MAC, q));
   await until('two has it', async () => (await portAt()) === q);
   const created = (await repository.store.get(path))?.stat.czxid;
   await delay(100);
@@ -85,7 +101,7 @@ test('of two hosts the one that saw the address last has it, and the other leave
   one.release(first);
   one.expire();
   t.is(await portAt(), q);
-  one.learn(bridgeId, MAC, p);
+  one.learn(bridgeId, 0, MAC, p);
   await until('one saw it again', async () => (await portAt()) === p);
 });
 
@@ -93,7 +109,7 @@ test('an entry that the topology seeded is never replaced', async (t) => {
   const { bridgeId, path, learner, portAt, repository } = await setUp(t);
   const port = await repository.create('port', { id: randomUUID(), bridgeId, mac: '02:00:00:00:00:01' });
   const one = learner();
-  one.use(one.learn(bridgeId, MAC, randomUUID()));
+  one.use(one.learn(bridgeId, 0, MAC, randomUUID()));
   await delay(50);
   t.is(await portAt(), port.id);
   t.is((await repository.store.get(path))?.stat.version, 0);
@@ -107,15 +123,15 @@ test('what cannot be learned now is learned when the NSDB is back; a bridge that
   await nsdb.stop();
   await until('it has noticed', () => store.state !== 'connected');
   const [p, q] = [randomUUID(), randomUUID()];
-  const learned = one.learn(bridgeId, MAC, p);
-  t.is(one.learn(bridgeId, MAC, q), learned);
+  const learned = one.learn(bridgeId, 0, MAC, p);
+  t.is(one.learn(bridgeId, 0, MAC, q), learned);
   await nsdb.resume();
   await until('it is learned', async () => (await portAt()) === q);
   t.deepEqual(warnings, []);
   const gone = randomUUID();
-  const lost = one.learn(gone, MAC, p);
+  const lost = one.learn(gone, 0, MAC, p);
   await until('that is said', () => warnings.length === 1);
-  t.not(one.learn(gone, MAC, p), lost);
+  t.not(one.learn(gone, 0, MAC, p), lost);
   t.deepEqual(await repository.store.children('/bridges'), [bridgeId]);
 });
 
@@ -123,7 +139,7 @@ test('what was unused while the NSDB was away is taken back when it returns', as
   const { nsdb, bridgeId, clock, learner, portAt } = await setUp(t);
   const store = nsdb.store({ operationTimeout: 100 });
   const one = learner(store);
-  one.learn(bridgeId, MAC, randomUUID());
+  one.learn(bridgeId, 0, MAC, randomUUID());
   await until('it is learned', async () => (await portAt()) !== undefined);
   const session = store.sessionId;
   await nsdb.stop();

@@ -3,6 +3,7 @@ import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
 import { Cell } from '../../src/agent/cell.js';
 import { TopologyCache } from '../../src/agent/topology-cache.js';
+import { MemoryNetwork } from '../../src/datapath/memory/network.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { parseIpv4 } from '../../src/packet/address.js';
 import type { TunnelPath } from '../../src/simulation/fact.js';
@@ -26,6 +27,7 @@ async function setUp(t: ExecutionContext) {
   const forgotten: string[] = [];
   const tunnels = new Map<string, Cell<TunnelPath>>();
   const outputs = new Map<string, Cell<number>>();
+  const zones = new Map<string, Cell<number>>();
   const errors: string[] = [];
   const cellIn = <T>(map: Map<string, Cell<T>>, key: string) => {
     const cell = map.get(key) ?? new Cell<T>(key, { onChange: () => {} });
@@ -37,7 +39,10 @@ async function setUp(t: ExecutionContext) {
     new TopologyRepository(store),
     hosts[0],
     (id) => cellIn(tunnels, id),
-    (id) => cellIn(outputs, id),
+    (id) => ({ output: cellIn(outputs, id), zone: cellIn(zones, id) }),
+    () => ({ ready: Promise.resolve(), close: () => {} }),
+    undefined,
+    new MemoryNetwork({ now: () => clock.now }).node(1).datapath('dp'),
     (id) => forgotten.push(id),
     (cell) => changed.push(cell.tag),
     () => clock.now,
@@ -68,6 +73,7 @@ async function setUp(t: ExecutionContext) {
     forgotten,
     tunnels,
     outputs,
+    zones,
     errors,
     loaded,
     port,
@@ -75,7 +81,7 @@ async function setUp(t: ExecutionContext) {
 }
 
 test('facts are read when they are needed, and follow the NSDB', async (t) => {
-  const { repository, cache, hosts, bridgeId, tunnels, outputs, loaded, port, store } = await setUp(t);
+  const { repository, cache, hosts, bridgeId, tunnels, outputs, zones, loaded, port, store } = await setUp(t);
   const there = port(hosts[1]);
   await repository.create('port', there);
   t.is(store.metrics.tracked, 0);
@@ -93,15 +99,27 @@ test('facts are read when they are needed, and follow the NSDB', async (t) => {
     id: there.id,
     adminStateUp: true,
     mac: MAC,
+    addresses: [Uint32Array.of(IP), Uint32Array.of(0xfd00_0000, 0, 0, 1)],
     bridge: bridge.cell,
     location: { type: 'remote', tunnel: tunnels.get(hosts[1])!, tunnelKey: 7 },
+    peer: undefined,
+    vlanId: undefined,
+    isIsolated: false,
+    qos: undefined,
+    inboundFilters: [],
+    outboundFilters: [],
+    groupIds: new Set(),
+    inboundMirrors: [],
+    outboundMirrors: [],
+    postInFilterMirrors: [],
+    preOutFilterMirrors: [],
   });
   await repository.modify('port', there.id, (old) => ({
     ...old,
     binding: { hostId: hosts[0], interfaceName: 'eth1' },
   }));
   await until('it is here', () => fact.value?.location?.type === 'local');
-  t.deepEqual(fact.value!.location, { type: 'local', output: outputs.get(there.id)! });
+  t.deepEqual(fact.value!.location, { type: 'local', output: outputs.get(there.id)!, zone: zones.get(there.id)! });
   await repository.modify('port', there.id, (old) => ({
     ...old,
     binding: { hostId: hosts[1], interfaceName: 'eth1' },
@@ -183,7 +201,7 @@ test('what no flow has needed for a minute is given up', async (t) => {
 });
 
 test('what is of this host hides what the NSDB says, needs it not, and leaves nothing', async (t) => {
-  const { nsdb, cache, hosts, bridgeId, outputs, clock, port, loaded, repository } = await setUp(t);
+  const { nsdb, cache, hosts, bridgeId, outputs, zones, clock, port, loaded, repository } = await setUp(t);
   const elsewhere = await repository.create('port', { ...port(hosts[1]), id: randomUUID() });
   const bridge = cache.bridge(bridgeId);
   await loaded(bridge.mac(MAC));
@@ -195,7 +213,11 @@ test('what is of this host hides what the NSDB says, needs it not, and leaves no
   t.deepEqual(bridge.mac(MAC).value, { port: cache.port(here.id) });
   t.deepEqual(bridge.ipv4(IP).value, { mac: MAC });
   t.deepEqual(bridge.neighbor('fd00::1').value, { mac: MAC });
-  t.deepEqual(cache.port(here.id).value?.location, { type: 'local', output: outputs.get(here.id)! });
+  t.deepEqual(cache.port(here.id).value?.location, {
+    type: 'local',
+    output: outputs.get(here.id)!,
+    zone: zones.get(here.id)!,
+  });
   const [portCell, macCell] = [cache.port(here.id), bridge.mac(MAC)];
   for (let i = 0; i < 3; i++) {
     clock.now += 60_000;
@@ -277,4 +299,37 @@ test('a fact that is given up does not take along its successor of the same name
   clock.now = 120_000;
   cache.releaseUnused();
   t.is(cache.port(here.id), now);
+});
+
+test('a port that a route leads to is one fact, also when no packet has come that way for a while', async (t) => {
+  const { cache, bridgeId, clock, loaded, repository } = await setUp(t);
+  const routerId = (await repository.create('router', { id: randomUUID(), name: 'r' })).id;
+  const mac = '02:00:00:00:00:99';
+  const subnets = ['10.0.0.254/24'];
+  const down = await repository.create('port', { id: randomUUID(), routerId, mac, subnets });
+  const up = await repository.create('port', { id: randomUUID(), bridgeId, peerId: down.id });
+  await repository.create('route', {
+    id: randomUUID(),
+    routerId,
+    type: 'normal',
+    destination: '10.0.0.0/24',
+    nextHopPortId: down.id,
+  });
+  const router = cache.router(routerId).cell;
+  await loaded(router);
+  const port = cache.port(down.id);
+  await loaded(port);
+  const peer = cache.port(up.id);
+  await loaded(peer);
+  const entry = cache.bridge(bridgeId).mac(0x0200_0000_0099);
+  await until('the bridge knows the MAC address of the router', () => entry.value?.port === peer);
+  router.flows.add(1);
+  peer.flows.add(1);
+  entry.flows.add(1);
+  clock.now = 60_000;
+  t.true(cache.releaseUnused());
+  t.false(port.started);
+  t.is(cache.port(down.id), port);
+  await loaded(port);
+  await until('the bridge knows it again', () => entry.value?.port === peer);
 });

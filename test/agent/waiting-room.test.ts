@@ -3,6 +3,7 @@ import { Cell } from '../../src/agent/cell.js';
 import { WaitingRoom } from '../../src/agent/waiting-room.js';
 import type { Upcall } from '../../src/datapath/datapath.js';
 import { FlowKey } from '../../src/flow/key.js';
+import type { Fact, PortFact } from '../../src/simulation/fact.js';
 
 function cell(tag = 'fact'): Cell<unknown> {
   return new Cell<unknown>(tag, { onChange: () => {} });
@@ -78,4 +79,21 @@ test('of one key 16 packets wait, of all 1024', (t) => {
   a.set(1);
   t.is(room.factChanged(a).length, 1 + 1024 - 16);
   t.true(room.park([a], upcall(1)));
+});
+
+test('64 kinds of packets wait from one datapath port, and as many of each port of a router', (t) => {
+  const { room } = setUp();
+  const facts = [cell()];
+  const [up, down] = [cell('up'), cell('down')] as unknown as Fact<PortFact>[];
+  const packet = (i: number, port: number, sender?: Fact<PortFact>) => {
+    const waiting = { ...upcall(port), sender };
+    waiting.key.tpDst = i;
+    return waiting;
+  };
+  const places: [number, Fact<PortFact>?][] = [[0], [7], [0, up], [0, down]];
+  for (const [port, sender] of places) {
+    for (let i = 0; i < 64; i++) t.true(room.park(facts, packet(i, port, sender)));
+    t.false(room.hasRoom(packet(64, port, sender)));
+    t.false(room.park(facts, packet(64, port, sender)));
+  }
 });

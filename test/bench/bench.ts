@@ -1,11 +1,13 @@
 import { benchCni } from './cni.js';
 import type { Figure } from './figure.js';
 import { benchNsdb } from './nsdb.js';
+import { benchSimulate } from './simulate.js';
 import { benchThroughput } from './throughput.js';
 
 const BENCHES: Readonly<Record<string, (progress: (text: string) => void, quick: boolean) => Promise<Figure[]>>> = {
   cni: benchCni,
   nsdb: benchNsdb,
+  simulate: benchSimulate,
   throughput: benchThroughput,
 };
 
@@ -24,9 +26,8 @@ for (const figure of figures) {
   if (json) process.stdout.write(`${JSON.stringify(figure)}\n`);
   else {
     const { bench, unit, ours, peer, ratio } = figure;
-    process.stdout.write(
-      `${bench}: ours ${ours.p50} ${unit} (p99 ${ours.p99}), ${peer.name} ${peer.p50} (p99 ${peer.p99}), ratio ${ratio}\n`,
-    );
+    const against = peer === undefined ? '' : `, ${peer.name} ${peer.p50} (p99 ${peer.p99}), ratio ${ratio}`;
+    process.stdout.write(`${bench}: ours ${ours.p50} ${unit} (p99 ${ours.p99})${against}\n`);
   }
 }
 process.exit(0);

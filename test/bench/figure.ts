@@ -4,14 +4,14 @@ export interface Percentiles {
   readonly p99: number;
 }
 
-/** One result: ours against a peer's, measured in turn in the same run. */
+/** One result: ours against a peer's, measured in turn in the same run; alone where there is nobody to compare with. */
 export interface Figure {
   readonly bench: string;
   readonly unit: string;
   readonly ours: Percentiles;
-  readonly peer: Percentiles & { readonly name: string };
+  readonly peer?: Percentiles & { readonly name: string };
   /** Of the p50s, ours to the peer's. */
-  readonly ratio: number;
+  readonly ratio?: number;
 }
 
 export function percentiles(samples: readonly number[]): Percentiles {
@@ -30,6 +30,10 @@ export function figure(
   const a = percentiles(ours);
   const b = percentiles(peer);
   return { bench, unit, ours: a, peer: { name: peerName, ...b }, ratio: round(a.p50 / b.p50) };
+}
+
+export function figureAlone(bench: string, unit: string, ours: readonly number[]): Figure {
+  return { bench, unit, ours: percentiles(ours) };
 }
 
 function round(value: number): number {

@@ -139,7 +139,7 @@ test.serial(
       socket.on('data', () => socket.end(bytes));
     });
     await fc.assert(
-      fc.asyncProperty(fc.uint8Array({ maxLength: 64 }), fc.boolean(), async (garbage, magic) => {
+      fc.asyncProperty(fc.uint8Array({ maxLength: 64, size: 'max' }), fc.boolean(), async (garbage, magic) => {
         bytes = Buffer.from(magic ? [...Buffer.from('MNR1'), ...garbage] : garbage);
         const result = await runProgram(add({ MIDONET_CNI_TIMEOUT_MS: '2000' }), config(path));
         if (result.status === 1 && result.stdout.startsWith('{')) {

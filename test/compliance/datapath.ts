@@ -8,7 +8,7 @@
 import test, { type ExecutionContext } from 'ava';
 import type { Datapath, FlowId, FlowOperation, Upcall } from '../../src/datapath/datapath.js';
 import { DatapathError } from '../../src/datapath/errors.js';
-import { MidonetError } from '../../src/errors.js';
+import { InvalidInputError, MidonetError } from '../../src/errors.js';
 import { type Action, actionsEqual, type NatSpec, type TunnelKey } from '../../src/flow/action.js';
 import { extractKey } from '../../src/flow/extract.js';
 import { CtState, FlowKey, TunnelFlag, VLAN_PRESENT, Word } from '../../src/flow/key.js';
@@ -70,14 +70,14 @@ export interface DatapathFactory {
   makePair(): Promise<readonly [Lab, Lab]>;
 }
 
-const MAC_A = 0x02aa_0000_0001;
-const MAC_B = 0x02aa_0000_0002;
-const MAC_C = 0x02aa_0000_0003;
-const IP_A = 0x0a00_0001;
-const IP_B = 0x0a00_0002;
-const IP6_A = [0xfd00_0000, 0, 0, 1] as const;
-const IP6_B = [0xfd00_0000, 0, 0, 2] as const;
-const PAYLOAD = new Uint8Array([1, 2, 3, 4, 5, 6, 7]);
+export const MAC_A = 0x02aa_0000_0001;
+export const MAC_B = 0x02aa_0000_0002;
+export const MAC_C = 0x02aa_0000_0003;
+export const IP_A = 0x0a00_0001;
+export const IP_B = 0x0a00_0002;
+export const IP6_A = [0xfd00_0000, 0, 0, 1] as const;
+export const IP6_B = [0xfd00_0000, 0, 0, 2] as const;
+export const PAYLOAD = new Uint8Array([1, 2, 3, 4, 5, 6, 7]);
 /** How long a condition may take to come true, in milliseconds: generous, for machines without KVM. */
 const PATIENCE = 20_000;
 
@@ -87,7 +87,7 @@ function isOurs(mac: number): boolean {
 }
 
 /** A datapath under test with what its handler was told. */
-class Bench {
+export class Bench {
   readonly upcalls: Upcall[] = [];
   portChanges = 0;
   lost = 0;
@@ -207,7 +207,7 @@ class Bench {
   }
 }
 
-function keyOf(frame: Uint8Array, inPort: number): FlowKey {
+export function keyOf(frame: Uint8Array, inPort: number): FlowKey {
   const key = new FlowKey();
   extractKey(frame, key);
   key.inPort = inPort;
@@ -224,21 +224,29 @@ function basicMask(): FlowMask {
   return mask;
 }
 
-function protocolMask(): FlowMask {
+export function protocolMask(): FlowMask {
   const mask = basicMask();
   mask.seeNwProto();
   mask.seeNwFrag();
   return mask;
 }
 
-function udp4(srcPort: number, dstPort: number, options: Partial<Ipv4Spec> = {}): Uint8Array {
+export function udp4(srcPort: number, dstPort: number, options: Partial<Ipv4Spec> = {}): Uint8Array {
   return buildEthernet(
     { dst: MAC_B, src: MAC_A, type: EtherType.IPV4 },
     buildIpv4({ src: IP_A, dst: IP_B, protocol: IpProtocol.UDP, ...options }, buildUdp(srcPort, dstPort, PAYLOAD)),
   );
 }
 
-function tcp4(src: number, dst: number, srcPort: number, dstPort: number, flags: number, seq = 1, ack = 0): Uint8Array {
+export function tcp4(
+  src: number,
+  dst: number,
+  srcPort: number,
+  dstPort: number,
+  flags: number,
+  seq = 1,
+  ack = 0,
+): Uint8Array {
   return buildEthernet(
     { dst: src === IP_A ? MAC_B : MAC_A, src: src === IP_A ? MAC_A : MAC_B, type: EtherType.IPV4 },
     buildIpv4({ src, dst, protocol: IpProtocol.TCP }, buildTcp({ srcPort, dstPort, flags, seq, ack })),
@@ -253,7 +261,7 @@ function ip6(protocol: number, transport: Uint8Array): Uint8Array {
 }
 
 /** Assert that the IP and transport checksums of an untagged frame are right. */
-function checkChecksums(t: ExecutionContext, frame: Uint8Array): void {
+export function checkChecksums(t: ExecutionContext, frame: Uint8Array): void {
   if (readU16(frame, 12) === EtherType.IPV4) {
     const ip = newIpv4Header();
     t.true(parseIpv4Header(frame, 14, ip), 'IPv4 header');
@@ -278,9 +286,11 @@ function set(ethType: number, nwProto: number, fill: (key: FlowKey, mask: FlowKe
   return { type: 'set', key, mask };
 }
 
-/** Register the suite's tests for one driver. They run one after the other. */
-export function datapathCompliance(driver: string, factory: DatapathFactory): void {
-  const run = (title: string, body: (bench: Bench, t: ExecutionContext) => Promise<void>): void => {
+/** Registers a test with a fresh lab. */
+export type Run = (title: string, body: (bench: Bench, t: ExecutionContext) => Promise<void>) => void;
+
+export function runner(driver: string, factory: DatapathFactory): Run {
+  return (title, body) => {
     test.serial(`${driver}: ${title}`, async (t) => {
       const lab = await factory.make();
       try {
@@ -290,6 +300,11 @@ export function datapathCompliance(driver: string, factory: DatapathFactory): vo
       }
     });
   };
+}
+
+/** Register the suite's tests for one driver. They run one after the other. */
+export function datapathCompliance(driver: string, factory: DatapathFactory): void {
+  const run = runner(driver, factory);
   const runPair = (title: string, body: (left: Bench, right: Bench, t: ExecutionContext) => Promise<void>): void => {
     test.serial(`${driver}: ${title}`, async (t) => {
       const [left, right] = await factory.makePair();
@@ -1024,6 +1039,83 @@ export function datapathCompliance(driver: string, factory: DatapathFactory): vo
     t.deepEqual(await bench.datapath.flows(), []);
     await bench.send('a0', frame);
     await bench.upcall();
+  });
+
+  run('a datapath with all features has them', async (bench, t) => {
+    const { meters, ...features } = bench.datapath.features;
+    t.deepEqual(features, { conntrack: true, zones: true, nat: true, labels: true });
+    t.true(meters >= 1);
+    t.deepEqual(await bench.datapath.flows(), []);
+    t.deepEqual(await bench.datapath.connections(), []);
+  });
+
+  run('a meter drops what exceeds its burst, and counts', async (bench, t) => {
+    const a = await bench.attach('a0');
+    const b = await bench.attach('b0');
+    const frame = udp4(1, 2);
+    const { datapath } = bench;
+    t.is(await datapath.meter(1), undefined);
+    const send = async (count: number, id: number): Promise<number> => {
+      const actions: Action[] = [
+        { type: 'meter', id },
+        { type: 'output', port: b },
+      ];
+      const execute: FlowOperation = { type: 'execute', key: keyOf(frame, a), packet: frame, actions };
+      await bench.ok(...new Array<FlowOperation>(count).fill(execute));
+      await bench.lab.settle();
+      return bench.fresh('b0').length;
+    };
+    t.is(await send(3, 1), 3);
+    // A token comes every second: some may while this runs.
+    await datapath.putMeter(1, { unit: 'packets', rate: 1, burst: 5 });
+    const passed = await send(40, 1);
+    t.true(passed >= 5 && passed < 40, `${passed} passed`);
+    t.deepEqual(await datapath.meter(1), {
+      packets: 40,
+      bytes: 40 * frame.length,
+      droppedPackets: 40 - passed,
+      droppedBytes: (40 - passed) * frame.length,
+    });
+    await datapath.putMeter(1, { unit: 'kilobits', rate: 1, burst: 1000 });
+    t.deepEqual(await datapath.meter(1), { packets: 0, bytes: 0, droppedPackets: 0, droppedBytes: 0 });
+    t.is(await send(10, 1), 10);
+    await datapath.putMeter(2, { unit: 'kilobits', rate: 1, burst: 1 });
+    // One kilobit holds two of these frames of 49 bytes.
+    t.is(await send(2, 2), 2);
+    await datapath.deleteMeter(1);
+    await datapath.deleteMeter(1);
+    t.is(await datapath.meter(1), undefined);
+    t.is(await send(8, 1), 8);
+  });
+
+  run('a packet larger than the burst of a meter never passes', async (bench, t) => {
+    const a = await bench.attach('a0');
+    const b = await bench.attach('b0');
+    const frame = buildEthernet({ dst: MAC_B, src: MAC_A, type: 0x1234 }, new Uint8Array(200));
+    await bench.datapath.putMeter(0, { unit: 'kilobits', rate: 1_000_000, burst: 1 });
+    await bench.put(keyOf(frame, a), basicMask(), [
+      { type: 'meter', id: 0 },
+      { type: 'output', port: b },
+    ]);
+    await bench.send('a0', frame);
+    await bench.quiet('b0');
+    t.like(await bench.datapath.meter(0), { packets: 1, droppedPackets: 1, droppedBytes: frame.length });
+  });
+
+  run('meters out of range are refused by name', async (bench, t) => {
+    const good = { unit: 'packets', rate: 1, burst: 1 } as const;
+    const { datapath } = bench;
+    for (const [id, meter, field] of [
+      [-1, good, 'meter id'],
+      [1.5, good, 'meter id'],
+      [datapath.features.meters, good, 'meter id'],
+      [1, { ...good, rate: 0 }, 'meter rate'],
+      [1, { ...good, burst: 0 }, 'meter burst'],
+      [1, { ...good, burst: 2 ** 32 }, 'meter burst'],
+    ] as const) {
+      const error = await t.throwsAsync(datapath.putMeter(id, meter), { instanceOf: InvalidInputError });
+      t.is(error?.field, field);
+    }
   });
 
   run('ports are listed, found again and deleted', async (bench, t) => {

@@ -454,9 +454,9 @@ async function runInterleaving(t: ExecutionContext, steps: Step[], faults: numbe
 test('property: no address twice, everything given back, over crashes, faults and any interleaving', async (t) => {
   await fc.assert(
     fc.asyncProperty(
-      fc.array(step, { maxLength: 60 }),
-      fc.array(fc.nat({ max: 6 }), { minLength: 1, maxLength: 20 }),
-      fc.array(fc.nat({ max: 4 }), { minLength: 1, maxLength: 20 }),
+      fc.array(step, { maxLength: 60, size: 'max' }),
+      fc.array(fc.nat({ max: 6 }), { minLength: 1, maxLength: 20, size: 'max' }),
+      fc.array(fc.nat({ max: 4 }), { minLength: 1, maxLength: 20, size: 'max' }),
       (steps, faults, order) => runInterleaving(t, steps, faults, order),
     ),
     { numRuns: 150 },

@@ -45,6 +45,10 @@ function withoutBlocks(inventory: Inventory): Inventory {
 async function leavesNothing<T>(t: ExecutionContext, action: () => Promise<T>): Promise<T> {
   await until('flows to become idle', async () => (await node.flows()).length === 0);
   await until('everything to be told', async () => (await node.metric('midonet_nsdb_backlog')) === 0);
+  // A zone is kept until a while after its port, and until the kernel has forgotten its connections.
+  const zonesWithoutPort = async () =>
+    (await node.metric('midonet_conntrack_zones')) - (await node.metric('midonet_ports'));
+  await until('the zones of ports that are gone to be free', async () => (await zonesWithoutPort()) === 0);
   const before = withoutBlocks(await takeInventory(lab));
   const result = await action();
   let after = withoutBlocks(await takeInventory(lab));

@@ -1,6 +1,6 @@
 import { readdir } from 'node:fs/promises';
 import { relative } from 'node:path';
-import { describeMatch } from '../../src/datapath/ovs/describe.js';
+import { describeMatch } from '../../src/flow/describe.js';
 import type { Store } from '../../src/nsdb/store.js';
 import { type Lab, type LabNode, must } from './lab.js';
 

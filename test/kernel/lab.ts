@@ -213,7 +213,7 @@ export class LabNode {
   readonly address: string;
   readonly stateFolder: string;
   readonly cniSocket: string;
-  private readonly httpSocketPort: number;
+  readonly httpSocketPort: number;
 
   constructor(
     private readonly lab: Lab,
@@ -449,10 +449,19 @@ export class Pod {
   }
 
   /** How many of `count` pings to `address` were answered. */
-  async ping(address: string, count = 1, interval = 0.2): Promise<number> {
-    const { stdout } = await this.run('ping', '-n', '-c', `${count}`, '-i', `${interval}`, '-W', '2', address);
-    return received(stdout);
+  ping(address: string, count = 1, interval = 0.2): Promise<number> {
+    return ping(this, address, count, interval);
   }
+}
+
+/** Seconds that an answer may take which is expected: the first packets wait for what a slow machine has to read. */
+const PATIENCE_S = 10;
+
+/** How many of `count` pings were answered. A single one asks whether that is so by now, and waits for 2 s only. */
+export async function ping(from: Pick<Pod, 'run'>, address: string, count: number, interval: number): Promise<number> {
+  const patience = count > 1 ? PATIENCE_S : 2;
+  const { stdout } = await from.run('ping', '-n', '-c', `${count}`, '-i', `${interval}`, '-W', `${patience}`, address);
+  return received(stdout);
 }
 
 /** How many answers `ping` counted. */

@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
 import type { Flow } from '../../src/datapath/datapath.js';
-import { describeMatch } from '../../src/datapath/ovs/describe.js';
+import { describeMatch } from '../../src/flow/describe.js';
 import { idFromName } from '../../src/topology/id.js';
 import { cleanUp } from './clean-up.js';
 import { Lab, type LabNode, NETWORK, type Pod, received, until } from './lab.js';

@@ -157,7 +157,7 @@ run('the embedded server allows and forbids what Apache ZooKeeper does', async (
     theirs.push(...(await clients(apache.address)));
     ours.push(...(await clients(embedded.address)));
     await fc.assert(
-      fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 40 }), async (steps) => {
+      fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 40, size: 'max' }), async (steps) => {
         const root = `/round-${round++}`;
         for (const [client] of [theirs, ours]) t.is(await client.create(root, [OPEN_ACL]), 0);
         for (const one of steps) {

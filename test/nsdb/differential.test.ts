@@ -72,7 +72,7 @@ run('the embedded server does what Apache ZooKeeper does', async (t) => {
   let round = 0;
   try {
     await fc.assert(
-      fc.asyncProperty(fc.array(step, { maxLength: 25 }), async (steps) => {
+      fc.asyncProperty(fc.array(step, { maxLength: 25, size: 'max' }), async (steps) => {
         round++;
         const stores = [apache, embedded].map(
           ({ address }) => new ZookeeperStore({ connect: `${address}/differential/${round}` }),

@@ -97,40 +97,45 @@ run('watches of the embedded server fire as those of Apache ZooKeeper', async (t
     const modes = fc.record(Object.fromEntries(PATHS.map((one) => [one, fc.constantFrom(...MODES)])));
     const again = fc.boolean();
     await fc.assert(
-      fc.asyncProperty(modes, fc.array(step, { minLength: 10, maxLength: 60 }), again, async (modes, steps, again) => {
-        const root = `/round-${round++}`;
-        const pairs = await Promise.all([apache, embedded].map(({ address }) => clients(address)));
-        open.push(...pairs.flat());
-        for (const [, writer] of pairs) t.is(await writer.create(root, [OPEN_ACL]), 0);
-        const told = async (after: number) => {
-          // Events come before the answer to what is asked after the change.
-          await Promise.all(pairs.map(([watcher]) => watcher.request(Op.exists, (w) => w.string(root).bool(false))));
-          const [theirs, ours] = pairs.map(([watcher]) => watcher.events.splice(0));
-          t.deepEqual(ours, theirs, JSON.stringify([modes, again, steps.slice(0, after)]));
-          events += ours.length;
-        };
-        if (again) {
-          // As a client that comes back does.
-          for (const [watcher] of pairs) {
-            const of = (mode: string) => PATHS.filter((one) => modes[one] === mode).map((one) => root + one);
-            const write = (w: JuteWriter) =>
-              w
-                .long(0)
-                .strings([])
-                .strings(of('one-shot'))
-                .strings([])
-                .strings(of('persistent'))
-                .strings(of('recursive'));
-            t.is((await watcher.request(Op.setWatches2, write, Xid.setWatches)).err, 0);
+      fc.asyncProperty(
+        modes,
+        fc.array(step, { minLength: 10, maxLength: 60, size: 'max' }),
+        again,
+        async (modes, steps, again) => {
+          const root = `/round-${round++}`;
+          const pairs = await Promise.all([apache, embedded].map(({ address }) => clients(address)));
+          open.push(...pairs.flat());
+          for (const [, writer] of pairs) t.is(await writer.create(root, [OPEN_ACL]), 0);
+          const told = async (after: number) => {
+            // Events come before the answer to what is asked after the change.
+            await Promise.all(pairs.map(([watcher]) => watcher.request(Op.exists, (w) => w.string(root).bool(false))));
+            const [theirs, ours] = pairs.map(([watcher]) => watcher.events.splice(0));
+            t.deepEqual(ours, theirs, JSON.stringify([modes, again, steps.slice(0, after)]));
+            events += ours.length;
+          };
+          if (again) {
+            // As a client that comes back does.
+            for (const [watcher] of pairs) {
+              const of = (mode: string) => PATHS.filter((one) => modes[one] === mode).map((one) => root + one);
+              const write = (w: JuteWriter) =>
+                w
+                  .long(0)
+                  .strings([])
+                  .strings(of('one-shot'))
+                  .strings([])
+                  .strings(of('persistent'))
+                  .strings(of('recursive'));
+              t.is((await watcher.request(Op.setWatches2, write, Xid.setWatches)).err, 0);
+            }
           }
-        }
-        for (const [i, one] of steps.entries()) {
-          const [theirs, ours] = await Promise.all(pairs.map((pair) => carryOut(pair, root, modes, one)));
-          t.deepEqual(ours, theirs, JSON.stringify([modes, one]));
-          await told(i + 1);
-        }
-        for (const client of open.splice(0)) client.close();
-      }),
+          for (const [i, one] of steps.entries()) {
+            const [theirs, ours] = await Promise.all(pairs.map((pair) => carryOut(pair, root, modes, one)));
+            t.deepEqual(ours, theirs, JSON.stringify([modes, one]));
+            await told(i + 1);
+          }
+          for (const client of open.splice(0)) client.close();
+        },
+      ),
       { numRuns: 40, interruptAfterTimeLimit: 40_000, markInterruptAsFailure: true, endOnFailure: true },
     );
     t.true(events > 20, `${events} events`);

@@ -111,5 +111,5 @@ export function arbitraryFrame(): fc.Arbitrary<Uint8Array> {
     for (const [at, value] of list) if (at < bytes.length) bytes[at] = value;
     return bytes;
   });
-  return fc.oneof(fc.uint8Array({ maxLength: 120 }), mutated);
+  return fc.oneof(fc.uint8Array({ maxLength: 120, size: 'max' }), mutated);
 }

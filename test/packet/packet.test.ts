@@ -52,7 +52,7 @@ const u32 = fc.integer({ min: 0, max: 0xffff_ffff });
 const u16 = fc.integer({ min: 0, max: 0xffff });
 const u8 = fc.integer({ min: 0, max: 255 });
 const ipv6 = fc.tuple(u32, u32, u32, u32);
-const payload = fc.uint8Array({ maxLength: 60 });
+const payload = fc.uint8Array({ maxLength: 60, size: 'max' });
 const A: Ipv6 = [0xfd00_0000, 0, 0, 1];
 const B: Ipv6 = [0xfd00_0000, 0, 0, 2];
 const UNSPECIFIED: Ipv6 = [0, 0, 0, 0];
@@ -66,7 +66,7 @@ test('a checksum as in RFC 1071 section 3', (t) => {
 
 test('an updated checksum is as right as one made anew', (t) => {
   fc.assert(
-    fc.property(fc.uint8Array({ minLength: 12, maxLength: 40 }), u32, u16, (bytes, word, half) => {
+    fc.property(fc.uint8Array({ minLength: 12, maxLength: 40, size: 'max' }), u32, u16, (bytes, word, half) => {
       bytes[0] |= 1;
       writeU16(bytes, 2, 0);
       const check = checksum(bytes, 0, bytes.length);
@@ -365,7 +365,7 @@ test('neighbour discovery', (t) => {
 test('DHCP messages', (t) => {
   const option = fc.tuple(
     fc.integer({ min: 1, max: 254 }).filter((code) => code !== DhcpOption.MESSAGE_TYPE && code !== DhcpOption.OVERLOAD),
-    fc.uint8Array({ maxLength: 600 }),
+    fc.uint8Array({ maxLength: 600, size: 'max' }),
   );
   fc.assert(
     fc.property(

@@ -1,8 +1,10 @@
 import test from 'ava';
 import type { Action } from '../../src/flow/action.js';
 import { Word } from '../../src/flow/key.js';
-import { MAC_BROADCAST } from '../../src/packet/address.js';
-import { buildGratuitousArp } from '../../src/packet/arp.js';
+import { IPV6_UNSPECIFIED, MAC_BROADCAST, parseIpv6 } from '../../src/packet/address.js';
+import { ArpOp, buildArp, buildGratuitousArp } from '../../src/packet/arp.js';
+import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
+import { buildNeighborAdvertisement } from '../../src/packet/nd.js';
 import type { BridgePortFact, TunnelPath } from '../../src/simulation/fact.js';
 import { fact, keyOf, TestBridge, tcpFrame, tunnelKeyOf, World } from './world.js';
 
@@ -150,15 +152,34 @@ test('source addresses are learned behind a port whose address is not known, and
   for (const srcMac of [A, other]) t.deepEqual(world.done(keyOf(tcpFrame({ srcMac, dstMac: B }), 1)).effects, []);
   a.value = { ...(a.value as BridgePortFact), mac: undefined };
   t.deepEqual(world.done(keyOf(tcpFrame({ srcMac: other, dstMac: B }), 1)).effects, [
-    { type: 'learn', bridge, mac: other, port: a.value as BridgePortFact },
+    { type: 'learn', bridge, mac: other, vlan: 0, port: a.value as BridgePortFact },
   ]);
 });
 
-test('an announcement of an address is flooded', (t) => {
-  const { world } = setUp();
-  const decision = world.done(keyOf(buildGratuitousArp(A, 0x0a01_0001), 1));
+test('an announcement of an address is flooded, and the bridge hears it', (t) => {
+  const { world, bridge } = setUp();
+  const ip = 0x0a01_0001;
+  const ip6 = parseIpv6('fd00::1')!;
+  const advertisement = buildNeighborAdvertisement({ target: ip6, targetMac: A, dst: IPV6_UNSPECIFIED, dstMac: 0 });
+  const reply = buildEthernet(
+    { dst: MAC_BROADCAST, src: A, type: EtherType.ARP },
+    buildArp({ op: ArpOp.REPLY, senderMac: A, senderIp: ip, targetMac: A, targetIp: ip }),
+  );
+  for (const [frame, address] of [
+    [buildGratuitousArp(A, ip), [ip]],
+    [reply, [ip]],
+    [advertisement, ip6],
+  ] as const) {
+    const decision = world.done(keyOf(frame, 1));
+    t.is(decision.actions.length, 3);
+    t.deepEqual(decision.effects, [{ type: 'announce', bridge, address: Uint32Array.from(address), mac: A }]);
+    t.false(decision.install, 'it may come again');
+  }
+  bridge.ipv4(ip).value = { mac: B, isRouter: true };
+  const decision = world.done(keyOf(buildGratuitousArp(A, ip), 1));
+  t.deepEqual(decision.effects, [], 'a router has that');
   t.is(decision.actions.length, 3);
-  t.true(decision.install);
+  for (const mac of [0, MAC_BROADCAST]) t.deepEqual(world.done(keyOf(buildGratuitousArp(mac, 1), 1)).effects, []);
 });
 
 test('what is not in hand is waited for, all of it that can be told at once', (t) => {
@@ -167,9 +188,9 @@ test('what is not in hand is waited for, all of it that can be told at once', (t
   const key = keyOf(tcpFrame({ srcMac: A, dstMac: 0x0200_0000_0099 }), 1);
   t.deepEqual(world.run(key), { type: 'wait', missing: [bridge.mac(0x0200_0000_0099)] });
   bridge.mac(0x0200_0000_0099).value = null;
-  bridge.localOutputs.value = undefined;
+  bridge.localPorts.value = undefined;
   bridge.remoteHosts.value = undefined;
-  t.deepEqual(world.run(key), { type: 'wait', missing: [bridge.localOutputs, bridge.remoteHosts] });
+  t.deepEqual(world.run(key), { type: 'wait', missing: [bridge.localPorts, bridge.remoteHosts] });
   a.value = undefined;
   t.deepEqual(world.run(key), { type: 'wait', missing: [a] });
   world.ingress(1).value = undefined;
@@ -179,8 +200,8 @@ test('what is not in hand is waited for, all of it that can be told at once', (t
 test('out of a tunnel, the key alone says where to', (t) => {
   const world = new World();
   world.tunnelDevice(9);
-  world.targets.at(77).value = { outputs: [2] };
-  world.targets.at(500).value = { outputs: [1, 2, 3] };
+  world.targets.at(77).value = { outputs: [2], ports: [] };
+  world.targets.at(500).value = { outputs: [1, 2, 3], ports: [] };
   const frame = tcpFrame({ srcMac: C, dstMac: A });
   const one = world.done(tunnelKeyOf(frame, 9, 77, PATH.src));
   t.deepEqual(one.actions, [output(2)]);

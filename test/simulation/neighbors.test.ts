@@ -37,9 +37,9 @@ function setUp() {
 function answer(decision: Extract<Decision, { type: 'done' }>): Uint8Array | undefined {
   const [effect, more] = decision.effects;
   if (effect === undefined) return undefined;
-  if (more !== undefined || effect.type !== 'emit' || effect.output !== 1)
+  if (more !== undefined || effect.type !== 'send' || effect.port.tag !== 'port 1')
     throw new Error(JSON.stringify(decision.effects));
-  return effect.packet;
+  return effect.frame;
 }
 
 test('an ARP request for a known address is answered, forwarded nowhere and leaves no flow', (t) => {

@@ -11,25 +11,38 @@ import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildIpv6 } from '../../src/packet/ipv6.js';
 import { buildNeighborSolicitation } from '../../src/packet/nd.js';
+import { buildRouterSolicitation } from '../../src/packet/router-advertisement.js';
 import { buildTcp } from '../../src/packet/tcp.js';
+import { buildUdp } from '../../src/packet/udp.js';
+import { CONFIGURATION_SERVER_MAC } from '../../src/simulation/answer.js';
 import type { Decision } from '../../src/simulation/decision.js';
 import type { TunnelPath } from '../../src/simulation/fact.js';
 import { fact, keyOf, TestBridge, tunnelKeyOf, World } from './world.js';
 
 const MACS = [0x0200_0000_0001, 0x0200_0000_0002, 0x0200_0000_0003, 0x0200_0000_0004];
-const OTHER_MACS = [MAC_BROADCAST, 0x0180_c200_0001, 0x3333_ff00_0002, 0x0100_5e00_0001, 0x0300_0000_0000, 0];
+const REQUEST_MACS = [MAC_BROADCAST, CONFIGURATION_SERVER_MAC, 0x3333_0001_0002, 0x3333_0000_0002];
+const OTHER_MACS = [
+  MAC_BROADCAST,
+  0x3333_0000_0001,
+  0x0180_c200_0001,
+  0x3333_ff00_0002,
+  0x0100_5e00_0001,
+  0x0300_0000_0000,
+  0,
+];
 const IPV4S = [0x0a01_0001, 0x0a01_0002, 0x0a01_0003, 0];
 const IPV6S = ['fd00::1', 'fd00::2', 'fe80::1', '::'].map((text) => parseIpv6(text)!);
 const TUNNEL_PORT = 9;
 
 const maybe = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: null, freq: 4 });
-const mac = fc.constantFrom(...MACS, ...OTHER_MACS);
+const mac = fc.constantFrom(...MACS, ...OTHER_MACS, ...REQUEST_MACS);
 const ipv4 = fc.constantFrom(...IPV4S);
 const ipv6 = fc.constantFrom(...IPV6S);
 
 /** What a world is made of, so that a counterexample can be read. */
 const worlds = fc.record({
   bridgeUp: fc.boolean(),
+  served: maybe(fc.record({ dhcp: fc.boolean(), dhcpV6: fc.boolean(), advertisements: fc.boolean() })),
   locals: fc.array(fc.record({ mac: maybe(fc.constantFrom(...MACS)), up: fc.boolean() }), { maxLength: 4 }),
   remotes: fc.array(fc.record({ mac: fc.constantFrom(...MACS), up: fc.boolean(), reachable: fc.boolean() }), {
     maxLength: 3,
@@ -46,6 +59,7 @@ function build(plan: Plan): World {
   const world = new World();
   const bridge = new TestBridge('b');
   bridge.adminStateUp = plan.bridgeUp;
+  bridge.served.value = plan.served;
   plan.locals.forEach(({ mac, up }, i) => {
     const port = world.localPort(bridge, i + 1, mac ?? undefined);
     port.value = { ...port.value!, adminStateUp: up };
@@ -61,10 +75,12 @@ function build(plan: Plan): World {
   for (const [address, mac] of plan.neighbors4) bridge.ipv4(address).value = { mac };
   for (const [address, mac] of plan.neighbors6) bridge.ipv6(Uint32Array.from(address), 0).value = { mac };
   world.tunnelDevice(TUNNEL_PORT);
-  for (const [key, outputs] of plan.targets) world.targets.at(key).value = { outputs };
+  for (const [key, outputs] of plan.targets) world.targets.at(key).value = { outputs, ports: [] };
   return world;
 }
 
+/** Those of DHCP and DHCPv6, those that differ from them in one bit, and any. */
+const port = fc.oneof(fc.constantFrom(67, 68, 546, 547, 66, 0x8043, 0x8044, 0x0143), fc.nat(65535));
 const tcp = fc.record({ srcPort: fc.nat(65535), dstPort: fc.nat(65535), payload: fc.uint8Array({ maxLength: 8 }) });
 
 /** The bytes behind an Ethernet header, with their EtherType. */
@@ -89,14 +105,41 @@ const payloads: fc.Arbitrary<{ type: number; bytes: Uint8Array }> = fc.oneof(
       bytes: buildIpv6({ src, dst, protocol, hopLimit }, buildTcp(tcp, tcp.payload)),
     })),
   fc
-    .record({ src: ipv6, target: ipv6, srcMac: mac, hops: fc.constantFrom(64, 255), code: fc.constantFrom(0, 1) })
+    .record({
+      src: ipv6,
+      target: ipv6,
+      srcMac: mac,
+      hops: fc.constantFrom(64, 255),
+      type: fc.constantFrom(135, 136),
+      code: fc.constantFrom(0, 1),
+    })
     .map((nd) => {
       const bytes = buildNeighborSolicitation({ src: nd.src, srcMac: nd.srcMac, target: nd.target }).slice(14);
       bytes[7] = nd.hops;
+      bytes[40] = nd.type;
       bytes[41] = nd.code;
+      // The option of an advertisement is the target's link-layer address.
+      if (nd.type === 136 && bytes.length > 64) bytes[64] = 2;
       return { type: EtherType.IPV6, bytes };
     }),
-  fc.record({ type: fc.integer({ min: 0x600, max: 0xffff }), bytes: fc.uint8Array({ maxLength: 40 }) }),
+  fc
+    .record({ isIpv6: fc.boolean(), srcPort: port, dstPort: port, fragment: maybe(fc.boolean()) })
+    .map(({ isIpv6, srcPort, dstPort, fragment }) => ({
+      type: isIpv6 ? EtherType.IPV6 : EtherType.IPV4,
+      bytes: isIpv6
+        ? buildIpv6({ src: IPV6S[2], dst: IPV6S[0], protocol: 17 }, buildUdp(srcPort, dstPort))
+        : buildIpv4(
+            { src: 0, dst: 1, protocol: 17, fragment: fragment === null ? undefined : { offset: 0, more: fragment } },
+            buildUdp(srcPort, dstPort),
+          ),
+    })),
+  fc.record({ src: ipv6, srcMac: mac, hops: fc.constantFrom(64, 255), code: fc.constantFrom(0, 1) }).map((nd) => {
+    const bytes = buildRouterSolicitation(nd.src, nd.srcMac).slice(14);
+    bytes[7] = nd.hops;
+    bytes[41] = nd.code;
+    return { type: EtherType.IPV6, bytes };
+  }),
+  fc.record({ type: fc.integer({ min: 0x600, max: 0xffff }), bytes: fc.uint8Array({ maxLength: 40, size: 'max' }) }),
 );
 
 const frames = fc
@@ -130,8 +173,14 @@ function effects(decision: Extract<Decision, { type: 'done' }>): unknown[] {
     switch (effect.type) {
       case 'learn':
         return ['learn', effect.bridge.id, effect.mac, effect.port.id];
-      case 'emit':
-        return ['emit', effect.output];
+      case 'configure':
+        return ['configure', effect.bridge.id, effect.port.id, effect.request];
+      case 'neighbor':
+        return ['neighbor', effect.port.id, effect.mac];
+      case 'announce':
+        return ['announce', effect.bridge.id, effect.address.join(), effect.mac];
+      case 'trace':
+        return ['trace', effect.traceRequestId];
       default:
         return [effect.type, effect.port.tag];
     }
@@ -266,7 +315,7 @@ test('bounds: a flood to thousands of hosts and ports keeps to the longest actio
       const world = new World();
       const bridge = new TestBridge('b');
       world.localPort(bridge, 1);
-      bridge.localOutputs.value = Array.from({ length: ports + 1 }, (_, i) => i + 1);
+      bridge.localPorts.value = { outputs: Array.from({ length: ports + 1 }, (_, i) => i + 1), ports: [] };
       bridge.remoteHosts.value = Array.from({ length: hosts }, (_, i) => ({
         tunnel: fact<TunnelPath>(`tunnel ${i}`, { output: TUNNEL_PORT, src: 1, dst: 2 + i }),
         floodKey: i + 1,

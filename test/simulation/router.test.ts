@@ -3,22 +3,20 @@ import fc from 'fast-check';
 import { type Action, actionsEqual } from '../../src/flow/action.js';
 import { extractKey } from '../../src/flow/extract.js';
 import { FlowKey, Word } from '../../src/flow/key.js';
-import type { FlowMask } from '../../src/flow/mask.js';
-import { parseIpv6 } from '../../src/packet/address.js';
-import { buildArpRequest } from '../../src/packet/arp.js';
+import { IPV6_UNSPECIFIED, parseIpv6 } from '../../src/packet/address.js';
+import { buildArpReply, buildArpRequest, buildGratuitousArp } from '../../src/packet/arp.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
 import { buildIcmpEcho, IcmpType } from '../../src/packet/icmp.js';
-import { parseCidr } from '../../src/packet/ip.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildIpv6 } from '../../src/packet/ipv6.js';
-import { buildNeighborSolicitation } from '../../src/packet/nd.js';
+import { buildNeighborAdvertisement, buildNeighborSolicitation } from '../../src/packet/nd.js';
 import { buildUdp } from '../../src/packet/udp.js';
-import type { Decision, DropReason } from '../../src/simulation/decision.js';
-import type { Fact, NeighborFact, PortFact, RouteFact, RouterFact, RouterPortFact } from '../../src/simulation/fact.js';
+import type { Decision, DropReason, Effect } from '../../src/simulation/decision.js';
+import type { PortFact, RouterPortFact } from '../../src/simulation/fact.js';
 import { buildReply } from '../../src/simulation/reply.js';
-import { type Route, RouteTable } from '../../src/simulation/route-table.js';
 import { simulateSent } from '../../src/simulation/simulate.js';
+import { joinToBridge, TestRouter } from './routers.js';
 import { fact, keyOf, limits, TestBridge, type TestFact, tcpFrame, World } from './world.js';
 
 type Done = Extract<Decision, { type: 'done' }>;
@@ -31,93 +29,6 @@ const CLIENT_IP = 0x0a01_0002;
 const SERVER_IP = 0x0a02_0002;
 const FAR_NETWORK = '10.2.0.0/24';
 
-type RouteTarget =
-  | { readonly type: 'blackhole' | 'reject' | 'local' }
-  | { readonly type: 'normal'; readonly port: Fact<PortFact>; readonly gateway?: Uint32Array };
-
-interface TestRoute extends Route {
-  readonly fact: RouteFact;
-}
-
-/** A router with its routes in one table. */
-class TestRouter implements RouterFact {
-  readonly cell: TestFact<RouterFact>;
-  readonly table = new RouteTable<TestRoute>();
-  private readonly found = new Map<string, TestFact<readonly RouteFact[]>>();
-  adminStateUp = true;
-
-  constructor(readonly id: string) {
-    this.cell = fact<RouterFact>(`router ${id}`, this);
-  }
-
-  routes(packet: FlowKey, seen: FlowMask): TestFact<readonly RouteFact[]> {
-    const best = this.table.lookup(packet, seen);
-    const name = best.map(({ id }) => id).join();
-    const routes = this.found.get(name) ?? fact<readonly RouteFact[]>(`routes ${name}`, undefined);
-    this.found.set(name, routes);
-    routes.value = best.map(({ fact }) => fact);
-    return routes;
-  }
-
-  /** Adds a route to `destination`, such as 10.0.0.0/8; returns it for {@link RouteTable.remove}. */
-  add(id: string, destination: string, to: RouteTarget): TestRoute {
-    const { family, words, prefix } = parseCidr(destination)!;
-    const anywhere = { words: words.map(() => 0), length: 0 };
-    const route = { id, family, destination: { words, length: prefix }, source: anywhere, weight: 0 };
-    const entry = { ...route, fact: { id, ...to } };
-    this.table.insert(entry);
-    return entry;
-  }
-}
-
-interface Interior {
-  readonly atRouter: TestFact<PortFact>;
-  readonly atBridge: TestFact<PortFact>;
-  readonly neighbors: Map<string, TestFact<NeighborFact>>;
-  /** What is known of neighbours that nobody has asked for yet. */
-  answer: null | undefined;
-}
-
-/** Links a router to a bridge; the bridge knows the router's address. */
-function join(router: TestRouter, bridge: TestBridge, mac: number, address: number): Interior {
-  const neighbors = new Map<string, TestFact<NeighborFact>>();
-  const neighbor = (name: string) => {
-    const entry = neighbors.get(name) ?? fact<NeighborFact>(`neighbor ${name}`, link.answer);
-    neighbors.set(name, entry);
-    return entry;
-  };
-  const atRouter = fact<PortFact>(`port of ${router.id} to ${bridge.id}`, undefined);
-  const atBridge = fact<PortFact>(`port of ${bridge.id} to ${router.id}`, {
-    type: 'bridge',
-    id: `${bridge.id}-${router.id}`,
-    adminStateUp: true,
-    mac,
-    bridge: bridge.cell,
-    peer: atRouter,
-    location: null,
-  });
-  const v6 = parseIpv6('fd00::1')!;
-  atRouter.value = {
-    type: 'router',
-    id: `${router.id}-${bridge.id}`,
-    adminStateUp: true,
-    mac,
-    router: router.cell,
-    addresses: [
-      { words: Uint32Array.of(address), prefix: 24 },
-      { words: Uint32Array.from(v6), prefix: 64 },
-    ],
-    peer: atBridge,
-    location: null,
-    ipv4: (ip) => neighbor(String(ip)),
-    ipv6: (words, offset) => neighbor(words.slice(offset, offset + 4).join(':')),
-  };
-  bridge.mac(mac).value = { port: atBridge };
-  bridge.ipv4(address).value = { mac };
-  const link: Interior = { atRouter, atBridge, neighbors, answer: undefined };
-  return link;
-}
-
 /** Client at port 1 of one bridge, server at port 2 of another, a router between them. */
 function network() {
   const world = new World();
@@ -127,8 +38,8 @@ function network() {
   world.localPort(near, 1, CLIENT);
   world.localPort(far, 2, SERVER);
   far.ipv4(SERVER_IP).value = { mac: SERVER };
-  const nearLink = join(router, near, NEAR, 0x0a01_0001);
-  const farLink = join(router, far, FAR, 0x0a02_0001);
+  const nearLink = joinToBridge(router, near, NEAR, 0x0a01_0001);
+  const farLink = joinToBridge(router, far, FAR, 0x0a02_0001);
   router.add('far', FAR_NETWORK, { type: 'normal', port: farLink.atRouter });
   return { world, near, far, router, nearLink, farLink };
 }
@@ -144,6 +55,12 @@ function frame(ttl = 64, dst = SERVER_IP): Uint8Array {
 function set(actions: readonly Action[]): Extract<Action, { type: 'set' }> {
   const found = actions.find((action) => action.type === 'set');
   if (found?.type !== 'set') throw new Error('no header is set');
+  return found;
+}
+
+function effect<T extends Effect['type']>(decision: Done, type: T): Extract<Effect, { type: T }> {
+  const found = decision.effects.find((one): one is Extract<Effect, { type: T }> => one.type === type);
+  if (found === undefined) throw new Error(`no effect ${type}`);
   return found;
 }
 
@@ -293,15 +210,54 @@ test('a router answers ARP requests for its address from its own network only', 
   const port = (near.mac(NEAR).value as { port: TestFact<PortFact> }).port.value!.peer as TestFact<RouterPortFact>;
   world.ingress(9).value = { type: 'port', port };
   const ask = (sender: number, target: number) => keyOf(buildArpRequest(CLIENT, sender, target), 9);
-  const [effect] = world.done(ask(CLIENT_IP, 0x0a01_0001)).effects;
-  t.is(effect.type, 'send');
-  if (effect.type === 'send') {
-    const answer = keyOf(effect.frame, 0);
-    t.deepEqual([answer.ethSrc, answer.ethDst, answer.ipv4Src, answer.ipv4Dst], [NEAR, CLIENT, 0x0a01_0001, CLIENT_IP]);
-  }
+  const answered = (sender: number) => {
+    const answer = keyOf(effect(world.done(ask(sender, 0x0a01_0001)), 'send').frame, 0);
+    return [answer.ethSrc, answer.ethDst, answer.ipv4Src, answer.ipv4Dst];
+  };
+  t.deepEqual(answered(CLIENT_IP), [NEAR, CLIENT, 0x0a01_0001, CLIENT_IP]);
+  t.deepEqual(answered(0), [NEAR, CLIENT, 0x0a01_0001, 0], 'who wants to know whether the address is in use');
   t.deepEqual(world.done(ask(SERVER_IP, 0x0a01_0001)).effects, [], 'not from that network');
   t.deepEqual(world.done(ask(CLIENT_IP, 0x0a01_0005)).effects, [], 'not its address');
   t.is(router.adminStateUp, true);
+});
+
+test('a router hears its neighbours: who asks it or answers it, and who tells everybody', (t) => {
+  const { world, near } = network();
+  const port = (near.mac(NEAR).value as { port: TestFact<PortFact> }).port.value!.peer!;
+  world.ingress(9).value = { type: 'port', port };
+  const heard = (frame: Uint8Array) =>
+    world
+      .done(keyOf(frame, 9))
+      .effects.flatMap((one) =>
+        one.type === 'neighbor' ? [{ address: [...one.address], mac: one.mac, isForRouter: one.isForRouter }] : [],
+      );
+  const own = 0x0a01_0001;
+  const spoken = { address: [CLIENT_IP], mac: CLIENT, isForRouter: true };
+  t.deepEqual(heard(buildArpRequest(CLIENT, CLIENT_IP, own)), [spoken]);
+  t.deepEqual(heard(buildArpReply(CLIENT, CLIENT_IP, NEAR, own)), [spoken]);
+  t.deepEqual(heard(buildGratuitousArp(CLIENT, CLIENT_IP)), [{ ...spoken, isForRouter: false }]);
+  for (const [why, frame] of [
+    ['not of that network', buildArpReply(CLIENT, SERVER_IP, NEAR, own)],
+    ['to another machine', buildArpReply(CLIENT, CLIENT_IP, SERVER, own)],
+    ['the address of the router', buildGratuitousArp(CLIENT, own)],
+    ['not the address of a machine', buildArpReply(0x0100_5e00_0001, CLIENT_IP, NEAR, own)],
+    ['a question to another', buildArpRequest(CLIENT, CLIENT_IP, CLIENT_IP + 1)],
+  ] as const) {
+    t.deepEqual(heard(frame), [], why);
+  }
+
+  const [src, target] = [parseIpv6('fd00::2')!, parseIpv6('fd00::1')!];
+  const spoken6 = { address: [...src], mac: CLIENT, isForRouter: true };
+  t.deepEqual(heard(buildNeighborSolicitation({ target, src, srcMac: CLIENT })), [spoken6]);
+  const advertisement = { target: src, targetMac: CLIENT, dst: target, dstMac: NEAR };
+  t.deepEqual(heard(buildNeighborAdvertisement(advertisement)), [spoken6]);
+  const toAll = { ...advertisement, dst: IPV6_UNSPECIFIED };
+  t.deepEqual(heard(buildNeighborAdvertisement(toAll)), [{ ...spoken6, isForRouter: false }]);
+  t.deepEqual(heard(buildNeighborAdvertisement({ ...advertisement, target: parseIpv6('fd09::2')! })), []);
+
+  // The bridge knows better.
+  near.ipv4(CLIENT_IP).value = { mac: SERVER };
+  t.deepEqual(heard(buildArpRequest(CLIENT, CLIENT_IP, own)), []);
 });
 
 test('IPv6: solicitations for its addresses are answered, packets are routed, errors are told', (t) => {
@@ -312,8 +268,7 @@ test('IPv6: solicitations for its addresses are answered, packets are routed, er
   const dst = parseIpv6('fd01::2')!;
   for (const target of ['fd00::1', 'fe80::ff:fe00:11']) {
     const question = buildNeighborSolicitation({ target: parseIpv6(target)!, src, srcMac: CLIENT });
-    const [effect] = world.done(keyOf(question, 9)).effects;
-    t.is(effect?.type, 'send', target);
+    t.is(keyOf(effect(world.done(keyOf(question, 9)), 'send').frame, 0).ethDst, CLIENT, target);
   }
   const packet = (hopLimit: number, to: readonly number[] = dst) =>
     buildEthernet(
@@ -334,6 +289,46 @@ test('IPv6: solicitations for its addresses are answered, packets are routed, er
   t.is(set(actions).key.ethDst, SERVER);
   t.is(world.done(keyOf(packet(1), 1)).drop, 'ttl-exceeded');
   t.is(world.done(keyOf(packet(64, parseIpv6('fe80::5')!), 1)).drop, 'not-routable', 'a link-local address');
+});
+
+test('a packet to all machines of a network is not forwarded into it, and nobody is told', (t) => {
+  const { world, router, nearLink } = network();
+  t.is(world.done(keyOf(frame(64, 0x0a02_00ff), 1)).drop, 'not-routable');
+  t.deepEqual(
+    world.done(keyOf(frame(64, 0x0a02_00ff), 1)).effects.filter(({ type }) => type === 'reply'),
+    [],
+  );
+  router.add('near', '10.1.0.0/24', { type: 'normal', port: nearLink.atRouter });
+  t.is(world.done(keyOf(frame(64, 0x0a01_00ff), 1)).drop, 'not-routable');
+  router.add('none', '10.1.0.255/32', { type: 'reject' });
+  const bytes = frame(64, 0x0a01_00ff);
+  const decision = world.done(keyOf(bytes, 1));
+  t.is(decision.drop, 'rejected');
+  t.throws(() => replyTo(decision, bytes), { message: 'nothing may be said' });
+});
+
+test('a packet may leave at the port it came in at, when a router sends it back', (t) => {
+  const { world, router, near, nearLink } = network();
+  near.ipv4(0x0a01_0009).value = { mac: CLIENT };
+  router.add('back', '10.1.0.9/32', { type: 'normal', port: nearLink.atRouter });
+  const { actions } = world.done(keyOf(frame(64, 0x0a01_0009), 1));
+  t.is(set(actions).key.ethDst, CLIENT);
+  t.deepEqual(actions.at(-1), { type: 'output', port: 1 });
+});
+
+test('who is not known to be at the port that its packet came in at gets it there, too, flooded behind a router', (t) => {
+  const { world, router, near, nearLink } = network();
+  const unknown = 0x0200_0000_0009;
+  world.localPort(near, 3);
+  near.ipv4(0x0a01_0009).value = { mac: unknown };
+  router.add('back', '10.1.0.9/32', { type: 'normal', port: nearLink.atRouter });
+  const { actions } = world.done(keyOf(frame(64, 0x0a01_0009), 1));
+  t.is(set(actions.flatMap((one) => (one.type === 'clone' ? one.actions : [one]))).key.ethDst, unknown);
+  const outputs = actions.flatMap((one) => (one.type === 'clone' ? one.actions : [one]));
+  t.deepEqual(
+    outputs.flatMap((one) => (one.type === 'output' ? [one.port] : [])),
+    [1, 3],
+  );
 });
 
 test('what a router must not forward is dropped', (t) => {

@@ -5,7 +5,8 @@ import { FlowMask } from '../../src/flow/mask.js';
 import { EtherType } from '../../src/packet/ethernet.js';
 import { type Ip, parseIp } from '../../src/packet/ip.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
-import { type VipAnswer, type VipCell, VipIndex, type VipKey } from '../../src/simulation/vip-index.js';
+import type { VipAnswer } from '../../src/simulation/fact.js';
+import { type VipCell, VipIndex, type VipKey } from '../../src/simulation/vip-index.js';
 
 /** Names of VIPs, by a fact that counts how often it has told those who carry it. */
 class CountingCell implements VipCell<VipAnswer<string>> {
@@ -43,6 +44,7 @@ const addresses: fc.Arbitrary<Ip> = fc.oneof(
     .map((words) => ({ family: 6 as const, words })),
 );
 const ports = fc.constantFrom(53, 80);
+const TRANSPORTS: readonly number[] = [IpProtocol.TCP, IpProtocol.UDP, IpProtocol.SCTP];
 const protocols = fc.constantFrom(IpProtocol.TCP, IpProtocol.TCP, IpProtocol.UDP, IpProtocol.SCTP);
 const vips: fc.Arbitrary<Vip> = fc.record({
   id: fc.constantFrom('a', 'b', 'c', 'd', 'e', 'f'),
@@ -56,7 +58,7 @@ const packets: fc.Arbitrary<FlowKey> = fc
     type: fc.constantFrom(EtherType.IPV4, EtherType.IPV4, EtherType.IPV4, EtherType.ARP),
     protocol: fc.oneof(protocols, fc.constantFrom(IpProtocol.ICMP, IpProtocol.ICMPV6, IpProtocol.ESP)),
     fragment: fc.constantFrom(Frag.NONE, Frag.NONE, Frag.NONE, Frag.FIRST, Frag.LATER),
-    src: fc.constantFrom(1, 3, 8, 128),
+    src: fc.constantFrom(1, 3, 5, 8, 128),
     dst: ports,
   })
   .map(({ address, type, protocol, fragment, src, dst }) => {
@@ -79,12 +81,13 @@ function search(all: Iterable<Vip>, key: FlowKey): string | null {
     ({ address }) => address.family === family && address.words.every((word, i) => word === key.words[Word.NW_DST + i]),
   );
   if (there.length === 0) return null;
-  const isError =
-    (key.nwProto === IpProtocol.ICMP && key.tpSrc === 3) || (key.nwProto === IpProtocol.ICMPV6 && key.tpSrc < 128);
-  if (key.nwProto === IpProtocol.ESP) return null;
+  const isIcmp = key.nwProto === (family === 4 ? IpProtocol.ICMP : IpProtocol.ICMPV6);
+  const isError = isIcmp && (family === 4 ? key.tpSrc === 3 || key.tpSrc === 5 : key.tpSrc < 128);
+  if (!isIcmp && !TRANSPORTS.includes(key.nwProto)) return null;
   if (key.nwFrag !== Frag.NONE || isError) return 'tracked';
+  if (isIcmp) return null;
   const found = there.filter((vip) => vip.protocol === key.nwProto && vip.port === key.tpDst);
-  return found.map(({ id }) => id).sort()[0] ?? null;
+  return found.map(({ id }) => id).sort()[0] ?? 'tracked';
 }
 
 /** A flow as an agent would keep it. */

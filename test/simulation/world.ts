@@ -9,12 +9,18 @@ import type { Limits } from '../../src/simulation/context.js';
 import type { Decision } from '../../src/simulation/decision.js';
 import type {
   BridgeFact,
+  ChainFact,
+  DhcpSubnetFact,
+  DhcpV6SubnetFact,
   Fact,
   Ingress,
   MacFact,
+  MirrorFact,
   NeighborFact,
   PortFact,
+  QosFact,
   RemoteHost,
+  ServedFact,
   TunnelPath,
   TunnelTarget,
 } from '../../src/simulation/fact.js';
@@ -57,17 +63,41 @@ class Table<K, T> {
 export class TestBridge implements BridgeFact {
   readonly cell: TestFact<BridgeFact>;
   readonly macs = new Table<number, MacFact>('mac');
+  private readonly taggedMacs = new Map<number, Table<number, MacFact>>();
   readonly neighbors = new Table<string, NeighborFact>('address');
-  readonly localOutputs = fact<readonly number[]>('outputs', []);
+  readonly localPorts = fact<TunnelTarget>('local ports', { outputs: [], ports: [] });
   readonly remoteHosts = fact<readonly RemoteHost[]>('hosts', []);
+  readonly served = fact<ServedFact>('served', null);
+  readonly dhcpSubnets = fact<readonly DhcpSubnetFact[]>('DHCP subnets', []);
+  readonly dhcpV6Subnets = fact<readonly DhcpV6SubnetFact[]>('DHCPv6 subnets', []);
+  readonly isVlanAware = fact<boolean>('VLANs', false);
+  readonly links = new Table<number, readonly Fact<PortFact>[]>('interior ports of VLAN');
   adminStateUp = true;
+  inboundFilters: readonly Fact<ChainFact>[] = [];
+  outboundFilters: readonly Fact<ChainFact>[] = [];
+  inboundMirrors: readonly Fact<MirrorFact>[] = [];
+  outboundMirrors: readonly Fact<MirrorFact>[] = [];
+  qos: Fact<QosFact> | undefined;
 
   constructor(readonly id: string) {
     this.cell = fact<BridgeFact>(`bridge ${id}`, this);
   }
 
-  mac(mac: number): TestFact<MacFact> {
-    return this.macs.at(mac);
+  mac(mac: number, vlan = 0): TestFact<MacFact> {
+    if (vlan === 0) return this.macs.at(mac);
+    const table = this.taggedMacs.get(vlan) ?? new Table<number, MacFact>(`mac in VLAN ${vlan}`, this.macs.rest);
+    this.taggedMacs.set(vlan, table);
+    return table.at(mac);
+  }
+
+  interiorPorts(vlan: number): TestFact<readonly Fact<PortFact>[]> {
+    return this.links.at(vlan);
+  }
+
+  addInteriorPort(port: Fact<PortFact>, vlan = 0): void {
+    const links = this.links.at(vlan);
+    links.value = [...(links.value ?? []), port];
+    if (vlan !== 0) this.isVlanAware.value = true;
   }
 
   ipv4(address: number): TestFact<NeighborFact> {
@@ -104,7 +134,8 @@ export class World {
       location: { type: 'local', output: fact('output', number) },
     });
     this.ingress(number).value = { type: 'port', port };
-    bridge.localOutputs.value = [...(bridge.localOutputs.value ?? []), number];
+    const { outputs, ports } = bridge.localPorts.value!;
+    bridge.localPorts.value = { outputs: [...outputs, number], ports };
     if (mac !== undefined) bridge.mac(mac).value = { port };
     return port;
   }
@@ -120,6 +151,29 @@ export class World {
     });
     bridge.mac(mac).value = { port };
     return port;
+  }
+
+  /** Links two bridges; `vlans` are those that the link is for on either side. */
+  link(a: TestBridge, b: TestBridge, vlans: { a?: number; b?: number } = {}): [TestFact<PortFact>, TestFact<PortFact>] {
+    const atA = fact<PortFact>(`port of ${a.id} to ${b.id}`, undefined);
+    const atB = fact<PortFact>(`port of ${b.id} to ${a.id}`, undefined);
+    const join = (bridge: TestBridge, port: TestFact<PortFact>, peer: TestFact<PortFact>, vlanId?: number) => {
+      const id = port.tag;
+      port.value = {
+        type: 'bridge',
+        id,
+        adminStateUp: true,
+        mac: undefined,
+        bridge: bridge.cell,
+        location: null,
+        peer,
+        vlanId,
+      };
+      bridge.addInteriorPort(port, vlanId);
+    };
+    join(a, atA, atB, vlans.a);
+    join(b, atB, atA, vlans.b);
+    return [atA, atB];
   }
 
   tunnelDevice(number: number): void {

@@ -126,6 +126,7 @@ const WRONG: [Kind, string, Record<string, unknown>][] = [
   ['route', 'nextHopPortId', { ...route, type: 'normal' }],
   ['route', 'nextHopPortId', { ...route, type: 'reject', nextHopPortId: group }],
   ['route', 'gateway', { ...route, type: 'normal', nextHopPortId: group, gateway: '10.0.0.1' }],
+  ['route', 'source', { ...route, type: 'reject', source: '10.0.0.0/8' }],
   ['route', 'weight', { ...route, type: 'reject', weight: -1 }],
   ['vip', 'protocolPort', { id: group, poolId: group, address: '10.0.0.1', protocolPort: 0 }],
   ['dhcp-subnet', 'cidr', { id: group, bridgeId: group, cidr: 'fd00::/64' }],

@@ -1,3 +1,4 @@
+import type { SctpTracking } from './sctp-state.js';
 import type { TcpState } from './tcp-state.js';
 import type { Tuple } from './tuple.js';
 
@@ -15,6 +16,8 @@ export interface Connection {
   sourceNatDone: boolean;
   destinationNatDone: boolean;
   tcp: TcpState;
+  /** Undefined unless the protocol is SCTP. */
+  readonly sctp: SctpTracking | undefined;
   mark: number;
   /** Milliseconds of the clock. */
   expires: number;

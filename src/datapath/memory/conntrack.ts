@@ -6,12 +6,26 @@ import { ICMP_HEADER, isIcmpError } from '../../packet/icmp.js';
 import { isIcmpv6Error } from '../../packet/icmpv6.js';
 import { IpProtocol } from '../../packet/ip-protocol.js';
 import { newTcpHeader, parseTcpHeader } from '../../packet/tcp.js';
+import type { TrackedConnection } from '../datapath.js';
 import type { Connection, Tracked } from './connection.js';
 import { bindNull, bindRange, translate } from './nat.js';
-import { type Layout, locateIp, newLayout } from './rewrite.js';
+import { type Layout, locateIp, newLayout, sctpChecksum } from './rewrite.js';
+import { beginSctp, continueSctp, SCTP_TIMEOUT, type SctpTracking } from './sctp-state.js';
 import { nextTcpState, TCP_TIMEOUT, type TcpState } from './tcp-state.js';
-import { hashTuple, invert, isAnswer, protocolOf, T, type Tuple, tupleOf, tuplesEqual } from './tuple.js';
+import {
+  describeTuple,
+  hashTuple,
+  invert,
+  isAnswer,
+  protocolOf,
+  T,
+  type Tuple,
+  tupleOf,
+  tuplesEqual,
+  versionOf,
+} from './tuple.js';
 
+const SCTP_HEADER = 12;
 const UDP_TIMEOUT = 30_000;
 const UDP_STREAM_TIMEOUT = 120_000;
 const ICMP_TIMEOUT = 30_000;
@@ -28,7 +42,7 @@ interface Slot {
 
 /**
  * Connection tracking of one node, modelled on netfilter's as the kernel's datapath uses it (nf_conntrack_core.c,
- * net/openvswitch/conntrack.c): zones, confirmation by commit, states of TCP without its windows, ICMP errors related
+ * net/openvswitch/conntrack.c): zones, confirmation by commit, states of TCP without its windows and of SCTP, ICMP errors related
  * to the connection they are about.
  */
 export class Conntrack {
@@ -51,8 +65,32 @@ export class Conntrack {
     return out;
   }
 
+  /** See {@link Datapath.connections}. */
+  list(zone: number | undefined, limit: number): TrackedConnection[] {
+    const found = this.connections().filter((connection) => zone === undefined || connection.zone === zone);
+    const now = this.now();
+    return found.slice(0, limit).map((connection) => ({
+      zone: connection.zone,
+      family: versionOf(connection.original) === 4 ? 4 : 6,
+      protocol: protocolOf(connection.original),
+      original: describeTuple(connection.original),
+      reply: describeTuple(connection.reply),
+      answered: connection.seenReply,
+      tcpState: protocolOf(connection.original) === IpProtocol.TCP ? connection.tcp : undefined,
+      mark: connection.mark,
+      timeoutMs: connection.expires - now,
+    }));
+  }
+
   clear(): void {
     this.slots.clear();
+  }
+
+  /** See {@link Datapath.flushZones}. */
+  flushZones(zones: ReadonlySet<number>): number {
+    const found = this.connections().filter((connection) => zones.has(connection.zone));
+    for (const connection of found) this.remove(connection);
+    return found.length;
   }
 
   /** The connection that a packet belongs to, perhaps a new unconfirmed one; undefined when the packet is invalid. */
@@ -76,6 +114,8 @@ export class Conntrack {
       if (transport + 8 > layout.end || !this.checksumValid(bytes, layout)) return undefined;
       const length = readU16(bytes, transport + 4);
       if (length < 8 || transport + length > layout.end) return undefined;
+    } else if (protocol === IpProtocol.SCTP) {
+      if (transport + SCTP_HEADER > layout.end || !sctpChecksumValid(bytes, transport, layout.end)) return undefined;
     }
     const tuple = tupleOf(bytes, layout, zone);
     if (tuple === undefined) return undefined;
@@ -84,8 +124,8 @@ export class Conntrack {
       this.remove(slot.connection);
       slot = undefined;
     }
-    if (slot === undefined) return this.begin(tuple, flags);
-    return this.continue(slot, flags);
+    if (slot === undefined) return this.begin(tuple, flags, bytes, layout);
+    return this.continue(slot, flags, bytes, layout);
   }
 
   /** The connection of a packet already tracked in this zone whose memory of it was lost in an upcall. */
@@ -172,15 +212,19 @@ export class Conntrack {
     translate(tracked, source, bytes, layout);
   }
 
-  private begin(tuple: Tuple, flags: number): Tracked | undefined {
+  private begin(tuple: Tuple, flags: number, bytes: Uint8Array, layout: Layout): Tracked | undefined {
     const reply = invert(tuple);
     if (reply === undefined) return undefined;
     const protocol = protocolOf(tuple);
     let tcp: TcpState = 'NONE';
+    let sctp: SctpTracking | undefined;
     if (protocol === IpProtocol.TCP) {
       const first = nextTcpState('NONE', flags, false);
       if (first === undefined) return undefined;
       tcp = first;
+    } else if (protocol === IpProtocol.SCTP) {
+      sctp = beginSctp(bytes, layout.transport, layout.end);
+      if (sctp === undefined) return undefined;
     } else if (isAnswer(tuple)) {
       return undefined;
     }
@@ -195,6 +239,7 @@ export class Conntrack {
       sourceNatDone: false,
       destinationNatDone: false,
       tcp,
+      sctp,
       mark: 0,
       expires: 0,
     };
@@ -202,7 +247,7 @@ export class Conntrack {
     return { connection, kind: 'new', reply: false };
   }
 
-  private continue(slot: Slot, flags: number): Tracked | undefined {
+  private continue(slot: Slot, flags: number, bytes: Uint8Array, layout: Layout): Tracked | undefined {
     const { connection, reply } = slot;
     if (protocolOf(connection.original) === IpProtocol.TCP) {
       const next = nextTcpState(connection.tcp, flags, reply);
@@ -213,6 +258,9 @@ export class Conntrack {
         this.remove(connection);
         return { connection, kind: reply ? 'established' : 'new', reply };
       }
+    }
+    if (connection.sctp !== undefined && !continueSctp(connection.sctp, bytes, layout.transport, layout.end, reply)) {
+      return undefined;
     }
     if (reply) connection.seenReply = true;
     this.refresh(connection);
@@ -246,6 +294,7 @@ export class Conntrack {
     const protocol = protocolOf(connection.original);
     let timeout = GENERIC_TIMEOUT;
     if (protocol === IpProtocol.TCP) timeout = TCP_TIMEOUT[connection.tcp];
+    else if (connection.sctp !== undefined) timeout = SCTP_TIMEOUT[connection.sctp.state];
     else if (protocol === IpProtocol.UDP) timeout = connection.seenReply ? UDP_STREAM_TIMEOUT : UDP_TIMEOUT;
     else if (protocol === IpProtocol.ICMP || protocol === IpProtocol.ICMPV6) timeout = ICMP_TIMEOUT;
     connection.expires = this.now() + timeout;
@@ -290,6 +339,10 @@ export class Conntrack {
     }
     for (const connection of dead) this.remove(connection);
   }
+}
+
+function sctpChecksumValid(bytes: Uint8Array, start: number, end: number): boolean {
+  return readU32(bytes, start + 8) === sctpChecksum(bytes, start, end);
 }
 
 /** A SYN for a connection that has ended starts a new one on the same ports. */

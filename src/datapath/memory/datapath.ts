@@ -1,6 +1,19 @@
 import { ClosedError } from '../../errors.js';
 import type { Action } from '../../flow/action.js';
-import type { BatchDone, Datapath, DatapathHandler, DatapathPort, Flow, FlowId, FlowOperation } from '../datapath.js';
+import {
+  type BatchDone,
+  CONNECTIONS_LIMIT,
+  type Datapath,
+  type DatapathFeatures,
+  type DatapathHandler,
+  type DatapathPort,
+  type Flow,
+  type FlowId,
+  type FlowOperation,
+  type MeterCounters,
+  type MeterSpec,
+  type TrackedConnection,
+} from '../datapath.js';
 import { actionsLength } from './actions-length.js';
 import type { MemorySwitch } from './switch.js';
 import { MAX_ACTIONS_LENGTH } from './validate.js';
@@ -15,6 +28,10 @@ export class MemoryDatapath implements Datapath {
 
   get name(): string {
     return this.target.name;
+  }
+
+  get features(): DatapathFeatures {
+    return this.target.node.network.features;
   }
 
   actionsLength(actions: readonly Action[]): number {
@@ -61,6 +78,31 @@ export class MemoryDatapath implements Datapath {
   async flushFlows(signal?: AbortSignal): Promise<void> {
     this.check(signal);
     this.target.flush();
+  }
+
+  async connections(zone?: number, limit = CONNECTIONS_LIMIT, signal?: AbortSignal): Promise<TrackedConnection[]> {
+    this.check(signal);
+    return this.target.node.conntrack.list(zone, limit);
+  }
+
+  async flushZones(zones: ReadonlySet<number>, signal?: AbortSignal): Promise<number> {
+    this.check(signal);
+    return this.target.node.conntrack.flushZones(zones);
+  }
+
+  async putMeter(id: number, meter: MeterSpec, signal?: AbortSignal): Promise<void> {
+    this.check(signal);
+    this.target.putMeter(id, meter);
+  }
+
+  async deleteMeter(id: number, signal?: AbortSignal): Promise<void> {
+    this.check(signal);
+    this.target.deleteMeter(id);
+  }
+
+  async meter(id: number, signal?: AbortSignal): Promise<MeterCounters | undefined> {
+    this.check(signal);
+    return this.target.meter(id);
   }
 
   async close(): Promise<void> {

@@ -25,6 +25,8 @@ export class Execution {
   private readonly deferred: Deferred[] = [];
   private deferrals = 0;
   private readonly layout: Layout = newLayout();
+  /** Why a list of actions was given up with its packet; not of those behind a recirculation. */
+  failure: string | undefined;
 
   constructor(private readonly datapath: MemorySwitch) {}
 
@@ -99,7 +101,7 @@ export class Execution {
         return this.datapath.meterPasses(action.id, packet.bytes.length);
       case 'clone':
         this.branch(packet, action.actions, 0);
-        return true;
+        return this.failure === undefined;
     }
   }
 
@@ -109,7 +111,9 @@ export class Execution {
     if (actions === undefined) copy.key.recircId = recircId;
     if (this.level <= DEFERRED_THRESHOLD) {
       if (actions === undefined) {
+        const { failure } = this;
         this.process(copy);
+        this.failure = failure;
       } else {
         this.level++;
         this.run(actions, copy);
@@ -153,7 +157,10 @@ export class Execution {
           connection.mark = ((action.mark & mask) | (connection.mark & ~mask)) >>> 0;
           key.ctMark = connection.mark;
         }
-        if (!conntrack.confirm(connection)) return false;
+        if (!conntrack.confirm(connection)) {
+          this.failure = `ct: zone ${action.zone} has another connection with these addresses and ports`;
+          return false;
+        }
       }
     }
     return true;

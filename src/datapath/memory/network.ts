@@ -1,14 +1,20 @@
 import type { TunnelKey } from '../../flow/action.js';
+import type { DatapathFeatures } from '../datapath.js';
 import { MemoryNode } from './node.js';
 
 /** Steps after which a network that never comes to rest is taken for a loop. */
 const MAX_STEPS = 1_000_000;
+
+/** As Linux has it with everything built in. */
+const FEATURES: DatapathFeatures = { conntrack: true, zones: true, nat: true, labels: true, meters: 200_000 };
 
 export interface MemoryNetworkOptions {
   /** The clock, in milliseconds. Time passes only as it says. */
   readonly now: () => number;
   /** Run by itself, from microtasks, as work comes in. Otherwise nothing moves until {@link MemoryNetwork.pump}. */
   readonly automatic?: boolean;
+  /** What the datapaths lack: all that Linux can do is there unless said otherwise. */
+  readonly features?: Partial<DatapathFeatures>;
 }
 
 /** How one node's tunnels reach another's. Decides on each packet; see {@link MemoryNetwork.setUnderlay}. */
@@ -20,6 +26,7 @@ export type UnderlayFilter = (from: number, to: number, frame: Uint8Array) => bo
  */
 export class MemoryNetwork {
   readonly now: () => number;
+  readonly features: DatapathFeatures;
   private readonly nodes = new Map<number, MemoryNode>();
   private readonly automatic: boolean;
   private queue: (() => void)[] = [];
@@ -30,6 +37,7 @@ export class MemoryNetwork {
   constructor(options: MemoryNetworkOptions) {
     this.now = options.now;
     this.automatic = options.automatic ?? false;
+    this.features = { ...FEATURES, ...options.features };
   }
 
   /** Make a node with this IPv4 address on the underlay, or return the one that has it. */

@@ -150,7 +150,7 @@ export function rewritePort(bytes: Uint8Array, layout: Layout, at: 0 | 2, port: 
 }
 
 /** The checksum field of an SCTP packet as it would have to be, read as a big-endian word. */
-function sctpChecksum(bytes: Uint8Array, start: number, end: number): number {
+export function sctpChecksum(bytes: Uint8Array, start: number, end: number): number {
   const stored = readU32(bytes, start + 8);
   writeU32(bytes, start + 8, 0);
   const crc = crc32c(bytes, start, end);

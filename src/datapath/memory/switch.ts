@@ -2,10 +2,20 @@ import type { Action, TunnelKey } from '../../flow/action.js';
 import { Classifier } from '../../flow/classifier.js';
 import { FlowKey, TunnelFlag } from '../../flow/key.js';
 import { FlowMask } from '../../flow/mask.js';
-import type { DatapathHandler, DatapathPort, Flow, FlowId, FlowOperation, Upcall } from '../datapath.js';
+import type {
+  DatapathHandler,
+  DatapathPort,
+  Flow,
+  FlowId,
+  FlowOperation,
+  MeterCounters,
+  MeterSpec,
+  Upcall,
+} from '../datapath.js';
 import { DatapathError } from '../errors.js';
+import { requireMeter } from '../meter.js';
 import { Execution } from './execution.js';
-import { Meter, type MeterSpec } from './meter.js';
+import { Meter } from './meter.js';
 import type { MemoryInterface, MemoryNode } from './node.js';
 import { Packet } from './packet.js';
 import { kernelMask, validateActions, validateKey } from './validate.js';
@@ -125,9 +135,18 @@ export class MemorySwitch {
     this.tellPortsChanged();
   }
 
-  setMeter(id: number, spec: MeterSpec | undefined): void {
-    if (spec === undefined) this.meters.delete(id);
-    else this.meters.set(id, new Meter(spec, this.node.network.now()));
+  /** See {@link Datapath.putMeter}. */
+  putMeter(id: number, spec: MeterSpec): void {
+    requireMeter(id, spec, this.node.network.features);
+    this.meters.set(id, new Meter(spec, this.node.network.now()));
+  }
+
+  deleteMeter(id: number): void {
+    this.meters.delete(id);
+  }
+
+  meter(id: number): MeterCounters | undefined {
+    return this.meters.get(id)?.counters();
   }
 
   /** Whether the meter, if there is one, lets the packet pass. */
@@ -242,10 +261,11 @@ export class MemorySwitch {
   private put(operation: Extract<FlowOperation, { type: 'put' }>): void {
     const { id, key, mask, actions } = operation;
     if (!Number.isInteger(id) || id < 1 || id > MAX_FLOW_ID) throw new DatapathError('invalid', `${id} is no flow id`);
-    validateKey(key);
+    const { features } = this.node.network;
+    validateKey(key, features);
     const matched = kernelMask(key, mask);
     const masked = key.masked(matched);
-    validateActions(actions, masked);
+    validateActions(actions, masked, features);
     const flow = this.byId.get(id);
     if (flow !== undefined) {
       if (!flow.matched.equals(matched) || !flow.key.equals(masked)) {
@@ -283,8 +303,10 @@ export class MemorySwitch {
   private execute(key: FlowKey, bytes: Uint8Array, actions: readonly Action[]): void {
     if (bytes.length < 14) throw new DatapathError('invalid', `a packet of ${bytes.length} bytes is no Ethernet frame`);
     const packet = Packet.of(bytes, key);
-    validateActions(actions, packet.key);
-    new Execution(this).execute(actions, packet);
+    validateActions(actions, packet.key, this.node.network.features);
+    const execution = new Execution(this);
+    execution.execute(actions, packet);
+    if (execution.failure !== undefined) throw new DatapathError('invalid', execution.failure);
   }
 
   private describe(flow: SwitchFlow): Flow {

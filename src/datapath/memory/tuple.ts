@@ -1,6 +1,7 @@
 import { readU16, readU32 } from '../../packet/big-endian.js';
 import { Icmpv6Type } from '../../packet/icmpv6.js';
 import { IpProtocol } from '../../packet/ip-protocol.js';
+import type { ConnectionTuple } from '../datapath.js';
 import type { Layout } from './rewrite.js';
 
 /**
@@ -91,6 +92,16 @@ export function protocolOf(tuple: Tuple): number {
 
 export function versionOf(tuple: Tuple): number {
   return tuple[T.PROTO] >>> 8;
+}
+
+export function describeTuple(tuple: Tuple): ConnectionTuple {
+  const words = versionOf(tuple) === 4 ? 1 : 4;
+  return {
+    src: [...tuple.subarray(T.SRC, T.SRC + words)],
+    dst: [...tuple.subarray(T.DST, T.DST + words)],
+    srcPort: tuple[T.SRC_PORT],
+    dstPort: tuple[T.DST_PORT],
+  };
 }
 
 export function hasPorts(protocol: number): boolean {

@@ -4,6 +4,7 @@ import { type FlowKey, Frag, VLAN_PRESENT, Word } from '../../flow/key.js';
 import { FlowMask } from '../../flow/mask.js';
 import { EtherType } from '../../packet/ethernet.js';
 import { isVlanType } from '../../packet/vlan.js';
+import type { DatapathFeatures } from '../datapath.js';
 import { DatapathError } from '../errors.js';
 import { actionsLength } from './actions-length.js';
 import { hasPorts } from './tuple.js';
@@ -35,8 +36,9 @@ export function kernelMask(key: FlowKey, mask: FlowKey): FlowMask {
 }
 
 /** @throws DatapathError if the kernel would refuse the key */
-export function validateKey(key: FlowKey): void {
+export function validateKey(key: FlowKey, features: DatapathFeatures): void {
   const k = key.words;
+  if (!features.zones && k[Word.CT_ZONE] !== 0) throw new DatapathError('invalid', 'ctZone: there are no zones');
   if (k[Word.VLAN_TCI] !== 0 && (k[Word.VLAN_TCI] & VLAN_PRESENT) === 0) {
     throw new DatapathError('invalid', `vlanTci 0x${k[Word.VLAN_TCI].toString(16)} lacks VLAN_PRESENT`);
   }
@@ -49,15 +51,15 @@ export function validateKey(key: FlowKey): void {
  * @param key of the flow with wildcarded bits zero, or of the packet to execute on: a header must be matched to be set
  * @throws DatapathError if the kernel would refuse them, UnsupportedError for a set of a field that it cannot set
  */
-export function validateActions(actions: readonly Action[], key: FlowKey): void {
+export function validateActions(actions: readonly Action[], key: FlowKey, features: DatapathFeatures): void {
   const length = actionsLength(actions);
   if (length > MAX_ACTIONS_LENGTH) {
     throw new DatapathError('too-large', `the actions take ${length} bytes of ${MAX_ACTIONS_LENGTH}`);
   }
-  validateList(actions, key, 0);
+  validateList(actions, key, features, 0);
 }
 
-function validateList(actions: readonly Action[], key: FlowKey, depth: number): void {
+function validateList(actions: readonly Action[], key: FlowKey, features: DatapathFeatures, depth: number): void {
   if (depth >= MAX_NESTING) throw new DatapathError('invalid', `actions are nested more than ${MAX_NESTING} deep`);
   for (const action of actions) {
     switch (action.type) {
@@ -79,13 +81,13 @@ function validateList(actions: readonly Action[], key: FlowKey, depth: number): 
         }
         break;
       case 'ct':
-        validateCt(action, key);
+        validateCt(action, key, features);
         break;
       case 'trunc':
         if (action.maxLength < 14) throw new DatapathError('invalid', `trunc: ${action.maxLength} bytes hold no frame`);
         break;
       case 'clone':
-        validateList(action.actions, key, depth + 1);
+        validateList(action.actions, key, features, depth + 1);
         break;
     }
   }
@@ -122,7 +124,10 @@ function settable(word: number, ethType: number, protocol: number): boolean {
   return shared || (word > Word.NW_SRC && word < Word.NW_PROTO) || word === Word.IPV6_LABEL;
 }
 
-function validateCt(action: Extract<Action, { type: 'ct' }>, key: FlowKey): void {
+function validateCt(action: Extract<Action, { type: 'ct' }>, key: FlowKey, features: DatapathFeatures): void {
+  if (!features.conntrack) throw new DatapathError('unsupported', 'ct: connections are not tracked');
+  if (!features.zones && action.zone !== 0) throw new DatapathError('invalid', 'ct: there are no zones');
+  if (!features.nat && action.nat !== undefined) throw new DatapathError('invalid', 'ct: there is no NAT');
   const { nat } = action;
   const commit = action.commit === true || action.forceCommit === true;
   if (key.ethType !== EtherType.IPV4 && key.ethType !== EtherType.IPV6) {

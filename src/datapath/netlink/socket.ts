@@ -21,6 +21,7 @@ import { type Receiver, sharedReceiver } from './receiver.js';
 
 /** Protocols (linux/netlink.h). */
 export const NETLINK_ROUTE = 0;
+export const NETLINK_NETFILTER = 12;
 export const NETLINK_GENERIC = 16;
 
 const EINTR = 4;

@@ -29,7 +29,7 @@ const CLONE_INFO_LENGTH = 8;
 /**
  * Write an action list as attribute `type`.
  * @param pid netlink port that userspace actions send to; not zero. Ignored by a kernel that dispatches per CPU.
- * @throws UnsupportedError for a set of fields that the kernel cannot rewrite, and for meters
+ * @throws UnsupportedError for a set of fields that the kernel cannot rewrite
  */
 export function writeActions(writer: MessageWriter, type: number, actions: readonly Action[], pid: number): void {
   const nest = writer.nest(type);
@@ -95,8 +95,8 @@ function writeAction(writer: MessageWriter, action: Action, pid: number): void {
       writer.u32(ActionAttr.TRUNC, action.maxLength);
       return;
     case 'meter':
-      // The kernel would take it and then let everything pass: it ignores meters that do not exist.
-      throw new UnsupportedError('action meter', 'the ovs driver makes no meters');
+      writer.u32(ActionAttr.METER, action.id);
+      return;
     case 'clone': {
       const nest = writer.nest(ActionAttr.CLONE);
       writeActionList(writer, action.actions, pid);
@@ -269,7 +269,10 @@ function writeCt(writer: MessageWriter, action: Extract<Action, { type: 'ct' }>)
   } else if (action.commit === true) {
     writer.flag(CtAttr.COMMIT);
   }
-  writer.u16(CtAttr.ZONE, action.zone);
+  // Kernels without zones do not know the attribute.
+  if (action.zone !== 0) {
+    writer.u16(CtAttr.ZONE, action.zone);
+  }
   if (action.mark !== undefined) {
     const bits = action.markMask ?? ALL;
     const at = writer.attribute(CtAttr.MARK, 8);

@@ -3,19 +3,25 @@ import { ClosedError, InvalidInputError, MidonetError, UnsupportedError } from '
 import type { Action } from '../../flow/action.js';
 import type { FlowKey } from '../../flow/key.js';
 import type { FlowMask } from '../../flow/mask.js';
-import type {
-  BatchDone,
-  Datapath,
-  DatapathHandler,
-  DatapathPort,
-  Flow,
-  FlowId,
-  FlowOperation,
-  PacketOrigin,
+import {
+  type BatchDone,
+  CONNECTIONS_LIMIT,
+  type Datapath,
+  type DatapathFeatures,
+  type DatapathHandler,
+  type DatapathPort,
+  type Flow,
+  type FlowId,
+  type FlowOperation,
+  type MeterCounters,
+  type MeterSpec,
+  type PacketOrigin,
+  type TrackedConnection,
 } from '../datapath.js';
 import { DatapathError } from '../errors.js';
 import { requireInterfaceName } from '../link/name.js';
 import { Namespace } from '../link/namespace.js';
+import { requireMeter } from '../meter.js';
 import { type Family, getFamilies } from '../netlink/genl.js';
 import {
   AttributeReader,
@@ -29,11 +35,14 @@ import {
   NLM_F_REQUEST,
   readU64,
 } from '../netlink/message.js';
-import { NETLINK_GENERIC, NetlinkSocket } from '../netlink/socket.js';
+import { NETLINK_GENERIC, NETLINK_NETFILTER, NetlinkSocket } from '../netlink/socket.js';
 import { actionsLength, writeActions } from './action-codec.js';
+import { deleteConnections, listConnections } from './connections.js';
 import { describeOperation } from './describe.js';
+import { probeFeatures } from './features.js';
 import { monotonicMs, type ReadFlow, readFlow, writeUfid } from './flow-codec.js';
 import { writeKey, writeMask, writePacketMetadata } from './key-codec.js';
+import { readMeter, writeMeter } from './meter-codec.js';
 import { Errno, hasErrno, toDatapathError } from './refusal.js';
 import {
   Command,
@@ -46,6 +55,10 @@ import {
   FLOW_VERSION,
   FlowAttr,
   MAX_ACTIONS_LENGTH,
+  METER_FAMILY,
+  METER_VERSION,
+  MeterAttr,
+  MeterCommand,
   OVS_HEADER_LENGTH,
   PACKET_FAMILY,
   PACKET_VERSION,
@@ -103,6 +116,8 @@ interface Families {
   readonly vport: Family;
   readonly flow: Family;
   readonly packet: Family;
+  /** Undefined before Linux 4.15. */
+  readonly meter: Family | undefined;
 }
 
 interface Vport extends DatapathPort {
@@ -139,6 +154,8 @@ export class OvsDatapath implements Datapath {
   #handler: DatapathHandler | undefined;
   #upcalls: UpcallSockets | undefined;
   #events: NetlinkSocket | undefined;
+  /** For connections; made when first needed, as it may load a module. */
+  #netfilter: NetlinkSocket | undefined;
   #startError: MidonetError | undefined;
   #lost: number;
   #countingLost = false;
@@ -148,6 +165,7 @@ export class OvsDatapath implements Datapath {
     readonly name: string,
     /** Of the datapath's own interface, port 0: identifies it to the kernel. */
     readonly ifindex: number,
+    readonly features: DatapathFeatures,
     socket: NetlinkSocket,
     families: Families,
     namespace: Namespace | undefined,
@@ -179,8 +197,9 @@ export class OvsDatapath implements Datapath {
       const info =
         (await getDatapath(socket, families.datapath, name, options.signal)) ??
         (await makeDatapath(socket, families.datapath, name, dispatch, options));
+      const found = await probeFeatures(socket, families, info.ifindex, options.signal);
       const { lost } = info.statistics;
-      return new OvsDatapath(name, info.ifindex, socket, families, namespace, dispatch, lost, options);
+      return new OvsDatapath(name, info.ifindex, found, socket, families, namespace, dispatch, lost, options);
     } catch (error) {
       socket?.close();
       namespace?.close();
@@ -453,6 +472,52 @@ export class OvsDatapath implements Datapath {
     await refusalOf(this.#socket.request(writer, `delete all flows of datapath ${this.name}`, { signal }));
   }
 
+  async connections(zone?: number, limit = CONNECTIONS_LIMIT, signal?: AbortSignal): Promise<TrackedConnection[]> {
+    this.#check();
+    return refusalOf(listConnections(this.#conntrack(), zone, limit, signal));
+  }
+
+  async flushZones(zones: ReadonlySet<number>, signal?: AbortSignal): Promise<number> {
+    this.#check();
+    return refusalOf(deleteConnections(this.#conntrack(), zones, signal));
+  }
+
+  async putMeter(id: number, meter: MeterSpec, signal?: AbortSignal): Promise<void> {
+    this.#check();
+    requireMeter(id, meter, this.features);
+    const writer = this.#meterRequest(MeterCommand.SET);
+    writeMeter(writer, id, meter);
+    await refusalOf(this.#socket.request(writer, `put meter ${id} of datapath ${this.name}`, { signal }));
+  }
+
+  async deleteMeter(id: number, signal?: AbortSignal): Promise<void> {
+    this.#check();
+    const writer = this.#meterRequest(MeterCommand.DEL);
+    writer.u32(MeterAttr.ID, id);
+    const asked = `delete meter ${id} of datapath ${this.name}`;
+    const [error] = await this.#socket.attempt(writer, asked, { signal });
+    if (error !== undefined && !hasErrno(error, Errno.ENOENT)) {
+      throw toDatapathError(error);
+    }
+  }
+
+  async meter(id: number, signal?: AbortSignal): Promise<MeterCounters | undefined> {
+    this.#check();
+    const writer = this.#meterRequest(MeterCommand.GET);
+    writer.u32(MeterAttr.ID, id);
+    let counters: MeterCounters | undefined;
+    const [error] = await this.#socket.attempt(writer, `get meter ${id} of datapath ${this.name}`, {
+      signal,
+      each: (message) => {
+        counters = readMeter(message);
+      },
+    });
+    if (error !== undefined && !hasErrno(error, Errno.ENOENT)) {
+      throw toDatapathError(error);
+    }
+    return counters;
+  }
+
   async statistics(signal?: AbortSignal): Promise<OvsStatistics> {
     this.#check();
     const info = await getDatapath(this.#socket, this.#families.datapath, this.name, signal);
@@ -469,8 +534,31 @@ export class OvsDatapath implements Datapath {
     this.#closed = true;
     this.#upcalls?.close();
     this.#events?.close();
+    this.#netfilter?.close();
     this.#socket.close();
     this.#namespace?.close();
+  }
+
+  #conntrack(): NetlinkSocket {
+    if (!this.features.conntrack) {
+      throw new UnsupportedError('connection tracking', 'not in this kernel');
+    }
+    this.#netfilter ??= new NetlinkSocket({
+      protocol: NETLINK_NETFILTER,
+      namespaceFd: this.#namespace?.fd,
+      background: true,
+    });
+    return this.#netfilter;
+  }
+
+  #meterRequest(command: number): MessageWriter {
+    const { meter } = this.#families;
+    if (meter === undefined) {
+      throw new UnsupportedError('meter', 'Linux 4.15 or later is needed');
+    }
+    const writer = new MessageWriter(256);
+    this.#begin(writer, meter, METER_VERSION, command, 0);
+    return writer;
   }
 
   #throwIfClosed(): void {
@@ -794,7 +882,16 @@ async function resolveFamilies(socket: NetlinkSocket, signal: AbortSignal | unde
     [DATAPATH_FAMILY, VPORT_FAMILY, FLOW_FAMILY, PACKET_FAMILY],
     signal,
   );
-  return { datapath, vport, flow, packet };
+  const meter = await getFamilies(socket, [METER_FAMILY], signal).then(
+    ([family]) => family,
+    (error) => {
+      if (error instanceof UnsupportedError) {
+        return undefined;
+      }
+      throw error;
+    },
+  );
+  return { datapath, vport, flow, packet, meter };
 }
 
 /** Kernels with per-CPU dispatch know its attribute, and all of those refuse features they do not know. */

@@ -8,6 +8,7 @@ export const DATAPATH_FAMILY = 'ovs_datapath';
 export const VPORT_FAMILY = 'ovs_vport';
 export const FLOW_FAMILY = 'ovs_flow';
 export const PACKET_FAMILY = 'ovs_packet';
+export const METER_FAMILY = 'ovs_meter';
 export const VPORT_GROUP = 'ovs_vport';
 export const DATAPATH_GROUP = 'ovs_datapath';
 
@@ -16,11 +17,14 @@ export const DATAPATH_VERSION = 2;
 export const VPORT_VERSION = 1;
 export const FLOW_VERSION = 1;
 export const PACKET_VERSION = 1;
+export const METER_VERSION = 1;
 
 /** Commands shared by the datapath, vport and flow families. */
 export const Command = { NEW: 1, DEL: 2, GET: 3, SET: 4 } as const;
 
 export const PacketCommand = { MISS: 1, ACTION: 2, EXECUTE: 3 } as const;
+
+export const MeterCommand = { FEATURES: 1, SET: 2, DEL: 3, GET: 4 } as const;
 
 /** sizeof(struct ovs_header): the datapath's ifindex, after the genlmsghdr of every message. */
 export const OVS_HEADER_LENGTH = 4;
@@ -184,6 +188,23 @@ export const NatAttr = {
   PROTO_HASH: 8,
   PROTO_RANDOM: 9,
 } as const;
+
+export const MeterAttr = {
+  ID: 1,
+  KBPS: 2,
+  STATS: 3,
+  BANDS: 4,
+  USED: 5,
+  CLEAR: 6,
+  MAX_METERS: 7,
+  MAX_BANDS: 8,
+  PAD: 9,
+} as const;
+
+export const BandAttr = { TYPE: 1, RATE: 2, BURST: 3, STATS: 4 } as const;
+
+/** OVS_METER_BAND_TYPE_DROP */
+export const BAND_DROP = 1;
 
 /** OVS_HASH_ALG_L4 */
 export const HASH_ALGORITHM_L4 = 0;

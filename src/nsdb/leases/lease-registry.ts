@@ -5,7 +5,7 @@ import { hostLeasesPath } from '../layout.js';
 import { joinPath, parentPath } from '../path.js';
 import { NodeExistsError, NodeNotFoundError, type Store, type StoreOperation, VersionConflictError } from '../store.js';
 import { ObjectNotFoundError } from '../topology-errors.js';
-import { encodeLeaseEntry, leaseSchema, releaseLease, takeOperations } from './leases.js';
+import { encodeLeaseEntry, type Lease, leaseSchema, releaseLease, takeOperations } from './leases.js';
 
 const EMPTY = new Uint8Array();
 
@@ -21,6 +21,8 @@ export interface LeaseSpace {
   readonly id: string;
   /** What the space belongs to; its folders are gone with it. Undefined: they are made for the first that takes a lease. */
   readonly of: { readonly kind: Kind; readonly id: string } | undefined;
+  /** What others are told of each lease besides whose it is. */
+  readonly told?: Omit<Lease, 'hostId'>;
   readonly folderCount: number;
   /** Path of the n-th folder. */
   folder(n: number): string;
@@ -111,7 +113,7 @@ export class LeaseRegistry {
   async take(name: string, signal?: AbortSignal): Promise<OwnedLease | undefined> {
     const path = this.space.path(name);
     const entryPath = this.#entryPath(name);
-    const operations = takeOperations(this.hostId, path, entryPath);
+    const operations = takeOperations(this.#lease, path, entryPath);
     for (;;) {
       signal?.throwIfAborted();
       try {
@@ -163,7 +165,7 @@ export class LeaseRegistry {
       const lease = await this.#read(name, signal);
       if (lease?.hostId !== this.hostId) return undefined;
       const operations: StoreOperation[] = [
-        { type: 'set', path, data: encodeJson({ hostId: this.hostId }), version: lease.version },
+        { type: 'set', path, data: encodeJson(this.#lease), version: lease.version },
         { type: entryOperation, ...entry },
       ];
       try {
@@ -182,6 +184,10 @@ export class LeaseRegistry {
   release(lease: OwnedLease, signal?: AbortSignal): Promise<void> {
     const { store, space } = this;
     return releaseLease(store, space.path(lease.name), this.#entryPath(lease.name), lease.version, signal);
+  }
+
+  get #lease(): Lease {
+    return { hostId: this.hostId, ...this.space.told };
   }
 
   #entryPath(name: string): string {

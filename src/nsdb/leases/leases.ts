@@ -10,7 +10,11 @@ import { NodeNotFoundError, type Store, type StoreNode, type StoreOperation, Ver
  * which says where that node is. Both are made and deleted in one multi. Creating the first is the claim: of two hosts that
  * want the same one gets NodeExistsError. The entry lets a host find its leases again, and others release them for it.
  */
-export const leaseSchema = z.object({ hostId: z.string() });
+export const leaseSchema = z.object({
+  hostId: z.string(),
+  /** Of a block of ports: under which the host takes replies to what it has translated. */
+  tunnelKey: z.int().optional(),
+});
 export type Lease = z.output<typeof leaseSchema>;
 
 const encoder = new TextEncoder();
@@ -30,9 +34,9 @@ export function decodeLeaseEntry(entry: StoreNode): string {
   return decoder.decode(entry.data);
 }
 
-export function takeOperations(hostId: string, leasePath: string, entryPath: string): StoreOperation[] {
+export function takeOperations(lease: Lease, leasePath: string, entryPath: string): StoreOperation[] {
   return [
-    { type: 'create', path: leasePath, data: encodeJson({ hostId } satisfies Lease) },
+    { type: 'create', path: leasePath, data: encodeJson(lease) },
     { type: 'create', path: entryPath, data: encodeLeaseEntry(leasePath) },
   ];
 }

@@ -5,9 +5,9 @@ import { validate } from '../../topology/validate.js';
 import { decodeJson } from '../json.js';
 import { hostLeasesPath, natBlocksPath, natSpaceId } from '../layout.js';
 import { joinPath, nodeName } from '../path.js';
-import type { Store, Watch } from '../store.js';
+import type { Store, StoreNode, Watch } from '../store.js';
 import { LeaseRegistry, type LeaseSpace, type LeaseStore, type OwnedLease } from './lease-registry.js';
-import { leaseSchema } from './leases.js';
+import { type Lease, leaseSchema } from './leases.js';
 
 /** Ports of a block. There are 1024 blocks for each address, as in the original. */
 export const NAT_BLOCK_PORTS = 64;
@@ -65,6 +65,8 @@ interface Space {
 export interface NatBlocksOptions {
   readonly store: LeaseStore;
   readonly hostId: string;
+  /** Under which others send this host replies to what it has translated for a device; none if absent. */
+  readonly tunnelKey?: (deviceId: string) => number;
   /** Told of a block that was handed out and belongs to another host: it must not be used any more. */
   readonly onLost: (block: NatBlock) => void;
   /** Milliseconds; any origin. */
@@ -120,8 +122,7 @@ export class NatBlocks {
     checkRange(range);
     return this.#exclusive(this.#space(checkDevice(deviceId), canonical(address)), async (space) => {
       await this.#checkIfDue(space, signal);
-      const { store, hostId } = this.#options;
-      const wanted = new LeaseRegistry(store, hostId, natSpace(space.deviceId, space.address, range));
+      const wanted = this.#registry(space.deviceId, space.address, range);
       const spare = [...space.spare.values()].find(({ name }) => wanted.space.has(name));
       const lease = spare ?? (await this.#doubting(space, () => wanted.takeAny(signal)));
       if (lease === undefined) throw new NatExhaustedError(space.deviceId, space.address, range, space.held.size);
@@ -139,9 +140,9 @@ export class NatBlocks {
     await this.#exclusive(this.#space(block.deviceId, block.address), async (space) => {
       const { held, spare, registry } = space;
       const name = blockName(block.first);
-      const before = held.get(name);
+      const before = held.get(name) ?? spare.get(name);
       if (before === undefined) return;
-      // Should this fail, the next that takes a block gets it.
+      // Should this fail, it is released once more, or the next that takes a block gets it.
       held.delete(name);
       spare.set(name, before);
       await this.#checkIfDue(space, signal);
@@ -214,48 +215,64 @@ export class NatBlocks {
   }
 
   #space(deviceId: string, address: string): Space {
-    const all = natSpace(deviceId, address, { first: 0, last: LAST_PORT });
-    let space = this.#spaces.get(all.id);
+    const id = natSpaceId(deviceId, address);
+    let space = this.#spaces.get(id);
     if (space === undefined) {
-      const { store, hostId } = this.#options;
       space = {
         deviceId,
         address,
-        registry: new LeaseRegistry(store, hostId, all),
+        registry: this.#registry(deviceId, address, { first: 0, last: LAST_PORT }),
         held: new Map(),
         spare: new Map(),
         // An earlier run may have left blocks here, and changes on their way.
         checks: this.#checksFromNow(),
         queue: Promise.resolve(),
       };
-      this.#spaces.set(all.id, space);
+      this.#spaces.set(id, space);
     }
     return space;
   }
+
+  #registry(deviceId: string, address: string, range: PortRange): LeaseRegistry {
+    const { store, hostId, tunnelKey } = this.#options;
+    return new LeaseRegistry(store, hostId, {
+      ...natSpace(deviceId, address, range),
+      // Asked for at every writing: between two times that anything is leased for the device it may get another.
+      get told() {
+        return tunnelKey === undefined ? undefined : { tunnelKey: tunnelKey(deviceId) };
+      },
+    });
+  }
 }
 
-/**
- * Calls the listener with every block of the address and the host that has leased it, at first and at every change; undefined
- * when it was released. A change is one small message. What is not valid in the NSDB is told to `onInvalid`.
- */
+export interface NatOwnersListener {
+  /** A block, by its first port, and whose it is: at first, and at every change; undefined when it was released. */
+  owner(first: number, lease: Lease | undefined): void;
+  /** All blocks that were leased at the start of the watch have been told. */
+  current?(): void;
+  /** A block in the NSDB is not valid; nothing else is told of it. */
+  invalid(error: Error): void;
+}
+
+/** Follow which hosts have leased the blocks of an address. A change is one small message. */
 export function watchNatOwners(
   store: Pick<Store, 'watchTree'>,
   deviceId: string,
   address: string,
-  listener: (first: number, hostId: string | undefined) => void,
-  onInvalid: (error: Error) => void,
+  listener: NatOwnersListener,
 ): Watch {
   const folder = natBlocksPath(checkDevice(deviceId), canonical(address));
-  return store.watchTree(folder, (path, node) => {
+  const follow = (path: string, node: StoreNode | undefined) => {
     const name = nodeName(path);
     if (path === folder) return;
     try {
       if (!isBlockName(name)) throw new InvalidInputError('NAT block', path, 'expected the first port of a block');
-      listener(Number(name), node && decodeJson(leaseSchema, node.data, path).hostId);
+      listener.owner(Number(name), node && decodeJson(leaseSchema, node.data, path));
     } catch (error) {
-      onInvalid(error as Error);
+      listener.invalid(error as Error);
     }
-  });
+  };
+  return store.watchTree(folder, follow, { onCurrent: () => listener.current?.() });
 }
 
 /** The blocks of an address that have ports of the range. */

@@ -1,8 +1,10 @@
 import { z } from 'zod';
 import { type Reference, referencesIn } from '../../topology/references.js';
-import type { Host, Kind, Port, TopologyTypes } from '../../topology/types.js';
+import { encodeObject } from '../../topology/stored-form.js';
+import type { Host, Kind, Port, Rule, TopologyTypes } from '../../topology/types.js';
 import { encodeJson } from '../json.js';
-import { ipPath, macPath, objectPath, referencePath, uniquePath } from '../layout.js';
+import { bridgeVlanLinksPath, ipPath, macPath, objectPath, referencePath, uniquePath } from '../layout.js';
+import { joinPath } from '../path.js';
 import type { IpEntry, MacEntry } from '../tables/tables.js';
 
 const EMPTY = new Uint8Array();
@@ -17,7 +19,7 @@ export interface IndexEntry {
   /** The field it follows from, with the kind of object that holds it. */
   readonly field: string;
   readonly value: string;
-  /** The reference that it notes; undefined for a value that must be unique. */
+  /** The reference that it notes; undefined for a value that must be unique, and for a link. */
   readonly reference: Reference | undefined;
   /** The object below which it is. */
   readonly below: { readonly kind: Kind; readonly id: string };
@@ -33,11 +35,28 @@ export function indexEntries<K extends Kind>(kind: K, object: TopologyTypes[K]):
     const data = referenceData(kind, object, reference);
     entries.set(path, { path, data, field: `${kind}.${field}`, value: id, reference, below: { kind: row.names, id } });
   }
-  return [...entries.values(), ...uniqueEntries(kind, object)];
+  return [...entries.values(), ...uniqueEntries(kind, object), ...(kind === 'port' ? linkEntries(object as Port) : [])];
+}
+
+/** Tells the interior ports of a bridge from the many others that it may have. */
+function linkEntries({ id, bridgeId, peerId, vlanId }: Port): IndexEntry[] {
+  if (bridgeId === undefined || peerId === undefined) return [];
+  return [
+    {
+      path: joinPath(bridgeVlanLinksPath(bridgeId, vlanId ?? 0), id),
+      data: EMPTY,
+      field: 'port.peerId',
+      value: peerId,
+      reference: undefined,
+      below: { kind: 'bridge', id: bridgeId },
+    },
+  ];
 }
 
 function referenceData(kind: Kind, object: TopologyTypes[Kind], { row, id }: Reference): Uint8Array {
   if (row.exclusive) return encodeJson({ id: object.id });
+  // So that whoever needs a chain gets all of its rules by one watch.
+  if (kind === 'rule' && row.names === 'chain' && row.field === 'chainId') return encodeObject('rule', object as Rule);
   if (kind !== 'host' || row.names !== 'tunnel-zone') return EMPTY;
   const { address } = (object as Host).tunnelZones.find(({ zoneId }) => zoneId === id)!;
   return encodeJson({ address });

@@ -270,8 +270,10 @@ class IntegrityCheck {
         checks.push(async (signal) => [await this.orphan(at, detail, [], signal)]);
       } else if (folder === 'unique' && rest.length === 1) {
         checks.push((signal) => this.uniqueNote(name, at, signal));
-      } else if (kind === 'bridge' && folder === 'macs' && rest.length === 1) {
+      } else if (kind === 'bridge' && /^macs(-\d+)?$/.test(folder) && rest.length === 1) {
         checks.push((signal) => this.macNote(id, at, signal));
+      } else if (kind === 'bridge' && folder === 'links' && rest.length === 1) {
+        checks.push((signal) => this.linkNote(at, signal));
       } else if (kind === 'bridge' && folder === 'hosts' && name !== undefined && rest.length === 0) {
         checks.push((signal) => this.hostNote(name, at, signal));
       }
@@ -313,6 +315,16 @@ class IntegrityCheck {
     }
     const checks = kind === undefined ? [] : this.unchanged(kind, id, holder);
     return [await this.orphan(at, `${kind ?? 'object'} ${id} does not have this value`, checks, signal)];
+  }
+
+  private async linkNote(at: string, signal?: AbortSignal): Promise<Finding[]> {
+    const portId = nodeName(at);
+    const port = await this.read('port', portId, signal);
+    if (port !== undefined) {
+      if (port.object === undefined || indexEntries('port', port.object).some(({ path }) => path === at)) return [];
+    }
+    const detail = `port ${portId} ${port === undefined ? 'does not exist' : 'is not linked there'}`;
+    return [await this.orphan(at, detail, this.unchanged('port', portId, port), signal)];
   }
 
   /** An entry that was set by hand may name any port of the bridge; learned ones vanish with who learned them. */

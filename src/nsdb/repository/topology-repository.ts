@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import { InvalidInputError } from '../../errors.js';
-import { REFERENCES, type ReferenceRow } from '../../topology/references.js';
+import { REFERENCES, type ReferenceRow, refersTo } from '../../topology/references.js';
 import { decodeObject, MIGRATIONS, type Migrations } from '../../topology/stored-form.js';
 import {
   type Host,
@@ -26,7 +26,7 @@ import {
   referenceName,
 } from '../layout.js';
 import { releaseHostLeases } from '../leases/leases.js';
-import { joinPath } from '../path.js';
+import { joinPath, nodeName } from '../path.js';
 import { readAhead } from '../read-ahead.js';
 import { NodeError, NodeExistsError, NodeNotFoundError, type Store, type StoreNode, type Watch } from '../store.js';
 import { ObjectConflictError, ObjectNotFoundError } from '../topology-errors.js';
@@ -40,8 +40,14 @@ import { Transaction } from './transaction.js';
 export * from '../topology-errors.js';
 export * from './index-entries.js';
 
-/** A host that has exterior ports on a bridge, and the tunnel key under which it takes a flooded packet. */
-export const bridgeHostSchema = z.strictObject({ floodKey: z.int().positive() });
+/**
+ * A host that has exterior ports on a bridge, and the tunnel keys under which it takes a flooded packet: for all of them, and
+ * for those that are not isolated if some are.
+ */
+export const bridgeHostSchema = z.strictObject({
+  floodKey: z.int().positive(),
+  openFloodKey: z.int().positive().optional(),
+});
 export type BridgeHost = z.output<typeof bridgeHostSchema>;
 
 /**
@@ -256,7 +262,83 @@ export class TopologyRepository {
     return this.watchDecoded(path, (node) => this.decode(kind, node, path), listener, onInvalid);
   }
 
-  /** The same for a table entry or other node of which the path and the schema are known. */
+  /**
+   * Calls the listener with every object of `kind` that names the object `id` in `field`, now and after every change of it;
+   * undefined when it is deleted, or names another. What is not valid is treated as by {@link watch}.
+   * @param field as for {@link holders}; one that several objects may name `id` in
+   * @param onCurrent called once, when everything that is there has been told
+   */
+  watchHolders<K extends Kind>(
+    kind: K,
+    field: string,
+    id: string,
+    listener: (holderId: string, object: TopologyTypes[K] | undefined) => void,
+    onInvalid: (error: Error) => void,
+    onCurrent: () => void,
+  ): Watch {
+    const row = rowNamed(kind, field);
+    const folder = referenceFolder(row, id);
+    const entryDepth = folder.split('/').length + (isReferenceSharded(row) ? 2 : 1);
+    const watches = new Map<string, Watch>();
+    let isToldCurrent = false;
+    let isClosed = false;
+    const follow = (path: string, node: StoreNode | undefined) => {
+      if (path.split('/').length !== entryDepth) return;
+      const holderId = nodeName(path);
+      if (node === undefined) {
+        watches.get(holderId)?.close();
+        if (watches.delete(holderId)) listener(holderId, undefined);
+      } else if (!watches.has(holderId)) {
+        const tell = (object: TopologyTypes[K] | undefined) =>
+          listener(holderId, object !== undefined && refersTo(row, object, id) ? object : undefined);
+        watches.set(holderId, this.watch(kind, holderId, tell, onInvalid));
+      }
+    };
+    const tree = this.store.watchTree(folder, follow, {
+      onCurrent: () => {
+        if (isToldCurrent) return;
+        isToldCurrent = true;
+        void Promise.all([...watches.values()].map(({ ready }) => ready)).then(() => isClosed || onCurrent());
+      },
+    });
+    return {
+      ready: tree.ready,
+      close: () => {
+        isClosed = true;
+        tree.close();
+        for (const watch of watches.values()) watch.close();
+      },
+    };
+  }
+
+  /**
+   * Calls the listener with every rule of a chain, now and after every change of it; undefined when it is deleted, or moved to
+   * another chain. It is one watch however many rules there are: the notes of the rules below the chain hold the rules themselves.
+   * @param onCurrent called when everything that is there has been told, for the first time and after every re-reading
+   */
+  watchRules(
+    chainId: string,
+    listener: (ruleId: string, rule: Rule | undefined) => void,
+    onInvalid: (error: Error) => void,
+    onCurrent: () => void,
+  ): Watch {
+    const folder = referenceFolder(rowNamed('rule', 'chainId'), chainId);
+    const entryDepth = folder.split('/').length + 2;
+    const follow = (path: string, node: StoreNode | undefined) => {
+      if (path.split('/').length !== entryDepth) return;
+      let rule: Rule | undefined;
+      try {
+        rule = node && this.decode('rule', node, path);
+      } catch (error) {
+        onInvalid(error as Error);
+        return;
+      }
+      listener(nodeName(path), rule);
+    };
+    return this.store.watchTree(folder, follow, { onCurrent });
+  }
+
+  /** Like {@link watch}, for a table entry or other node of which the path and the schema are known. */
   watchEntry<S extends z.ZodType>(
     path: string,
     schema: S,

@@ -7,6 +7,7 @@ import { mac } from '../../topology/fields.js';
 import {
   bridgeIpsPath,
   bridgeMacsPath,
+  bridgeVlanMacsPath,
   portNeighborsPath,
   routerAddressesPath,
   routerLearnedRoutesPath,
@@ -37,7 +38,7 @@ export interface LearnedRouteKey {
   readonly portId: string;
 }
 
-/** Ports by MAC address, a number of 48 bits, of a bridge. */
+/** Ports by MAC address, a number of 48 bits, of a bridge: for packets without a VLAN tag. */
 export const MAC_TABLE: TableType<number, MacEntry> = {
   name: 'MAC table',
   folder: bridgeMacsPath,
@@ -45,6 +46,16 @@ export const MAC_TABLE: TableType<number, MacEntry> = {
   parseKey: parseMac,
   value: macEntrySchema,
 };
+
+/** The same for packets of a VLAN, or (0) without a tag. */
+export function macTable(vlan: number): TableType<number, MacEntry> {
+  if (vlan === 0) return MAC_TABLE;
+  return {
+    ...MAC_TABLE,
+    name: `MAC table of VLAN ${vlan}`,
+    folder: (bridgeId) => bridgeVlanMacsPath(bridgeId, vlan),
+  };
+}
 
 const addressKey = {
   formatKey: (address: string) => canonical('address', address, parseIp, formatIp),

@@ -92,7 +92,7 @@ test('values that the kernel would misread are refused by name, and leave no hal
 
 test('random messages give a value or ProtocolError', (t) => {
   fc.assert(
-    fc.property(fc.uint8Array({ maxLength: 200 }), fc.boolean(), (payload, inet) => {
+    fc.property(fc.uint8Array({ maxLength: 200, size: 'max' }), fc.boolean(), (payload, inet) => {
       const bytes = new Uint8Array(16 + payload.length);
       new DataView(bytes.buffer).setUint32(0, bytes.length, true);
       bytes.set(payload, 16);

@@ -1,6 +1,8 @@
 import test from 'ava';
 import fc from 'fast-check';
-import type { Upcall } from '../../../src/datapath/datapath.js';
+import type { DatapathFeatures, Upcall } from '../../../src/datapath/datapath.js';
+import { DatapathError } from '../../../src/datapath/errors.js';
+import type { MemoryDatapath } from '../../../src/datapath/memory/datapath.js';
 import { MemoryNetwork } from '../../../src/datapath/memory/network.js';
 import type { MemoryInterface, MemoryNode } from '../../../src/datapath/memory/node.js';
 import type { Action, NatSpec } from '../../../src/flow/action.js';
@@ -22,14 +24,17 @@ const IP_B = 0x0a00_0002;
 
 class World {
   time = 0;
-  readonly network = new MemoryNetwork({ now: () => this.time });
-  readonly node: MemoryNode = this.network.node(0xac10_0001);
-  readonly datapath = this.node.datapath('dp');
+  readonly network: MemoryNetwork;
+  readonly node: MemoryNode;
+  readonly datapath: MemoryDatapath;
   readonly upcalls: Upcall[] = [];
   lost = 0;
   private nextId = 1;
 
-  constructor() {
+  constructor(features: Partial<DatapathFeatures> = {}) {
+    this.network = new MemoryNetwork({ now: () => this.time, features });
+    this.node = this.network.node(0xac10_0001);
+    this.datapath = this.node.datapath('dp');
     this.datapath.start({
       upcalls: (batch) => {
         this.upcalls.push(...batch);
@@ -205,7 +210,7 @@ test('source translation gives each connection a port of its own, and its replie
     t.like(keyOf(back[0]), { ipv4Dst: client, tpDst: 5000, ipv4Src: IP_B, tpSrc: 53 });
   }
   t.deepEqual([...ports].sort(), [100, 101, 102, 103]);
-  t.is(step('a0', udp(9, IP_B, 5000, 53)).out.length, 0, 'no port is left');
+  t.throws(() => step('a0', udp(9, IP_B, 5000, 53)), { instanceOf: DatapathError }, 'no port is left');
   world.time += 200_000;
   t.is(step('a0', udp(9, IP_B, 5000, 53)).out.length, 1, 'ports come free');
 });
@@ -328,11 +333,41 @@ test('a chain of recirculations as long as the kernel allows arrives', (t) => {
   t.is(b.received().length, 1);
 });
 
+test('a datapath without zones tracks in zone 0 only', (t) => {
+  const world = new World({ zones: false });
+  const frame = udp(IP_A, IP_B, 1, 2);
+  const track = (zone: number): void => {
+    const actions: Action[] = [{ type: 'ct', zone, commit: true, nat: { kind: 'restore' } }];
+    world.node.switch('dp').operate({ type: 'execute', key: new FlowKey(), packet: frame, actions });
+  };
+  t.false(world.datapath.features.zones);
+  t.throws(() => track(1), { instanceOf: DatapathError, message: /zones/ });
+  track(0);
+  t.is(world.node.conntrack.connections().length, 1);
+  const zoned = () =>
+    world.put(frame, 1, [], (key, mask) => {
+      key.ctZone = 1;
+      mask.ctZone = 0xffff;
+    });
+  t.throws(zoned, { instanceOf: DatapathError, message: /ctZone/ });
+});
+
+test('a datapath without NAT or connection tracking refuses the actions for it', async (t) => {
+  const frame = udp(IP_A, IP_B, 1, 2);
+  const put = (features: Partial<DatapathFeatures>, action: Action) => () =>
+    new World(features).put(frame, 1, [action]);
+  t.notThrows(put({ nat: false }, { type: 'ct', zone: 1 }));
+  t.throws(put({ nat: false }, { type: 'ct', zone: 1, nat: { kind: 'restore' } }), { message: /NAT/ });
+  t.throws(put({ conntrack: false }, { type: 'ct', zone: 0 }), { message: /not tracked/ });
+  const { datapath } = new World({ meters: 0 });
+  await t.throwsAsync(datapath.putMeter(1, { unit: 'packets', rate: 1, burst: 1 }), { code: 'MN_UNSUPPORTED' });
+});
+
 test('a meter drops what exceeds its rate', (t) => {
   const world = new World();
   const a = world.attach('a0');
   const b = world.attach('b0');
-  world.node.switch('dp').setMeter(1, { unit: 'packets', rate: 10, burst: 5 });
+  world.node.switch('dp').putMeter(1, { unit: 'packets', rate: 10, burst: 5 });
   const frame = udp(IP_A, IP_B, 1, 2);
   world.put(frame, 1, [
     { type: 'meter', id: 1 },
@@ -347,7 +382,7 @@ test('a meter drops what exceeds its rate', (t) => {
   t.is(burst(8), 5);
   world.time += 300;
   t.is(burst(8), 3);
-  world.node.switch('dp').setMeter(1, undefined);
+  world.node.switch('dp').deleteMeter(1);
   t.is(burst(8), 8);
 });
 

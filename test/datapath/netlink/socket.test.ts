@@ -65,7 +65,7 @@ test('a batch is sent at once, and only its last message asks for an acknowledge
 
 test('errors come back at the index of their message', (t) => {
   fc.assert(
-    fc.property(fc.array(fc.nat({ max: 3 }), { minLength: 1, maxLength: 40 }), (outcomes) => {
+    fc.property(fc.array(fc.nat({ max: 3 }), { minLength: 1, maxLength: 40, size: 'max' }), (outcomes) => {
       const { kernel, socket } = open();
       const first = 1;
       kernel.answer = (request) => {
@@ -235,7 +235,7 @@ test('damaged datagrams and cut ones are told of, and the rest is read', (t) => 
 
 test('random datagrams do no harm', async (t) => {
   await fc.assert(
-    fc.asyncProperty(fc.array(fc.uint8Array({ maxLength: 80 }), { maxLength: 10 }), async (garbage) => {
+    fc.asyncProperty(fc.array(fc.uint8Array({ maxLength: 80, size: 'max' }), { maxLength: 10 }), async (garbage) => {
       const { kernel, socket } = open({ listener: { message: () => {}, overrun: () => {} } });
       kernel.answer = (request) => [...garbage, ack(request, 0)];
       kernel.waiting.push(...garbage);

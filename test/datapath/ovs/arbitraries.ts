@@ -196,7 +196,7 @@ const sets: fc.Arbitrary<Action> = fc.record({ key: packetKeys, mask: masks }).m
 const flat: fc.Arbitrary<Action> = fc.oneof(
   fc.record({ type: fc.constant('output' as const), port: fc.integer({ min: 0, max: 65534 }) }),
   fc.constant<Action>({ type: 'userspace' }),
-  fc.record({ type: fc.constant('userspace' as const), userdata: fc.uint8Array({ maxLength: 40 }) }),
+  fc.record({ type: fc.constant('userspace' as const), userdata: fc.uint8Array({ maxLength: 40, size: 'max' }) }),
   sets,
   fc.record({ type: fc.constant('set-tunnel' as const), tunnel: tunnels }),
   fc.record({
@@ -231,6 +231,7 @@ const flat: fc.Arbitrary<Action> = fc.oneof(
   fc.record({ type: fc.constant('recirc' as const), id: u32 }),
   fc.record({ type: fc.constant('hash' as const), basis: u32 }),
   fc.record({ type: fc.constant('trunc' as const), maxLength: u32 }),
+  fc.record({ type: fc.constant('meter' as const), id: u32 }),
 );
 
 /** Action lists without two rewrites in a row, which come back as one. */

@@ -36,34 +36,37 @@ function counted(database: Database): { count: number; bytes: number } {
 
 test('a quota tells what is there, and never more than it allows, whatever is done and taken back', (t) => {
   fc.assert(
-    fc.property(fc.array(fc.tuple(fc.boolean(), fc.array(request, { maxLength: 4 })), { maxLength: 30 }), (rounds) => {
-      const database = new Database();
-      database.applyChange({ type: 'system-nodes' }, 0, 0);
-      const limits = `count=-1,bytes=-1=;byteHardLimit=${LIMIT.bytes};countHardLimit=${LIMIT.count}`;
-      for (const [at, text] of [
-        ['', ''],
-        ['/zookeeper_limits', limits],
-        ['/zookeeper_stats', ''],
-      ]) {
-        database.applyChange(
-          { type: 'create', path: `/zookeeper/quota/q${at}`, data: Buffer.from(text), owner: undefined },
-          1,
-          1,
-        );
-      }
-      for (const [keep, requests] of rounds) {
-        const { dataBytes, nodeCount } = database;
-        const undo: (() => void)[] = [];
-        for (const one of requests) apply(database, one, undo);
-        if (!keep) {
-          for (const back of undo.reverse()) back();
-          t.deepEqual([database.dataBytes, database.nodeCount], [dataBytes, nodeCount]);
+    fc.property(
+      fc.array(fc.tuple(fc.boolean(), fc.array(request, { maxLength: 4 })), { maxLength: 30, size: 'max' }),
+      (rounds) => {
+        const database = new Database();
+        database.applyChange({ type: 'system-nodes' }, 0, 0);
+        const limits = `count=-1,bytes=-1=;byteHardLimit=${LIMIT.bytes};countHardLimit=${LIMIT.count}`;
+        for (const [at, text] of [
+          ['', ''],
+          ['/zookeeper_limits', limits],
+          ['/zookeeper_stats', ''],
+        ]) {
+          database.applyChange(
+            { type: 'create', path: `/zookeeper/quota/q${at}`, data: Buffer.from(text), owner: undefined },
+            1,
+            1,
+          );
         }
-        const usage = parseUsage(database.find('/zookeeper/quota/q/zookeeper_stats')!.data);
-        t.deepEqual(usage, counted(database));
-        t.true(usage.count <= LIMIT.count && usage.bytes <= LIMIT.bytes);
-      }
-    }),
+        for (const [keep, requests] of rounds) {
+          const { dataBytes, nodeCount } = database;
+          const undo: (() => void)[] = [];
+          for (const one of requests) apply(database, one, undo);
+          if (!keep) {
+            for (const back of undo.reverse()) back();
+            t.deepEqual([database.dataBytes, database.nodeCount], [dataBytes, nodeCount]);
+          }
+          const usage = parseUsage(database.find('/zookeeper/quota/q/zookeeper_stats')!.data);
+          t.deepEqual(usage, counted(database));
+          t.true(usage.count <= LIMIT.count && usage.bytes <= LIMIT.bytes);
+        }
+      },
+    ),
     { numRuns: 300 },
   );
 });

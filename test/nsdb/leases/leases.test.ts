@@ -325,7 +325,7 @@ for (const { name, start } of servers) {
     );
     // Somebody takes a block just before its stale entry is mended.
     await store.delete(`${entries}/16384`);
-    await store.multi(takeOperations(hostId, `${folder}/16384`, `${entries}/16384`));
+    await store.multi(takeOperations({ hostId }, `${folder}/16384`, `${entries}/16384`));
     await t.throwsAsync(store.multi(found.get(`${entries}/16384`)!.repair), { code: 'MN_ALREADY_EXISTS' });
 
     t.is(await reclaimLeases(store), 8);
@@ -380,20 +380,31 @@ for (const { name, start } of servers) {
     const blocks = natBlocks(bench.store, hostId);
     const before = await blocks.take(deviceId, ADDRESS);
     const seen = new Map<number, string>();
+    const keys = new Map<number, number | undefined>();
     const invalid: string[] = [];
-    const watch = watchNatOwners(
-      bench.another(),
-      deviceId,
-      ADDRESS,
-      (port, owner) => (owner === undefined ? seen.delete(port) : seen.set(port, owner)),
-      (error) => invalid.push(error.message),
-    );
+    let isCurrent = false;
+    const watch = watchNatOwners(bench.another(), deviceId, ADDRESS, {
+      owner: (port, lease) => {
+        keys.set(port, lease?.tunnelKey);
+        if (lease === undefined) seen.delete(port);
+        else seen.set(port, lease.hostId);
+      },
+      current: () => {
+        isCurrent = true;
+      },
+      invalid: (error) => invalid.push(error.message),
+    });
     await watch.ready;
     t.deepEqual([...seen], [[before.first, hostId]]);
-    const after = await natBlocks(bench.another(), other).take(deviceId, ADDRESS);
+    await until('it has heard of all', () => isCurrent);
+    const tunnelKey = () => 77;
+    const onLost = () => t.fail('nobody else takes it');
+    const theirs = new NatBlocks({ store: bench.another(), hostId: other, tunnelKey, onLost });
+    const after = await theirs.take(deviceId, ADDRESS);
     await natBlocks(bench.store, other).take(deviceId, 'fd00::1');
     await blocks.release(before);
     await until('the watcher knows', () => seen.size === 1 && seen.get(after.first) === other);
+    t.deepEqual([keys.get(before.first), keys.get(after.first)], [undefined, 77]);
     await bench.store.create(`${natBlocksPath(deviceId, ADDRESS)}/00064`, Buffer.from('?'));
     await until('it is told', () => invalid.length > 0);
     t.regex(invalid[0], /00064: not JSON/);

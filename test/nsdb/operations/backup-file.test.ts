@@ -26,9 +26,9 @@ const anyImage = fc
     fc.tuple(
       fc.nat(),
       fc.stringMatching(/^[a-z0-9\u00e4 "\\]{1,8}$/),
-      fc.oneof(fc.uint8Array({ maxLength: 300 }), fc.string().map(Buffer.from)),
+      fc.oneof(fc.uint8Array({ maxLength: 300, size: 'max' }), fc.string().map(Buffer.from)),
     ),
-    { maxLength: 40 },
+    { maxLength: 40, size: 'max' },
   )
   .map((parts) => {
     const paths = ['/'];

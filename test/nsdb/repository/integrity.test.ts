@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { encodeJson } from '../../../src/nsdb/json.js';
-import { bridgePortPath, hostPortPath, macPath, objectPath } from '../../../src/nsdb/layout.js';
+import { bridgePortPath, bridgeVlanLinksPath, hostPortPath, macPath, objectPath } from '../../../src/nsdb/layout.js';
+import { joinPath } from '../../../src/nsdb/path.js';
 import { type Finding, findFaults } from '../../../src/nsdb/repository/integrity.js';
 import type { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../../src/nsdb/store.js';
@@ -78,8 +79,10 @@ const MISHAPS: [string, (store: Store, objects: Objects) => Promise<unknown>, st
       await store.ensure(`${objectPath('port', port.id)}/refs/vip.gatewayPortId/00/${randomUUID()}`);
       await store.ensure(`${objectPath('port', port.id)}/refs/cat.dogId/00/${randomUUID()}`);
       await store.ensure(`/bridges/${bridge.id}/hosts/${randomUUID()}`);
+      await store.ensure(joinPath(bridgeVlanLinksPath(bridge.id, 10), port.id));
+      await store.ensure(joinPath(bridgeVlanLinksPath(bridge.id, 0), randomUUID()));
     },
-    Array(5).fill('orphaned-entry'),
+    Array(7).fill('orphaned-entry'),
   ],
   [
     'a named object is gone',

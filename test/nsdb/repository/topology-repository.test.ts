@@ -5,6 +5,7 @@ import {
   addressPoolBlocksPath,
   bridgeAddressPoolPath,
   bridgePortPath,
+  bridgeVlanLinksPath,
   hostAlivePath,
   hostLeasesPath,
   hostPortPath,
@@ -26,7 +27,7 @@ import type { Store } from '../../../src/nsdb/store.js';
 import { SharedTable } from '../../../src/nsdb/tables/shared-table.js';
 import { ADDRESS_TABLE, LEARNED_ROUTE_TABLE, MAC_TABLE, NEIGHBOR_TABLE } from '../../../src/nsdb/tables/tables.js';
 import { requireMac } from '../../../src/packet/address.js';
-import { positionBetween } from '../../../src/topology/position.js';
+import { positionBetween, positionsAfter } from '../../../src/topology/position.js';
 import type { Bridge, Host, Kind } from '../../../src/topology/types.js';
 import { until } from '../../compliance/store.js';
 import { allPaths } from '../embedded-nsdb.js';
@@ -250,6 +251,22 @@ test('an update keeps the indexes in step', async (t) => {
   t.truthy(await repository.get('port', id));
 });
 
+test('the interior ports of a bridge are listed by VLAN, for as long as they are linked', async (t) => {
+  const { repository, store } = t.context;
+  const [{ id: trunk }, { id: inside }] = [await bridge(repository), await bridge(repository)];
+  const linked = async (bridgeId: string, vlan: number) =>
+    (await store.children(bridgeVlanLinksPath(bridgeId, vlan))) ?? [];
+  const [atTrunk, atInside] = [randomUUID(), randomUUID()];
+  await repository.create('port', { id: atTrunk, bridgeId: trunk, vlanId: 10 });
+  t.deepEqual(await linked(trunk, 10), [], 'it leads nowhere');
+  await repository.create('port', { id: atInside, bridgeId: inside, peerId: atTrunk });
+  t.deepEqual([await linked(trunk, 10), await linked(inside, 0)], [[atTrunk], [atInside]]);
+  await repository.modify('port', atTrunk, (port) => ({ ...port, vlanId: 20 }));
+  t.deepEqual([await linked(trunk, 10), await linked(trunk, 20)], [[], [atTrunk]]);
+  await repository.delete('port', atInside);
+  t.deepEqual([await linked(trunk, 20), await linked(inside, 0)], [[], []]);
+});
+
 test('of writers that read the same version one wins, and modify loses nothing', async (t) => {
   const { repository } = t.context;
   const made = await bridge(repository);
@@ -400,7 +417,7 @@ async function leaseBlock(store: Store, hostId: string, poolId: string, block: s
   const entryPath = leaseEntryPath(hostId, poolId, path);
   await store.ensure(parentPath(path)!);
   await store.ensure(parentPath(entryPath)!);
-  await store.multi(takeOperations(hostId, path, entryPath));
+  await store.multi(takeOperations({ hostId }, path, entryPath));
 }
 
 test('deleting a pool or a zone leaves nothing at the hosts', async (t) => {
@@ -614,4 +631,74 @@ test('one object more costs the same however many there are', async (t) => {
   await makeOne();
   t.deepEqual(calls, first);
   t.deepEqual(first, ['multi of 5', 'multi of 3']);
+});
+
+test('who names an object is told with every change, and once when all are known', async (t) => {
+  const { repository } = t.context;
+  const [blue, red] = [randomUUID(), randomUUID()];
+  for (const id of [blue, red]) await repository.create('router', { id, name: 'r' });
+  const route = (routerId: string, destination: string) =>
+    repository.create('route', { id: randomUUID(), routerId, type: 'reject', destination });
+  const [first, second] = [await route(blue, '10.1.0.0/16'), await route(blue, '10.2.0.0/16')];
+  const other = await route(red, '10.3.0.0/16');
+  const known = new Map<string, string>();
+  let countWhenKnown: number | undefined;
+  const watch = repository.watchHolders(
+    'route',
+    'routerId',
+    blue,
+    (id, object) => (object === undefined ? known.delete(id) : known.set(id, object.destination)),
+    (error) => t.fail(error.message),
+    () => {
+      t.is(countWhenKnown, undefined);
+      countWhenKnown = known.size;
+    },
+  );
+  await until('all are known', () => countWhenKnown !== undefined);
+  t.is(countWhenKnown, 2);
+  await repository.modify('route', first.id, (one) => ({ ...one, destination: '10.9.0.0/16' }));
+  await repository.modify('route', second.id, (one) => ({ ...one, routerId: red }));
+  await repository.modify('route', other.id, (one) => ({ ...one, routerId: blue }));
+  const third = await route(blue, '10.4.0.0/16');
+  await repository.delete('route', third.id);
+  const expected = new Map([
+    [first.id, '10.9.0.0/16'],
+    [other.id, '10.3.0.0/16'],
+  ]);
+  await until('the changes are known', () => [...expected].every(([id, to]) => known.get(id) === to));
+  await until('what is gone is not', () => known.size === expected.size);
+  watch.close();
+});
+
+test('the rules of a chain are followed by one watch, through changes and moves', async (t) => {
+  const { repository, nsdb } = t.context;
+  const chain = async (name: string) => (await repository.create('chain', { id: randomUUID(), name })).id;
+  const [blue, red] = [await chain('blue'), await chain('red')];
+  const positions = positionsAfter(undefined, 4);
+  const rule = (chainId: string, place: number) =>
+    repository.create('rule', { id: randomUUID(), chainId, position: positions[place], type: 'accept' });
+  const [first, second, other] = [await rule(blue, 0), await rule(blue, 1), await rule(red, 2)];
+  const known = new Map<string, string>();
+  const counts: number[] = [];
+  const store = nsdb.store();
+  const watch = new TopologyRepository(store).watchRules(
+    blue,
+    (id, found) => (found === undefined ? known.delete(id) : known.set(id, found.position + found.type)),
+    (error) => t.fail(error.message),
+    () => counts.push(known.size),
+  );
+  await until('all are known', () => counts.length > 0);
+  t.is(counts[0], 2);
+  t.is(store.metrics.tracked, 1);
+  await repository.modify('rule', first.id, (one) => ({ ...one, position: positions[3] }));
+  await repository.modify('rule', second.id, (one) => ({ ...one, chainId: red }));
+  await repository.modify('rule', other.id, (one) => ({ ...one, chainId: blue }));
+  await repository.delete('rule', (await rule(blue, 1)).id);
+  const expected = new Map([
+    [first.id, `${positions[3]}accept`],
+    [other.id, `${positions[2]}accept`],
+  ]);
+  await until('the changes are known', () => [...expected].every(([id, to]) => known.get(id) === to));
+  await until('what is gone is not', () => known.size === expected.size);
+  watch.close();
 });

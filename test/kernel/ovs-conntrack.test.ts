@@ -1,0 +1,4 @@
+import { conntrackCompliance } from '../compliance/datapath-conntrack.js';
+import { ovsFactory } from './ovs-lab.js';
+
+conntrackCompliance('ovs', ovsFactory);
