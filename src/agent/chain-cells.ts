@@ -1,4 +1,5 @@
 import { memberPath } from '../nsdb/layout.js';
+import type { UnreadableRule } from '../nsdb/repository/topology-repository.js';
 import type { Watch } from '../nsdb/store.js';
 import { Chain, type RuleReferences } from '../simulation/chain.js';
 import type { AddressGroupFact, ChainFact, Fact, PortFact } from '../simulation/fact.js';
@@ -77,6 +78,11 @@ export class ChainCells implements RuleReferences {
       else if (!chain.remove(ruleId)) return;
       touch();
     };
+    const block = ({ id: ruleId, position, error }: UnreadableRule) => {
+      if (!chain.setUnreadable(ruleId, position)) return;
+      this.source.unreadableRule(id, ruleId, error);
+      touch();
+    };
     const watches = [
       repository.watch(
         'chain',
@@ -87,7 +93,7 @@ export class ChainCells implements RuleReferences {
         },
         invalid,
       ),
-      repository.watchRules(id, follow, invalid, () => {
+      repository.watchRules(id, follow, block, () => {
         areRulesKnown = true;
         update();
       }),

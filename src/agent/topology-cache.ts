@@ -346,6 +346,10 @@ export class TopologyCache implements DeviceSource {
   readonly invalid = (error: Error): void => {
     this.log.error({ error: error.message }, 'the NSDB holds a value that is not valid; the last valid one stays');
   };
+
+  unreadableRule(chain: string, rule: string, error: Error): void {
+    this.log.error({ chain, rule, error: error.message }, 'a rule cannot be read; packets that come to it are dropped');
+  }
 }
 
 function interfaceAddress(subnet: string): InterfaceAddress {

@@ -22,4 +22,6 @@ export interface TopologySource {
   tunnel(hostId: string): Fact<TunnelPath>;
   /** A value in the NSDB is not valid; the last valid one stays. */
   invalid(error: Error): void;
+  /** A rule of a chain is not valid: packets that come to it are dropped. */
+  unreadableRule(chainId: string, ruleId: string, error: Error): void;
 }

@@ -30,15 +30,18 @@ export interface RuleReferences {
 
 /**
  * What becomes of a packet. `wait`: that depends on something that is not in hand, and the context knows of it. A rule:
- * it goes where that one says.
+ * it goes where that one says. `unreadable`: it has come to a rule that cannot be read.
  */
-export type Verdict = 'accept' | 'drop' | 'reject' | 'wait' | RedirectRuleFact;
+export type Verdict = 'accept' | 'drop' | 'reject' | 'unreadable' | 'wait' | RedirectRuleFact;
 
 /**
  * Translates the addresses of the packet by a rule that it matches. `pass`: the rule does not apply to it. `wait`: what
  * that takes is not in hand, or the packet has to come back first, and the context knows of it.
  */
 export type Translate = (context: SimulationContext, rule: NatRuleFact) => 'done' | 'pass' | 'wait';
+
+/** In front of all positions. */
+const FIRST = '';
 
 /** A chain whose rules come, change and go one by one. */
 export class Chain implements ChainFact {
@@ -68,6 +71,19 @@ export class Chain implements ChainFact {
     const fact = ruleFact(rule, this.references);
     this.rules.insert(fact);
     this.count(fact, 1);
+  }
+
+  /**
+   * There is a rule that cannot be read: what it would let pass is not known, so whatever comes to it does not.
+   * @param position where it stands; undefined: perhaps before all others
+   * @returns whether that was not known before
+   */
+  setUnreadable(id: string, position: string | undefined): boolean {
+    const before = this.rules.get(id);
+    if (before?.type === 'unreadable' && before.position === (position ?? FIRST)) return false;
+    this.remove(id);
+    this.rules.insert({ id, position: position ?? FIRST, condition: {}, type: 'unreadable' });
+    return true;
   }
 
   /** False if there is no such rule. */

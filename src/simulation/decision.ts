@@ -29,6 +29,7 @@ export type DropReason =
   | 'blackhole'
   | 'rejected'
   | 'filtered'
+  | 'unreadable-rule'
   | 'no-connection-state'
   | 'ttl-exceeded'
   | 'no-neighbor'

@@ -313,10 +313,22 @@ interface AnyRuleFact {
 }
 
 /** What a rule does with a packet that its condition matches: see ruleSchema. */
-export type RuleFact = SimpleRuleFact | JumpRuleFact | TraceRuleFact | NatRuleFact | TagRuleFact | RedirectRuleFact;
+export type RuleFact =
+  | SimpleRuleFact
+  | UnreadableRuleFact
+  | JumpRuleFact
+  | TraceRuleFact
+  | NatRuleFact
+  | TagRuleFact
+  | RedirectRuleFact;
 
 export interface SimpleRuleFact extends AnyRuleFact {
   readonly type: 'accept' | 'drop' | 'reject' | 'return' | 'continue';
+}
+
+/** Nobody here knows what it does, or with which packets; nothing that comes to it passes. */
+export interface UnreadableRuleFact extends AnyRuleFact {
+  readonly type: 'unreadable';
 }
 
 export interface JumpRuleFact extends AnyRuleFact {

@@ -117,6 +117,7 @@ export function passes(context: SimulationContext, filters: readonly Fact<ChainF
 export function filter(context: SimulationContext, filters: readonly Fact<ChainFact>[]): Verdict {
   const verdict = evaluate(context, filters, translate);
   if (verdict === 'drop') context.drop('filtered');
+  else if (verdict === 'unreadable') context.drop('unreadable-rule');
   else if (verdict === 'reject') reject(context);
   else if (typeof verdict === 'object') redirect(context, verdict);
   return verdict;

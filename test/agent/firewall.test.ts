@@ -1,7 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
+import { encodeJson } from '../../src/nsdb/json.js';
+import { referencePath } from '../../src/nsdb/layout.js';
 import type { Condition } from '../../src/topology/chains.js';
 import { positionBetween, positionsAfter } from '../../src/topology/position.js';
+import { REFERENCES } from '../../src/topology/references.js';
 import { Cluster, type Pod } from './cluster.js';
 import { until } from './until.js';
 
@@ -258,4 +261,43 @@ test('a port that is switched off in the NSDB is off, also when it is attached o
   await setState(true);
   await cluster.connects(a, b);
   await cluster.connects(b, a);
+});
+
+test('nothing passes a rule that the agent cannot read, whatever it was before; what is decided before it does not come to it', async (t) => {
+  const { cluster, repository, pods, chainId, addRule, setFilter, stops } = await setUp(t, 1, 3);
+  const [a, b, c] = pods;
+  const [first, second, third] = positionsAfter(undefined, 3);
+  await addRule(first, 'accept', from(a));
+  const ruleId = await addRule(second, 'accept', from(b));
+  await addRule(third, 'accept', {});
+  await setFilter(c, 'outboundFilterId', chainId);
+  await cluster.connects(a, c);
+  await cluster.connects(b, c);
+
+  const { store } = repository;
+  const row = REFERENCES.find(({ kind, field }) => kind === 'rule' && field === 'chainId')!;
+  const path = referencePath(row, ruleId, chainId)!;
+  const rule = { id: ruleId, chainId, position: second, condition: {}, type: 'divert' };
+  const write = (value: object) => store.set(path, encodeJson(value));
+  await write(rule);
+  await stops(b, c);
+  await cluster.connects(a, c);
+  const { agent } = cluster.hosts[0];
+  t.true(agent.metrics.drops.get('unreadable-rule')! > 0);
+  const warnings = () => cluster.hosts[0].warnings.filter((line) => line.includes(ruleId));
+  t.is(warnings().length, 1);
+  t.regex(warnings()[0], /type/);
+
+  await write({ ...rule, v: 99 });
+  await stops(b, c);
+  t.is(warnings().length, 1, 'it is told once');
+  await write({ ...rule, position: 7 });
+  await stops(a, c);
+  await write({ ...rule, type: 'accept', condition: {} });
+  await cluster.connects(a, c);
+  await cluster.connects(b, c);
+  await write(rule);
+  await stops(b, c);
+  await repository.delete('rule', ruleId);
+  await cluster.connects(b, c);
 });

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import { InvalidInputError } from '../../errors.js';
+import { positionSchema } from '../../topology/position.js';
 import { REFERENCES, type ReferenceRow, refersTo } from '../../topology/references.js';
 import { decodeObject, MIGRATIONS, type Migrations } from '../../topology/stored-form.js';
 import {
@@ -49,6 +50,16 @@ export const bridgeHostSchema = z.strictObject({
   openFloodKey: z.int().positive().optional(),
 });
 export type BridgeHost = z.output<typeof bridgeHostSchema>;
+
+/** What is read of a rule of which the rest cannot be. */
+const placedSchema = z.object({ position: positionSchema });
+
+/** A rule that this program cannot read, but for where it stands in its chain; undefined if that neither. */
+export interface UnreadableRule {
+  readonly id: string;
+  readonly position: string | undefined;
+  readonly error: Error;
+}
 
 /**
  * Typed topology objects in the NSDB. An object and the index entries that follow from it (a bridge's ports, its MAC and
@@ -314,12 +325,13 @@ export class TopologyRepository {
   /**
    * Calls the listener with every rule of a chain, now and after every change of it; undefined when it is deleted, or moved to
    * another chain. It is one watch however many rules there are: the notes of the rules below the chain hold the rules themselves.
+   * @param onUnreadable called instead with a rule that is not valid, or was written by a newer program
    * @param onCurrent called when everything that is there has been told, for the first time and after every re-reading
    */
   watchRules(
     chainId: string,
     listener: (ruleId: string, rule: Rule | undefined) => void,
-    onInvalid: (error: Error) => void,
+    onUnreadable: (rule: UnreadableRule) => void,
     onCurrent: () => void,
   ): Watch {
     const folder = referenceFolder(rowNamed('rule', 'chainId'), chainId);
@@ -330,7 +342,7 @@ export class TopologyRepository {
       try {
         rule = node && this.decode('rule', node, path);
       } catch (error) {
-        onInvalid(error as Error);
+        onUnreadable({ id: nodeName(path), position: positionIn(node!, path), error: error as Error });
         return;
       }
       listener(nodeName(path), rule);
@@ -428,6 +440,14 @@ function rowNamed(kind: Kind, field: string): ReferenceRow {
   const row = REFERENCES.find((one) => referenceName(one) === `${kind}.${field}`);
   if (row === undefined) throw new InvalidInputError('field', `${kind}.${field}`, 'expected one that names an object');
   return row;
+}
+
+function positionIn(node: StoreNode, path: string): string | undefined {
+  try {
+    return decodeJson(placedSchema, node.data, path).position;
+  } catch {
+    return undefined;
+  }
 }
 
 function byPosition(a: Rule, b: Rule): number {

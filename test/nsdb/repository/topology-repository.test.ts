@@ -684,7 +684,7 @@ test('the rules of a chain are followed by one watch, through changes and moves'
   const watch = new TopologyRepository(store).watchRules(
     blue,
     (id, found) => (found === undefined ? known.delete(id) : known.set(id, found.position + found.type)),
-    (error) => t.fail(error.message),
+    ({ error }) => t.fail(error.message),
     () => counts.push(known.size),
   );
   await until('all are known', () => counts.length > 0);
