@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { NetworkDescription, Subnet } from '../src/agent/networks.js';
+import type { NetworkDescription, Subnet } from '../src/agent/attachments/networks.js';
 import { InvalidInputError } from '../src/errors.js';
 import { formatMac, isMulticastMac, parseMac } from '../src/packet/address.js';
 import { type Cidr, cidrContains, formatCidr, formatIp, parseCidr, parseIp } from '../src/packet/ip.js';

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { Attachment, ListedAttachment } from '../src/agent/attachments.js';
+import type { Attachment, ListedAttachment } from '../src/agent/attachments/attachments.js';
 import { formatMac, parseMac } from '../src/packet/address.js';
 import { formatCidr, formatIp, parseCidr, parseIp } from '../src/packet/ip.js';
 import { validate } from '../src/topology/validate.js';

@@ -3,11 +3,11 @@ import type { Logger } from 'pino';
 import { CniServer, refuseIfInUse } from '../../cni/server.js';
 import { CniVerbs } from '../../cni/verbs.js';
 import { Agent } from '../agent/agent.js';
-import { Attachments } from '../agent/attachments.js';
-import { VethInterfaces } from '../agent/container-interfaces.js';
-import { hostId } from '../agent/host-id.js';
-import { KernelTunnelDevices } from '../agent/kernel-tunnel-devices.js';
-import { Networks } from '../agent/networks.js';
+import { Attachments } from '../agent/attachments/attachments.js';
+import { VethInterfaces } from '../agent/attachments/container-interfaces.js';
+import { Networks } from '../agent/attachments/networks.js';
+import { hostId } from '../agent/host/host-id.js';
+import { KernelTunnelDevices } from '../agent/underlay/kernel-tunnel-devices.js';
 import type { DatapathFeatures } from '../datapath/datapath.js';
 import type { Link } from '../datapath/link/link.js';
 import { Links } from '../datapath/link/links.js';
@@ -117,7 +117,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
     const cni = await CniServer.listen({ path: config.cni.socket, handler: verbs.handle, warn });
     closers.add(() => cni.close());
     // Last, as the library it needs is large: containers do not wait for it.
-    const { listenHttp } = await import('../agent/http.js');
+    const { listenHttp } = await import('../agent/http/server.js');
     const http = await listenHttp({
       ...config.http,
       agent,

@@ -1,6 +1,10 @@
-import type { ContainerInterfaces, InterfacePair, InterfaceState } from '../../src/agent/container-interfaces.js';
-import { InterfaceNameTakenError } from '../../src/agent/container-interfaces.js';
-import type { LocalPorts } from '../../src/agent/local-ports.js';
+import type {
+  ContainerInterfaces,
+  InterfacePair,
+  InterfaceState,
+} from '../../src/agent/attachments/container-interfaces.js';
+import { InterfaceNameTakenError } from '../../src/agent/attachments/container-interfaces.js';
+import type { LocalPorts } from '../../src/agent/ports/local-ports.js';
 import { NamespaceError } from '../../src/datapath/link/namespace.js';
 import type { BridgePort } from '../../src/topology/types.js';
 

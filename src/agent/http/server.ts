@@ -1,0 +1,185 @@
+import { Counter, Gauge, Registry } from 'prom-client';
+import { HttpEndpoint } from '../../http-endpoint.js';
+import type { PoolUsage } from '../../ipam/pool-allocator.js';
+import type { ZookeeperStore } from '../../nsdb/zookeeper/client.js';
+import { registerClientMetrics } from '../../nsdb/zookeeper/client-metrics.js';
+import { type Reading, registerCounters, registerGauges } from '../../prometheus.js';
+import type { Agent } from '../agent.js';
+import { connectionsPage } from './connections-page.js';
+import { tracePage } from './trace-page.js';
+
+/** What front ends have counted since the start. */
+export interface CallCounts {
+  readonly calls: number;
+  readonly failed: number;
+  /** Connections that were closed without an answer, by reason. */
+  readonly dropped: Readonly<Record<string, number>>;
+}
+
+export interface HttpOptions {
+  readonly host: string;
+  /** 0: any free one. */
+  readonly port: number;
+  readonly agent: Agent;
+  /** The address pools of this host. */
+  readonly pools: () => readonly PoolUsage[];
+  /** Of the CNI program. */
+  readonly cni: () => CallCounts;
+  /** The client of the NSDB. */
+  readonly store: Pick<ZookeeperStore, 'metrics' | 'latencies'>;
+}
+
+/**
+ * The agent's metrics and health, see {@link HttpEndpoint}. It is ready while this host forwards, has a session with the NSDB
+ * and shares its identity with no other machine. Without a session it forwards and attaches all the same.
+ */
+export function listenHttp(options: HttpOptions): Promise<HttpEndpoint> {
+  const { host, port, agent } = options;
+  return HttpEndpoint.listen({
+    host,
+    port,
+    registry: metricsOf(options),
+    pages: {
+      '/connections': (query, signal) => connectionsPage(agent, query, signal),
+      '/trace': (query, signal) => tracePage(agent.tracer, query, signal),
+    },
+    fault: async (signal) => {
+      const fault = await agent.fault(signal).catch((error: Error) => {
+        throw new Error(`the datapath does not answer: ${error.message}`, { cause: error });
+      });
+      const { state } = agent.repository.store;
+      return fault ?? (state === 'connected' ? undefined : `NSDB ${state}`);
+    },
+  });
+}
+
+/** The agent's metrics, read when they are asked for. */
+function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
+  const registry = new Registry();
+  const { metrics } = agent;
+  const registers = [registry];
+  const counters: Reading[] = [
+    ['midonet_upcalls_total', 'Packets that no kernel flow matched', () => metrics.upcalls],
+    ['midonet_upcalls_lost_total', 'Upcalls lost because they were not read in time', () => metrics.upcallsLost],
+    [
+      'midonet_upcalls_duplicate_total',
+      'Upcalls for which a flow was there by the time they were read',
+      () => metrics.duplicates,
+    ],
+    ['midonet_simulations_total', 'Simulations of packets and flows', () => metrics.simulations],
+    ['midonet_packets_parked_total', 'Packets that waited for data from the NSDB', () => metrics.parked],
+    ['midonet_packets_answered_total', 'ARP requests and neighbour solicitations answered here', () => metrics.answers],
+    ['midonet_router_messages_total', 'ICMP messages that routers sent from here', () => metrics.replies],
+    ['midonet_router_messages_left_out_total', 'ICMP messages over the limit', () => metrics.unanswered],
+    ['midonet_flows_installed_total', 'Flows put in the kernel', () => metrics.installed],
+    ['midonet_flows_revisited_total', 'Flows simulated again after a change', () => metrics.revisits],
+    ['midonet_flows_replaced_total', 'Flows whose actions were replaced in place', () => metrics.replaced],
+    ['midonet_flows_expired_total', 'Flows removed for being idle', () => metrics.expired],
+    ['midonet_flows_evicted_total', 'Flows removed because the table was full', () => metrics.evictions],
+    ['midonet_flows_foreign_total', 'Flows of others found in the datapath', () => metrics.foreignFlows],
+    [
+      'midonet_flood_copies_cut_total',
+      'Copies of flooded packets that did not fit in one flow',
+      () => metrics.cutCopies,
+    ],
+    [
+      'midonet_chain_circles_total',
+      'Jumps that were not followed as they lead back to a chain that led to them',
+      () => metrics.chainCircles,
+    ],
+    [
+      'midonet_router_advertisements_total',
+      'Router advertisements sent to machines that did not ask',
+      () => metrics.routerAdvertisements,
+    ],
+    ['midonet_datapath_errors_total', 'Operations that the datapath refused', () => metrics.operationErrors],
+    ['midonet_cni_calls_total', 'Calls of the CNI program', () => cni().calls],
+    ['midonet_cni_calls_failed_total', 'Calls of the CNI program answered with an error', () => cni().failed],
+  ];
+  registerCounters(registry, counters);
+  registerClientMetrics(registry, store);
+  const { meters, ...features } = agent.features;
+  new Gauge({
+    name: 'midonet_datapath_feature',
+    help: 'Whether the kernel can do this for connections',
+    labelNames: ['feature'],
+    registers,
+    collect() {
+      for (const [feature, there] of Object.entries(features)) this.set({ feature }, there ? 1 : 0);
+    },
+  });
+  new Counter({
+    name: 'midonet_drops_total',
+    help: 'Packets dropped in the agent, and decisions to drop, by reason',
+    labelNames: ['reason'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [reason, count] of metrics.drops) this.inc({ reason }, count);
+    },
+  });
+  new Counter({
+    name: 'midonet_configuration_requests_total',
+    help: 'Requests of machines for their configuration, by what came of them',
+    labelNames: ['request', 'result'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [request, counts] of metrics.configurationRequests) {
+        for (const [result, count] of counts) this.inc({ request, result }, count);
+      }
+    },
+  });
+  new Counter({
+    name: 'midonet_cni_connections_dropped_total',
+    help: 'Connections to the CNI socket closed without an answer, by reason',
+    labelNames: ['reason'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [reason, count] of Object.entries(cni().dropped)) this.inc({ reason }, count);
+    },
+  });
+  const gauges: Reading[] = [
+    ['midonet_datapath_meters', 'How many meters the kernel can have', () => meters],
+    ['midonet_meters', 'Meters that limit the rate of ports of this host', () => agent.cache.meters.size],
+    ['midonet_flows', 'Flows in the kernel', () => agent.forwarder.flows.size],
+    ['midonet_flow_masks', 'Different masks of these flows', () => agent.forwarder.flows.masks],
+    ['midonet_ports', 'Ports of this host whose interface is attached', () => agent.bindings.activePorts],
+    ['midonet_neighbors_learned', 'Neighbours of routers that were heard here', () => agent.neighbors.learnedCount],
+    [
+      'midonet_recirculations',
+      'States in which packets come back from connection tracking',
+      () => agent.forwarder.recirculations.size,
+    ],
+    ['midonet_nat_blocks', 'Blocks of source ports that this host has leased', () => agent.natLeases.size],
+    ['midonet_conntrack_zones', 'Conntrack zones of this host that are taken or not empty yet', () => agent.zones.size],
+    ['midonet_packets_waiting', 'Packets that wait for data from the NSDB', () => agent.forwarder.waitingPackets],
+    ['midonet_facts_watched', 'Facts watched in the NSDB', () => agent.cache.size],
+    [
+      'midonet_nsdb_connected',
+      '1 with a session with the NSDB',
+      () => (agent.repository.store.state === 'connected' ? 1 : 0),
+    ],
+    ['midonet_nsdb_backlog', 'Writes that have not reached the NSDB yet', () => agent.publisher.backlog],
+  ];
+  registerGauges(registry, gauges);
+  const ofPools: [name: string, help: string, value: (pool: PoolUsage) => number][] = [
+    ['midonet_pool_blocks', 'Address blocks that belong to this host', ({ blocks }) => blocks],
+    ['midonet_pool_addresses_used', 'Addresses in use on this host', ({ used }) => used],
+    ['midonet_pool_addresses_free', "Addresses left in this host's blocks", ({ free }) => free],
+  ];
+  for (const [name, help, value] of ofPools) {
+    new Gauge({
+      name,
+      help,
+      labelNames: ['cidr', 'pool'],
+      registers,
+      collect() {
+        this.reset();
+        for (const pool of pools()) this.set({ cidr: pool.cidr, pool: pool.poolId }, value(pool));
+      },
+    });
+  }
+  return registry;
+}
