@@ -140,6 +140,50 @@ export interface TrackedConnection {
   readonly timeoutMs: number;
 }
 
+/** What tells a connection from all others: how the packets look that go the way of the one which opened it. */
+export type ConnectionName = Pick<TrackedConnection, 'zone' | 'family' | 'protocol' | 'original'>;
+
+export type ConnectionOperation =
+  /**
+   * Track a connection whose packets came in elsewhere. From `reply` follows how its addresses are translated. Of TCP no
+   * windows are checked, and it counts as established if it was answered. Refused (`exists`) if a connection of the zone has
+   * one of its tuples, in whatever direction, and (`unsupported`) for SCTP.
+   */
+  | { readonly type: 'create'; readonly connection: Omit<TrackedConnection, 'tcpState'> }
+  /**
+   * What is given of a connection becomes so. `answered`: as if an answer had come here. Of `mark` the bits of `markMask`.
+   * Refused (`not-found`) if there is none.
+   */
+  | {
+      readonly type: 'change';
+      readonly connection: ConnectionName;
+      readonly answered?: true;
+      readonly mark?: number;
+      readonly markMask?: number;
+      readonly timeoutMs?: number;
+    }
+  /** Succeeds when there is none. */
+  | { readonly type: 'forget'; readonly connection: ConnectionName };
+
+/**
+ * `begun`: is in the table from here on. `changed`: at the first answer, and perhaps at other times. `ended`: is not in the
+ * table any more. Of one that has ended, only its tuples, zone and mark are sure to be right.
+ */
+export interface ConnectionEvent {
+  readonly type: 'begun' | 'changed' | 'ended';
+  readonly connection: TrackedConnection;
+}
+
+/** Who watches connections. Functions are called synchronously and must not throw. */
+export interface ConnectionListener {
+  /** Whether connections of this zone are to be told of. */
+  concerns(zone: number): boolean;
+  /** What happened to connections, by whatever hand, in order. */
+  events(batch: readonly ConnectionEvent[]): void;
+  /** Some have not been told, as they were not read in time. */
+  lost(): void;
+}
+
 /** How many connections {@link Datapath.connections} returns if nothing else is said. */
 export const CONNECTIONS_LIMIT = 1000;
 
@@ -194,6 +238,18 @@ export interface Datapath {
    * network namespace: those that others track in it are among them.
    */
   connections(zone?: number, limit?: number, signal?: AbortSignal): Promise<TrackedConnection[]>;
+  /** The connection with this tuple, in whatever direction. */
+  connection(name: ConnectionName, signal?: AbortSignal): Promise<TrackedConnection | undefined>;
+  /** Do all of these, in order: `errors[i]` is undefined where operation i succeeded. */
+  changeConnections(
+    operations: readonly ConnectionOperation[],
+    signal?: AbortSignal,
+  ): Promise<readonly (Error | undefined)[]>;
+  /**
+   * Tell the listener what happens to connections, until the function that is returned is called. Costs something for every
+   * connection of the network namespace. Of those that are there already some kernels (Linux 5.19 and later) tell nothing.
+   */
+  watchConnections(listener: ConnectionListener): () => void;
   /**
    * Forget the connections of these zones. Those that begin meanwhile may stay. To do it for many at once costs little more
    * than for one.

@@ -35,7 +35,7 @@ import {
   udp4,
 } from './datapath.js';
 
-type Family = 4 | 6;
+export type Family = 4 | 6;
 type Ct = Extract<Action, { type: 'ct' }>;
 
 /** An address and a port; for an ICMP echo the identifier is the port of whoever asks, and the other side has none. */
@@ -44,18 +44,18 @@ interface Endpoint {
   readonly port: number;
 }
 
-interface Conversation {
+export interface Conversation {
   readonly family: Family;
   readonly protocol: number;
   readonly client: Endpoint;
   readonly server: Endpoint;
 }
 
-const RESTORE: NatSpec = { kind: 'restore' };
-const ZONE = 9;
+export const RESTORE: NatSpec = { kind: 'restore' };
+export const ZONE = 9;
 const RECIRC_ID = 77;
 
-const PROTOCOLS: readonly [string, Family, number][] = [
+export const PROTOCOLS: readonly [string, Family, number][] = [
   ['TCP', 4, IpProtocol.TCP],
   ['UDP', 4, IpProtocol.UDP],
   ['SCTP', 4, IpProtocol.SCTP],
@@ -66,21 +66,21 @@ const PROTOCOLS: readonly [string, Family, number][] = [
   ['ICMPv6 echo', 6, IpProtocol.ICMPV6],
 ];
 
-function isEcho(protocol: number): boolean {
+export function isEcho(protocol: number): boolean {
   return protocol === IpProtocol.ICMP || protocol === IpProtocol.ICMPV6;
 }
 
-function address(family: Family, host: number): number[] {
+export function address(family: Family, host: number): number[] {
   return family === 4 ? [0x0a00_0000 + host] : [0xfd00_0000, 0, 0, host];
 }
 
-function conversation(family: Family, protocol: number, clientPort = 1000): Conversation {
+export function conversation(family: Family, protocol: number, clientPort = 1000): Conversation {
   const server = { ip: address(family, 2), port: isEcho(protocol) ? 0 : 80 };
   return { family, protocol, client: { ip: address(family, 1), port: clientPort }, server };
 }
 
 /** Packets of a conversation: step 0 begins it, 1 answers, 2 is the client's again, 3 the server's. */
-function packet({ family, protocol, client, server }: Conversation, step: 0 | 1 | 2 | 3): Uint8Array {
+export function packet({ family, protocol, client, server }: Conversation, step: 0 | 1 | 2 | 3): Uint8Array {
   const answer = step % 2 === 1;
   const [from, to] = answer ? [server, client] : [client, server];
   return ipFrame(family, protocol, from.ip, to.ip, transport(protocol, from.port, to.port, client.port, step));
@@ -209,7 +209,7 @@ interface Seen {
 }
 
 /** Run actions on a packet and have it sent up behind them: what they made of it. */
-async function after(bench: Bench, frame: Uint8Array, ...actions: Action[]): Promise<Seen> {
+export async function after(bench: Bench, frame: Uint8Array, ...actions: Action[]): Promise<Seen> {
   const key = new FlowKey();
   await bench.ok({ type: 'execute', key, packet: frame, actions: [...actions, { type: 'recirc', id: RECIRC_ID }] });
   const upcall = await bench.upcall();
@@ -223,12 +223,12 @@ async function after(bench: Bench, frame: Uint8Array, ...actions: Action[]): Pro
   return { state, key: upcall.key, frame: upcall.packet, ...endpoints(upcall.packet) };
 }
 
-function ct(more: Partial<Ct> = {}): Ct {
+export function ct(more: Partial<Ct> = {}): Ct {
   return { type: 'ct', zone: ZONE, ...more };
 }
 
 /** From one address and, where there are any, one port. */
-function toOne(kind: 'src' | 'dst', { protocol }: Conversation, { ip, port }: Endpoint): NatSpec {
+export function toOne(kind: 'src' | 'dst', { protocol }: Conversation, { ip, port }: Endpoint): NatSpec {
   const hasPort = kind === 'src' || !isEcho(protocol);
   return { kind, ipMin: ip, ipMax: ip, ...(hasPort ? { portMin: port, portMax: port } : {}) };
 }

@@ -6,7 +6,9 @@ import { ICMP_HEADER, isIcmpError } from '../../packet/icmp.js';
 import { isIcmpv6Error } from '../../packet/icmpv6.js';
 import { IpProtocol } from '../../packet/ip-protocol.js';
 import { newTcpHeader, parseTcpHeader } from '../../packet/tcp.js';
-import type { TrackedConnection } from '../datapath.js';
+import { translationsOf } from '../connection.js';
+import type { ConnectionEvent, ConnectionName, ConnectionOperation, TrackedConnection } from '../datapath.js';
+import { DatapathError } from '../errors.js';
 import type { Connection, Tracked } from './connection.js';
 import { bindNull, bindRange, translate } from './nat.js';
 import { type Layout, locateIp, newLayout, sctpChecksum } from './rewrite.js';
@@ -20,6 +22,7 @@ import {
   protocolOf,
   T,
   type Tuple,
+  tupleFrom,
   tupleOf,
   tuplesEqual,
   versionOf,
@@ -50,6 +53,8 @@ export class Conntrack {
   private added = 0;
   private readonly tcp = newTcpHeader();
   private readonly inner: Layout = newLayout();
+  /** Are told of what happens to connections in the table. */
+  private readonly watchers = new Set<(event: ConnectionEvent) => void>();
 
   constructor(private readonly now: () => number) {}
 
@@ -68,18 +73,40 @@ export class Conntrack {
   /** See {@link Datapath.connections}. */
   list(zone: number | undefined, limit: number): TrackedConnection[] {
     const found = this.connections().filter((connection) => zone === undefined || connection.zone === zone);
-    const now = this.now();
-    return found.slice(0, limit).map((connection) => ({
-      zone: connection.zone,
-      family: versionOf(connection.original) === 4 ? 4 : 6,
-      protocol: protocolOf(connection.original),
-      original: describeTuple(connection.original),
-      reply: describeTuple(connection.reply),
-      answered: connection.seenReply,
-      tcpState: protocolOf(connection.original) === IpProtocol.TCP ? connection.tcp : undefined,
-      mark: connection.mark,
-      timeoutMs: connection.expires - now,
-    }));
+    return found.slice(0, limit).map((connection) => this.describe(connection));
+  }
+
+  /** See {@link Datapath.connection}. */
+  named(name: ConnectionName): TrackedConnection | undefined {
+    const slot = this.find(tupleNamed(name));
+    return slot === undefined ? undefined : this.describe(slot.connection);
+  }
+
+  /** See {@link ConnectionOperation}. @throws DatapathError */
+  operate(operation: ConnectionOperation): void {
+    if (operation.type === 'create') return this.create(operation.connection);
+    const tuple = tupleNamed(operation.connection);
+    const slot = this.find(tuple);
+    const connection = slot?.reply === false ? slot.connection : undefined;
+    if (operation.type === 'forget') {
+      if (connection !== undefined) this.remove(connection);
+      return;
+    }
+    if (connection === undefined) throw new DatapathError('not-found', 'change a connection: there is none');
+    const { answered, mark = 0, markMask = 0, timeoutMs } = operation;
+    if (answered) {
+      connection.seenReply = true;
+      connection.tcp = 'ESTABLISHED';
+    }
+    connection.mark = ((connection.mark & ~markMask) | (mark & markMask)) >>> 0;
+    if (timeoutMs !== undefined) connection.expires = this.now() + timeoutMs;
+    this.tell('changed', connection);
+  }
+
+  /** Returns how to end it. Expired connections count as ended when they are found to be. */
+  watch(watcher: (event: ConnectionEvent) => void): () => void {
+    this.watchers.add(watcher);
+    return () => this.watchers.delete(watcher);
   }
 
   clear(): void {
@@ -144,15 +171,67 @@ export class Conntrack {
     if (connection.confirmed) return true;
     if (this.find(connection.original) !== undefined || this.find(connection.reply) !== undefined) return false;
     connection.confirmed = true;
-    this.add(connection.original, connection, false);
-    this.add(connection.reply, connection, true);
-    if (++this.added % SWEEP_EVERY === 0) this.sweep();
+    this.insert(connection);
     return true;
   }
 
   remove(connection: Connection): void {
     this.removeTuple(connection.original, connection);
     this.removeTuple(connection.reply, connection);
+    this.tell('ended', connection);
+  }
+
+  private create(described: Omit<TrackedConnection, 'tcpState'>): void {
+    const { zone, family, protocol, answered, mark, timeoutMs } = described;
+    if (protocol === IpProtocol.SCTP) throw new DatapathError('unsupported', 'create a connection of SCTP');
+    const original = tupleFrom(zone, family, protocol, described.original);
+    const reply = tupleFrom(zone, family, protocol, described.reply);
+    if (this.find(original) !== undefined || this.find(reply) !== undefined) {
+      throw new DatapathError('exists', 'create a connection: another has one of its tuples');
+    }
+    const { source, destination } = translationsOf(described);
+    this.insert({
+      zone,
+      original,
+      reply,
+      confirmed: true,
+      seenReply: answered,
+      sourceNat: source !== undefined,
+      destinationNat: destination !== undefined,
+      sourceNatDone: true,
+      destinationNatDone: true,
+      tcp: answered ? 'ESTABLISHED' : 'SYN_SENT',
+      sctp: undefined,
+      mark,
+      expires: this.now() + timeoutMs,
+    });
+  }
+
+  private insert(connection: Connection): void {
+    this.add(connection.original, connection, false);
+    this.add(connection.reply, connection, true);
+    this.tell('begun', connection);
+    if (++this.added % SWEEP_EVERY === 0) this.sweep();
+  }
+
+  private tell(type: ConnectionEvent['type'], connection: Connection): void {
+    if (this.watchers.size === 0 || !connection.confirmed) return;
+    const event = { type, connection: this.describe(connection) };
+    for (const watcher of this.watchers) watcher(event);
+  }
+
+  private describe(connection: Connection): TrackedConnection {
+    return {
+      zone: connection.zone,
+      family: versionOf(connection.original) === 4 ? 4 : 6,
+      protocol: protocolOf(connection.original),
+      original: describeTuple(connection.original),
+      reply: describeTuple(connection.reply),
+      answered: connection.seenReply,
+      tcpState: protocolOf(connection.original) === IpProtocol.TCP ? connection.tcp : undefined,
+      mark: connection.mark,
+      timeoutMs: connection.expires - this.now(),
+    };
   }
 
   /** Whether a connection has this tuple, in either direction. */
@@ -262,8 +341,10 @@ export class Conntrack {
     if (connection.sctp !== undefined && !continueSctp(connection.sctp, bytes, layout.transport, layout.end, reply)) {
       return undefined;
     }
+    const isFirstAnswer = reply && !connection.seenReply;
     if (reply) connection.seenReply = true;
     this.refresh(connection);
+    if (isFirstAnswer) this.tell('changed', connection);
     return { connection, kind: reply || connection.seenReply ? 'established' : 'new', reply };
   }
 
@@ -329,7 +410,8 @@ export class Conntrack {
     }
   }
 
-  private sweep(): void {
+  /** Take out what has expired. */
+  sweep(): void {
     const now = this.now();
     const dead: Connection[] = [];
     for (const head of this.slots.values()) {
@@ -339,6 +421,10 @@ export class Conntrack {
     }
     for (const connection of dead) this.remove(connection);
   }
+}
+
+function tupleNamed({ zone, family, protocol, original }: ConnectionName): Tuple {
+  return tupleFrom(zone, family, protocol, original);
 }
 
 function sctpChecksumValid(bytes: Uint8Array, start: number, end: number): boolean {

@@ -3,6 +3,10 @@ import type { Action } from '../../flow/action.js';
 import {
   type BatchDone,
   CONNECTIONS_LIMIT,
+  type ConnectionEvent,
+  type ConnectionListener,
+  type ConnectionName,
+  type ConnectionOperation,
   type Datapath,
   type DatapathFeatures,
   type DatapathHandler,
@@ -18,11 +22,15 @@ import { actionsLength } from './actions-length.js';
 import type { MemorySwitch } from './switch.js';
 import { MAX_ACTIONS_LENGTH } from './validate.js';
 
+/** How often connections are looked at for those that have expired, while somebody watches them. */
+const SWEEP_MS = 50;
+
 /** A driver for a datapath in this process. Made by {@link MemoryNode.datapath}. */
 export class MemoryDatapath implements Datapath {
   readonly maxActionsLength = MAX_ACTIONS_LENGTH;
   private handler: DatapathHandler | undefined;
   private closed = false;
+  private readonly watches = new Set<() => void>();
 
   constructor(private readonly target: MemorySwitch) {}
 
@@ -85,6 +93,44 @@ export class MemoryDatapath implements Datapath {
     return this.target.node.conntrack.list(zone, limit);
   }
 
+  async connection(name: ConnectionName, signal?: AbortSignal): Promise<TrackedConnection | undefined> {
+    this.check(signal);
+    return this.target.node.conntrack.named(name);
+  }
+
+  async changeConnections(
+    operations: readonly ConnectionOperation[],
+    signal?: AbortSignal,
+  ): Promise<readonly (Error | undefined)[]> {
+    this.check(signal);
+    const { conntrack } = this.target.node;
+    return operations.map((operation) => errorOf(() => conntrack.operate(operation)));
+  }
+
+  watchConnections(listener: ConnectionListener): () => void {
+    this.checkOpen();
+    const { conntrack, network } = this.target.node;
+    let waiting: ConnectionEvent[] = [];
+    const tell = () => {
+      const batch = waiting;
+      waiting = [];
+      if (batch.length > 0 && this.watches.has(end)) listener.events(batch);
+    };
+    const unwatch = conntrack.watch((event) => {
+      if (!listener.concerns(event.connection.zone)) return;
+      waiting.push(event);
+      if (waiting.length === 1) network.enqueue(tell);
+    });
+    const sweeper = setInterval(() => conntrack.sweep(), SWEEP_MS).unref();
+    const end = () => {
+      clearInterval(sweeper);
+      unwatch();
+      this.watches.delete(end);
+    };
+    this.watches.add(end);
+    return end;
+  }
+
   async flushZones(zones: ReadonlySet<number>, signal?: AbortSignal): Promise<number> {
     this.check(signal);
     return this.target.node.conntrack.flushZones(zones);
@@ -107,18 +153,15 @@ export class MemoryDatapath implements Datapath {
 
   async close(): Promise<void> {
     this.closed = true;
+    for (const end of this.watches) end();
     if (this.handler !== undefined) this.target.removeHandler(this.handler);
   }
 
   private attempt(operation: FlowOperation): Error | undefined {
-    try {
+    return errorOf(() => {
       this.checkOpen();
       this.target.operate(operation);
-      return undefined;
-    } catch (error) {
-      if (error instanceof Error) return error;
-      throw error;
-    }
+    });
   }
 
   private check(signal: AbortSignal | undefined): void {
@@ -128,5 +171,15 @@ export class MemoryDatapath implements Datapath {
 
   private checkOpen(): void {
     if (this.closed) throw new ClosedError(`datapath ${this.name}`);
+  }
+}
+
+function errorOf(act: () => void): Error | undefined {
+  try {
+    act();
+    return undefined;
+  } catch (error) {
+    if (error instanceof Error) return error;
+    throw error;
   }
 }

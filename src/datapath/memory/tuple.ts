@@ -104,6 +104,18 @@ export function describeTuple(tuple: Tuple): ConnectionTuple {
   };
 }
 
+/** The opposite of {@link describeTuple}. */
+export function tupleFrom(zone: number, family: 4 | 6, protocol: number, described: ConnectionTuple): Tuple {
+  const tuple = new Uint32Array(TUPLE_WORDS);
+  tuple[T.ZONE] = zone;
+  tuple[T.PROTO] = (family << 8) | protocol;
+  tuple.set(described.src, T.SRC);
+  tuple.set(described.dst, T.DST);
+  tuple[T.SRC_PORT] = described.srcPort;
+  tuple[T.DST_PORT] = described.dstPort;
+  return tuple;
+}
+
 export function hasPorts(protocol: number): boolean {
   return protocol === IpProtocol.TCP || protocol === IpProtocol.UDP || protocol === IpProtocol.SCTP;
 }

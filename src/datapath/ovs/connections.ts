@@ -1,63 +1,45 @@
-import type { ConnectionTuple, TrackedConnection } from '../datapath.js';
+import type { MidonetError } from '../../errors.js';
+import type {
+  ConnectionEvent,
+  ConnectionListener,
+  ConnectionName,
+  ConnectionOperation,
+  TrackedConnection,
+} from '../datapath.js';
+import { DatapathError } from '../errors.js';
 import {
   AttributeReader,
   type MessageReader,
   MessageWriter,
   NLA_F_NESTED,
+  NLM_F_CREATE,
   NLM_F_DUMP,
-  NLM_F_REQUEST,
 } from '../netlink/message.js';
-import type { NetlinkSocket } from '../netlink/socket.js';
-import { Errno, hasErrno } from './refusal.js';
+import { NETLINK_NETFILTER, NetlinkSocket } from '../netlink/socket.js';
+import {
+  begin,
+  beginNamed,
+  CTA_ID,
+  CTA_TUPLE_ORIG,
+  CTA_ZONE,
+  IPCTNL_MSG_CT_DELETE,
+  IPCTNL_MSG_CT_GET,
+  NFGENMSG_LENGTH,
+  NFNL_SUBSYS_CTNETLINK,
+  NFNLGRP_CONNTRACK_DESTROY,
+  NFNLGRP_CONNTRACK_NEW,
+  NFNLGRP_CONNTRACK_UPDATE,
+  readConnection,
+  readZone,
+  writeOperation,
+} from './ctnetlink.js';
+import { Errno, hasErrno, toDatapathError } from './refusal.js';
 import { IpProtocol } from './uapi.js';
 
-// linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h, nf_conntrack_common.h, nf_conntrack_tcp.h
-const NFNL_SUBSYS_CTNETLINK = 1;
-const IPCTNL_MSG_CT_GET = 1;
-const IPCTNL_MSG_CT_DELETE = 2;
-/** struct nfgenmsg: family u8, version u8, resource id be16. */
-const NFGENMSG_LENGTH = 4;
-const CTA_TUPLE_ORIG = 1;
-const CTA_TUPLE_REPLY = 2;
-const CTA_STATUS = 3;
-const CTA_PROTOINFO = 4;
-const CTA_TIMEOUT = 7;
-const CTA_MARK = 8;
-const CTA_ID = 12;
-const CTA_ZONE = 18;
-const CTA_TUPLE_IP = 1;
-const CTA_TUPLE_PROTO = 2;
-const CTA_IP_V4_SRC = 1;
-const CTA_IP_V4_DST = 2;
-const CTA_IP_V6_SRC = 3;
-const CTA_IP_V6_DST = 4;
-const CTA_PROTO_NUM = 1;
-const CTA_PROTO_SRC_PORT = 2;
-const CTA_PROTO_DST_PORT = 3;
-const CTA_PROTO_ICMP_ID = 4;
-const CTA_PROTO_ICMP_TYPE = 5;
-const CTA_PROTO_ICMP_CODE = 6;
-const CTA_PROTO_ICMPV6_ID = 7;
-const CTA_PROTO_ICMPV6_TYPE = 8;
-const CTA_PROTO_ICMPV6_CODE = 9;
-const CTA_PROTOINFO_TCP = 1;
-const CTA_PROTOINFO_TCP_STATE = 1;
-const IPS_SEEN_REPLY = 2;
-const TCP_STATES: readonly string[] = [
-  'NONE',
-  'SYN_SENT',
-  'SYN_RECV',
-  'ESTABLISHED',
-  'FIN_WAIT',
-  'CLOSE_WAIT',
-  'LAST_ACK',
-  'TIME_WAIT',
-  'CLOSE',
-  'SYN_SENT2',
-];
-
-/** How many connections are deleted before other work gets its turn: some milliseconds in the kernel. */
-const DELETE_BATCH = 512;
+/** How many connections are deleted or changed before other work gets its turn: some milliseconds in the kernel. */
+const BATCH = 512;
+/** Bytes of unread events that the kernel keeps: each takes about 1 KiB. */
+const EVENTS_BUFFER = 16 * 1024 * 1024;
 
 /**
  * Connections of the socket's network namespace: those of one zone, or all, `limit` at most. The kernel is read to the end in
@@ -99,10 +81,10 @@ export async function deleteConnections(
   const parse = (message: MessageReader) => readIdentity(message, zones);
   const found = await socket.dump(writeList(listed), `list connections of ${what}`, parse, signal);
   const writer = new MessageWriter(64 * 1024);
-  for (let start = 0; start < found.length; start += DELETE_BATCH) {
+  for (let start = 0; start < found.length; start += BATCH) {
     signal?.throwIfAborted();
     writer.reset();
-    for (const { family, zone, original, id } of found.slice(start, start + DELETE_BATCH)) {
+    for (const { family, zone, original, id } of found.slice(start, start + BATCH)) {
       begin(writer, IPCTNL_MSG_CT_DELETE, 0, family);
       writer.raw(CTA_TUPLE_ORIG | NLA_F_NESTED, original);
       writer.be16(CTA_ZONE, zone);
@@ -119,6 +101,100 @@ export async function deleteConnections(
   return found.length;
 }
 
+/**
+ * The connection with this tuple, in whatever direction.
+ * @param socket of the protocol NETLINK_NETFILTER
+ */
+export async function findConnection(
+  socket: NetlinkSocket,
+  name: ConnectionName,
+  signal?: AbortSignal,
+): Promise<TrackedConnection | undefined> {
+  const writer = new MessageWriter(512);
+  beginNamed(writer, IPCTNL_MSG_CT_GET, 0, name);
+  let found: TrackedConnection | undefined;
+  const [error] = await socket.attempt(writer, 'find a connection', {
+    signal,
+    each: (message) => {
+      found = readConnection(message);
+    },
+  });
+  if (error !== undefined && !hasErrno(error, Errno.ENOENT)) throw toDatapathError(error);
+  return found;
+}
+
+/** See {@link Datapath.changeConnections}. */
+export async function changeConnections(
+  socket: NetlinkSocket,
+  operations: readonly ConnectionOperation[],
+  signal?: AbortSignal,
+): Promise<(MidonetError | undefined)[]> {
+  const results: (MidonetError | undefined)[] = [];
+  const writer = new MessageWriter(64 * 1024);
+  for (let start = 0; start < operations.length; start += BATCH) {
+    signal?.throwIfAborted();
+    // What is refused here takes no part.
+    const part = operations.slice(start, start + BATCH);
+    writer.reset();
+    for (const operation of part) if (!isSctpCreation(operation)) writeOperation(writer, operation);
+    const asked = part.filter((operation) => !isSctpCreation(operation)).map(({ type }) => `${type} a connection`);
+    const errors = [...(await socket.attempt(writer, asked, { signal }))];
+    let at = 0;
+    for (const operation of part) {
+      if (isSctpCreation(operation)) {
+        results.push(new DatapathError('unsupported', 'create a connection of SCTP'));
+        continue;
+      }
+      const error = errors[at++];
+      const isNone = operation.type === 'forget' && hasErrno(error, Errno.ENOENT);
+      results.push(error === undefined || isNone ? undefined : toDatapathError(error));
+    }
+    await new Promise(setImmediate);
+  }
+  return results;
+}
+
+/** Its tags, which the kernel holds against every packet, would not be known. */
+function isSctpCreation(operation: ConnectionOperation): boolean {
+  return operation.type === 'create' && operation.connection.protocol === IpProtocol.SCTP;
+}
+
+/** See {@link Datapath.watchConnections}. @param namespaceFd of the network namespace, the process's own if undefined */
+export function watchConnections(listener: ConnectionListener, namespaceFd: number | undefined): NetlinkSocket {
+  let batch: ConnectionEvent[] = [];
+  const socket = new NetlinkSocket({
+    protocol: NETLINK_NETFILTER,
+    namespaceFd,
+    receiveBuffer: EVENTS_BUFFER,
+    listener: {
+      message: (message) => {
+        if (message.type >>> 8 !== NFNL_SUBSYS_CTNETLINK || !listener.concerns(readZone(message))) return;
+        batch.push({ type: eventType(message), connection: readConnection(message) });
+      },
+      batchEnd: () => {
+        const events = batch;
+        batch = [];
+        if (events.length > 0) listener.events(events);
+      },
+      overrun: () => listener.lost(),
+    },
+  });
+  try {
+    for (const group of [NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE, NFNLGRP_CONNTRACK_DESTROY]) {
+      socket.join(group);
+    }
+  } catch (error) {
+    socket.close();
+    throw error;
+  }
+  return socket;
+}
+
+function eventType({ type, flags }: MessageReader): ConnectionEvent['type'] {
+  if ((type & 0xff) === IPCTNL_MSG_CT_DELETE) return 'ended';
+  return (flags & NLM_F_CREATE) !== 0 ? 'begun' : 'changed';
+}
+
 function writeList(zone: number | undefined): MessageWriter {
   const writer = new MessageWriter(256);
   begin(writer, IPCTNL_MSG_CT_GET, NLM_F_DUMP, 0);
@@ -126,11 +202,6 @@ function writeList(zone: number | undefined): MessageWriter {
     writer.be16(CTA_ZONE, zone);
   }
   return writer;
-}
-
-function begin(writer: MessageWriter, command: number, flags: number, family: number): void {
-  writer.begin((NFNL_SUBSYS_CTNETLINK << 8) | command, NLM_F_REQUEST | flags);
-  writer.view.setUint8(writer.reserve(NFGENMSG_LENGTH), family);
 }
 
 /** What a deletion needs to know. */
@@ -163,126 +234,4 @@ function readIdentity(message: MessageReader, zones: ReadonlySet<number>): Ident
     }
   }
   return original !== undefined && zones.has(zone) ? { family, zone, original, id } : undefined;
-}
-
-interface ReadTuple extends ConnectionTuple {
-  readonly protocol: number;
-}
-
-const NO_TUPLE: ReadTuple = { src: [], dst: [], srcPort: 0, dstPort: 0, protocol: 0 };
-
-function readConnection(message: MessageReader): TrackedConnection {
-  let original = NO_TUPLE;
-  let reply = NO_TUPLE;
-  let status = 0;
-  let zone = 0;
-  let mark = 0;
-  let timeout = 0;
-  let tcpState: string | undefined;
-  const attributes = message.attributes(new AttributeReader(), NFGENMSG_LENGTH);
-  while (attributes.next()) {
-    switch (attributes.type) {
-      case CTA_TUPLE_ORIG:
-        original = readTuple(attributes.enter(new AttributeReader()));
-        break;
-      case CTA_TUPLE_REPLY:
-        reply = readTuple(attributes.enter(new AttributeReader()));
-        break;
-      case CTA_STATUS:
-        status = attributes.be32();
-        break;
-      case CTA_PROTOINFO:
-        tcpState = readTcpState(attributes.enter(new AttributeReader()));
-        break;
-      case CTA_TIMEOUT:
-        timeout = attributes.be32();
-        break;
-      case CTA_MARK:
-        mark = attributes.be32();
-        break;
-      case CTA_ZONE:
-        zone = attributes.be16();
-        break;
-    }
-  }
-  return {
-    zone,
-    family: original.src.length === 1 ? 4 : 6,
-    protocol: original.protocol,
-    original: withoutProtocol(original),
-    reply: withoutProtocol(reply),
-    answered: (status & IPS_SEEN_REPLY) !== 0,
-    tcpState: original.protocol === IpProtocol.TCP ? tcpState : undefined,
-    mark,
-    timeoutMs: timeout * 1000,
-  };
-}
-
-function withoutProtocol({ src, dst, srcPort, dstPort }: ReadTuple): ConnectionTuple {
-  return { src, dst, srcPort, dstPort };
-}
-
-function readTuple(attributes: AttributeReader): ReadTuple {
-  let src: number[] = [];
-  let dst: number[] = [];
-  let protocol = 0;
-  let srcPort = 0;
-  let dstPort = 0;
-  while (attributes.next()) {
-    if (attributes.type === CTA_TUPLE_IP) {
-      for (const ip = attributes.enter(new AttributeReader()); ip.next(); ) {
-        if (ip.type === CTA_IP_V4_SRC || ip.type === CTA_IP_V6_SRC) {
-          src = readAddress(ip);
-        } else if (ip.type === CTA_IP_V4_DST || ip.type === CTA_IP_V6_DST) {
-          dst = readAddress(ip);
-        }
-      }
-    } else if (attributes.type === CTA_TUPLE_PROTO) {
-      for (const proto = attributes.enter(new AttributeReader()); proto.next(); ) {
-        switch (proto.type) {
-          case CTA_PROTO_NUM:
-            protocol = proto.u8();
-            break;
-          case CTA_PROTO_SRC_PORT:
-          case CTA_PROTO_ICMP_ID:
-          case CTA_PROTO_ICMPV6_ID:
-            srcPort = proto.be16();
-            break;
-          case CTA_PROTO_DST_PORT:
-            dstPort = proto.be16();
-            break;
-          case CTA_PROTO_ICMP_TYPE:
-          case CTA_PROTO_ICMPV6_TYPE:
-            dstPort |= proto.u8() << 8;
-            break;
-          case CTA_PROTO_ICMP_CODE:
-          case CTA_PROTO_ICMPV6_CODE:
-            dstPort |= proto.u8();
-            break;
-        }
-      }
-    }
-  }
-  return { src, dst, srcPort, dstPort, protocol };
-}
-
-function readAddress(attributes: AttributeReader): number[] {
-  const words: number[] = [];
-  for (let at = 0; at + 4 <= attributes.length; at += 4) {
-    words.push(attributes.view.getUint32(attributes.offset + at));
-  }
-  return words;
-}
-
-function readTcpState(attributes: AttributeReader): string | undefined {
-  while (attributes.next()) {
-    if (attributes.type === CTA_PROTOINFO_TCP) {
-      for (const tcp = attributes.enter(new AttributeReader()); tcp.next(); ) {
-        if (tcp.type === CTA_PROTOINFO_TCP_STATE) {
-          return TCP_STATES[tcp.u8()];
-        }
-      }
-    }
-  }
-  return undefined;
 }

@@ -6,6 +6,9 @@ import type { FlowMask } from '../../flow/mask.js';
 import {
   type BatchDone,
   CONNECTIONS_LIMIT,
+  type ConnectionListener,
+  type ConnectionName,
+  type ConnectionOperation,
   type Datapath,
   type DatapathFeatures,
   type DatapathHandler,
@@ -37,7 +40,13 @@ import {
 } from '../netlink/message.js';
 import { NETLINK_GENERIC, NETLINK_NETFILTER, NetlinkSocket } from '../netlink/socket.js';
 import { actionsLength, writeActions } from './action-codec.js';
-import { deleteConnections, listConnections } from './connections.js';
+import {
+  changeConnections,
+  deleteConnections,
+  findConnection,
+  listConnections,
+  watchConnections,
+} from './connections.js';
 import { describeOperation } from './describe.js';
 import { probeFeatures } from './features.js';
 import { monotonicMs, type ReadFlow, readFlow, writeUfid } from './flow-codec.js';
@@ -156,6 +165,8 @@ export class OvsDatapath implements Datapath {
   #events: NetlinkSocket | undefined;
   /** For connections; made when first needed, as it may load a module. */
   #netfilter: NetlinkSocket | undefined;
+  /** Of those who watch connections. */
+  readonly #watches = new Set<NetlinkSocket>();
   #startError: MidonetError | undefined;
   #lost: number;
   #countingLost = false;
@@ -477,6 +488,32 @@ export class OvsDatapath implements Datapath {
     return refusalOf(listConnections(this.#conntrack(), zone, limit, signal));
   }
 
+  async connection(name: ConnectionName, signal?: AbortSignal): Promise<TrackedConnection | undefined> {
+    this.#check();
+    return findConnection(this.#conntrack(), name, signal);
+  }
+
+  async changeConnections(
+    operations: readonly ConnectionOperation[],
+    signal?: AbortSignal,
+  ): Promise<readonly (Error | undefined)[]> {
+    this.#check();
+    return changeConnections(this.#conntrack(), operations, signal);
+  }
+
+  watchConnections(listener: ConnectionListener): () => void {
+    this.#check();
+    if (!this.features.conntrack) {
+      throw new UnsupportedError('connection tracking', 'not in this kernel');
+    }
+    const socket = watchConnections(listener, this.#namespace?.fd);
+    this.#watches.add(socket);
+    return () => {
+      this.#watches.delete(socket);
+      socket.close();
+    };
+  }
+
   async flushZones(zones: ReadonlySet<number>, signal?: AbortSignal): Promise<number> {
     this.#check();
     return refusalOf(deleteConnections(this.#conntrack(), zones, signal));
@@ -535,6 +572,9 @@ export class OvsDatapath implements Datapath {
     this.#upcalls?.close();
     this.#events?.close();
     this.#netfilter?.close();
+    for (const socket of this.#watches) {
+      socket.close();
+    }
     this.#socket.close();
     this.#namespace?.close();
   }

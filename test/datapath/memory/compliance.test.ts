@@ -1,5 +1,6 @@
 import { MemoryNetwork } from '../../../src/datapath/memory/network.js';
 import { type DatapathFactory, datapathCompliance, type Lab } from '../../compliance/datapath.js';
+import { connectionsCompliance } from '../../compliance/datapath-connections.js';
 import { conntrackCompliance } from '../../compliance/datapath-conntrack.js';
 
 function lab(network: MemoryNetwork, underlay: number): Lab {
@@ -28,3 +29,4 @@ const factory: DatapathFactory = {
 
 datapathCompliance('memory', factory);
 conntrackCompliance('memory', factory);
+connectionsCompliance('memory', factory);
