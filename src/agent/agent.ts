@@ -26,6 +26,7 @@ import { NatLeases } from './numbers/nat-leases.js';
 import { TunnelKeys } from './numbers/tunnel-keys.js';
 import { Zones } from './numbers/zones.js';
 import { Bindings } from './ports/bindings.js';
+import { TunnelTargets } from './ports/tunnel-targets.js';
 import { type TunnelDevices, type TunnelEndpoint, Tunnels } from './underlay/tunnels.js';
 
 export interface AgentOptions {
@@ -49,6 +50,7 @@ const TICK_MS = 1000;
 export class Agent {
   readonly repository: TopologyRepository;
   readonly metrics = new ForwarderMetrics();
+  readonly tunnelTargets: TunnelTargets;
   readonly bindings: Bindings;
   readonly tunnels: Tunnels;
   readonly publisher: Publisher;
@@ -77,16 +79,21 @@ export class Agent {
     };
     this.repository = new TopologyRepository(store);
     this.publisher = new Publisher(store, log);
+    this.tunnelTargets = new TunnelTargets({
+      keys,
+      router: (id) => this.cache.router(id).cell,
+      onTunnelKey: (key) => this.pinTunnelKeys([key]),
+      onChange,
+    });
     this.bindings = new Bindings({
       hostId,
       datapath,
       repository: this.repository,
       cache: () => this.cache,
       publisher: this.publisher,
-      keys,
+      targets: this.tunnelTargets,
       zones,
       onPortReplaced: (port) => this.forwarder.portReplaced(port),
-      onTunnelKey: (key) => this.pinTunnelKeys([key]),
       onRouterPort: (port) => this.neighbors.announce(port),
       onRouterPortGone: (portId) => this.neighbors.portGone(portId),
       onChange,
@@ -103,7 +110,7 @@ export class Agent {
     this.natLeases = new NatLeases({
       store,
       hostId,
-      tunnelKey: (routerId) => this.bindings.routerKey(routerId),
+      tunnelKey: (routerId) => this.tunnelTargets.routerKey(routerId),
       inUse: (blocks, signal) => this.blocksInUse(blocks, signal),
       onLoaded: () => this.releaseUnusedDevices(),
       onNothingLeft: () => this.releaseUnusedDevices(),
@@ -216,6 +223,7 @@ export class Agent {
         agent.releaseUnusedDevices();
       }
       agent.bindings.forgetUnused();
+      agent.tunnelTargets.forgetUnused();
       agent.zones.tick();
       agent.natLeases.tick();
     }, TICK_MS);
@@ -305,7 +313,7 @@ export class Agent {
       const [kind, id] = owner.split(' ');
       if (kind !== DEVICE || this.natLeases.has(id) || this.cache.usesSourceNat(id)) continue;
       try {
-        this.bindings.releaseRouterKey(id);
+        this.tunnelTargets.releaseRouterKey(id);
       } catch (error) {
         // The zone is kept, so that it is tried again.
         this.options.log.error({ owner, error: (error as Error).message }, 'could not give a tunnel key back');
@@ -320,10 +328,10 @@ export class Agent {
     for (const port of this.tunnelPorts) if (!ports.has(port)) this.bindings.ingress(port).setLocal(undefined);
     for (const port of ports) {
       if (this.tunnelPorts.has(port)) continue;
-      this.bindings.ingress(port).setLocal({ type: 'tunnel', target: (key) => this.bindings.target(key) });
+      this.bindings.ingress(port).setLocal({ type: 'tunnel', target: (key) => this.tunnelTargets.target(key) });
     }
     this.tunnelPorts = ports;
-    this.pinTunnelKeys(this.bindings.tunnelKeys());
+    this.pinTunnelKeys(this.tunnelTargets.keysThatTakeAll());
   }
 
   /**

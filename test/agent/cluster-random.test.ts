@@ -176,7 +176,7 @@ async function run(t: ExecutionContext, c: Cluster, turmoil: Turmoil): Promise<v
     t.is(agent.cache.size, 0);
     t.is(sizeOf(agent.cache, 'ports'), 0);
     for (const bridge of bridges) t.true(agent.cache.bridge(bridge).isIdle);
-    for (const field of ['wanted', 'byInterface', 'outputs', 'zones', 'active', 'portWatches']) {
+    for (const field of ['wanted', 'byInterface', 'outputs', 'zones', 'bridges', 'bound']) {
       t.is(sizeOf(agent.bindings, field), 0, field);
     }
     // This host, its zone and its membership of it, its own ports, and that it is alive.

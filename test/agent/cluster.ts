@@ -352,6 +352,7 @@ export class Cluster {
       host.agent.cache.hosts.tick();
       host.agent.cache.releaseUnused();
       host.agent.bindings.forgetUnused();
+      host.agent.tunnelTargets.forgetUnused();
       host.agent.zones.tick();
       host.agent.natLeases.tick();
     }

@@ -5,6 +5,8 @@ import { InvalidInputError } from '../../../src/errors.js';
 import { Cluster, type TestHost } from '../cluster.js';
 import { until } from '../until.js';
 
+const CHAIN = '7f1f1c1e-0000-4000-8000-000000000002';
+
 async function setUp(t: ExecutionContext) {
   const c = await Cluster.start({ hosts: 1 });
   t.teardown(() => c.close());
@@ -36,6 +38,27 @@ test('attaching the same port again changes what it is, and where', async (t) =>
     object: { addresses: ['10.9.9.9'], binding: { ...before!.object.binding, interfaceName: 'other0' } },
   });
   t.is(bindings.activePorts, 1);
+});
+
+test('a port that is detached and attached again at once keeps nothing of what others had set of the one before', async (t) => {
+  const { c, host, bridge } = await setUp(t);
+  const [x, y] = await c.populate(bridge, 2);
+  await c.published();
+  await c.repository.create('chain', { id: CHAIN, name: 'former' });
+  await c.repository.modify('port', x.id, (port) => ({ ...port, inboundFilterId: CHAIN, adminStateUp: false }));
+  const { bindings, publisher } = host.agent;
+  publisher.pause();
+  await bindings.detach(x.id);
+  await bindings.attach({ ...x.port, owner: 'cni' }, x.interfaceName);
+  publisher.resume();
+  await c.published();
+  const stored = await c.repository.get('port', x.id);
+  t.true(stored?.object.adminStateUp);
+  t.is(stored?.object.inboundFilterId, undefined);
+  await c.connects(y, x);
+  await bindings.attach({ ...x.port, owner: 'cni' }, x.interfaceName);
+  await c.published();
+  t.deepEqual(await c.repository.get('port', x.id), stored);
 });
 
 test('what cannot be attached is an error, and leaves nothing', async (t) => {
