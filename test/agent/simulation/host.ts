@@ -1,0 +1,173 @@
+import { type Logger, pino } from 'pino';
+import { Agent } from '../../../src/agent/agent.js';
+import type { TunnelDevices, TunnelType } from '../../../src/agent/tunnels.js';
+import type { MemoryNetwork } from '../../../src/datapath/memory/network.js';
+import type { MemoryNode } from '../../../src/datapath/memory/node.js';
+import type { MemorySwitch } from '../../../src/datapath/memory/switch.js';
+import { ZookeeperStore } from '../../../src/nsdb/zookeeper/client.js';
+import { formatIpv4 } from '../../../src/packet/address.js';
+import { VirtualDatapath } from './datapath.js';
+import { VirtualProcess } from './events.js';
+import type { Machine } from './machine.js';
+import type { World } from './world.js';
+
+/** The shortest that a server gives. */
+const SESSION_TIMEOUT_MS = 4000;
+/** Milliseconds that it takes to make a tunnel device. */
+const DEVICE_MS = 5;
+
+class VirtualTunnelDevices implements TunnelDevices {
+  constructor(
+    private readonly node: MemoryNode,
+    private readonly datapath: VirtualDatapath,
+  ) {}
+
+  async ensure(type: TunnelType, signal?: AbortSignal): Promise<number> {
+    const name = `mn-${type}`;
+    await new Promise((resolve) => setTimeout(resolve, DEVICE_MS));
+    if (this.node.interface(name) === undefined) this.node.addInterface(name, type);
+    return (await this.datapath.addPort(name, 'netdev', signal)).number;
+  }
+
+  concerns(): boolean {
+    return true;
+  }
+
+  async underlayMtu(): Promise<number> {
+    return 1500;
+  }
+}
+
+interface Run {
+  readonly process: VirtualProcess;
+  readonly datapath: VirtualDatapath;
+  agent: Agent | undefined;
+  store: ZookeeperStore | undefined;
+}
+
+/** A host: what survives its agent, and the agent. */
+export class VirtualHost {
+  readonly node: MemoryNode;
+  readonly switch: MemorySwitch;
+  /** The machines that its container runtime has attached here. */
+  readonly journal = new Set<Machine>();
+  /** What agents of this host warned of. */
+  readonly warnings: string[] = [];
+  private readonly log: Logger;
+  private run: Run | undefined;
+  private runs = 0;
+
+  constructor(
+    private readonly world: World,
+    network: MemoryNetwork,
+    readonly name: string,
+    readonly id: string,
+    readonly address: number,
+  ) {
+    this.node = network.node(address);
+    this.switch = this.node.switch('dp');
+    const write = (line: string) => {
+      const { level, time, msg, ...fields } = JSON.parse(line) as { level: number; time: number; msg: string };
+      world.events.trace(`${name}: ${msg}`);
+      if (level >= pino.levels.values.warn) {
+        this.warnings.push(`${world.events.now.toFixed(0)} ${msg} ${JSON.stringify(fields)}`);
+      }
+    };
+    this.log = pino({ level: 'info', base: null }, { write });
+  }
+
+  /** Where its agent finds the NSDB. */
+  get way(): string {
+    return formatIpv4(this.address);
+  }
+
+  get folder(): string {
+    return `/${this.name}`;
+  }
+
+  get isUp(): boolean {
+    return this.run?.agent !== undefined;
+  }
+
+  /** Whether its process is there, even if the agent does not run yet or not any more. */
+  get isStarted(): boolean {
+    return this.run !== undefined;
+  }
+
+  get agent(): Agent {
+    if (this.run?.agent === undefined) throw new Error(`the agent of ${this.name} does not run`);
+    return this.run.agent;
+  }
+
+  get store(): ZookeeperStore {
+    if (this.run?.store === undefined) throw new Error(`the agent of ${this.name} does not run`);
+    return this.run.store;
+  }
+
+  get process(): VirtualProcess {
+    if (this.run === undefined) throw new Error(`${this.name} has no process`);
+    return this.run.process;
+  }
+
+  /** Start the process, and in it the agent and its attachments. */
+  start(): void {
+    const { world } = this;
+    const process = new VirtualProcess(`${this.name}.${++this.runs}`);
+    const datapath = new VirtualDatapath(world.events, process, this.node.datapath('dp'));
+    const run: Run = { process, datapath, agent: undefined, store: undefined };
+    this.run = run;
+    world.events.schedule(process, 0, () => {
+      this.startAgent(run).catch((error: Error) => this.log.error({ error: error.stack }, 'the agent did not start'));
+    });
+  }
+
+  private async startAgent(run: Run): Promise<void> {
+    const store = new ZookeeperStore({ connect: `${this.way}:2181`, sessionTimeout: SESSION_TIMEOUT_MS });
+    run.store = store;
+    this.world.files.mkdir(this.folder);
+    const agent = await Agent.start({
+      hostId: this.id,
+      hostName: this.name,
+      stateFolder: this.folder,
+      store,
+      datapath: run.datapath,
+      devices: new VirtualTunnelDevices(this.node, run.datapath),
+      tunnelZones: [{ name: 'underlay', type: 'vxlan', address: formatIpv4(this.address) }],
+      flows: { idleTimeout: 10, maxFlows: 10_000 },
+      log: this.log,
+    });
+    for (const machine of this.journal) {
+      await agent.bindings.attach({ ...machine.port, owner: 'cni' }, machine.interfaceName);
+    }
+    agent.portsKnown();
+    run.agent = agent;
+  }
+
+  /** The process is killed. */
+  kill(): void {
+    const { run } = this;
+    if (run === undefined) return;
+    this.run = undefined;
+    this.world.kill(run.process);
+    run.datapath.kill();
+  }
+
+  /** The agent ends in good order. */
+  async stop(): Promise<void> {
+    const { agent, store } = this;
+    await this.world.call(`${this.name} stops`, this.process, async () => {
+      await agent.close();
+      await store.close();
+    });
+    this.kill();
+  }
+
+  plug(machine: Machine): void {
+    machine.device = this.node.addInterface(machine.interfaceName);
+  }
+
+  unplug(machine: Machine): void {
+    this.node.removeInterface(machine.interfaceName);
+    machine.device = undefined;
+  }
+}
