@@ -1,12 +1,14 @@
 import { type Logger, pino } from 'pino';
 import { Agent } from '../../../src/agent/agent.js';
-import type { TunnelDevices, TunnelType } from '../../../src/agent/tunnels.js';
+import type { TunnelDevices, TunnelType } from '../../../src/agent/underlay/tunnels.js';
+import type { Datapath } from '../../../src/datapath/datapath.js';
+import type { MemoryDatapath } from '../../../src/datapath/memory/datapath.js';
 import type { MemoryNetwork } from '../../../src/datapath/memory/network.js';
 import type { MemoryNode } from '../../../src/datapath/memory/node.js';
 import type { MemorySwitch } from '../../../src/datapath/memory/switch.js';
 import { ZookeeperStore } from '../../../src/nsdb/zookeeper/client.js';
 import { formatIpv4 } from '../../../src/packet/address.js';
-import { VirtualDatapath } from './datapath.js';
+import { virtualDatapath } from './datapath.js';
 import { VirtualProcess } from './events.js';
 import type { Machine } from './machine.js';
 import type { World } from './world.js';
@@ -19,7 +21,7 @@ const DEVICE_MS = 5;
 class VirtualTunnelDevices implements TunnelDevices {
   constructor(
     private readonly node: MemoryNode,
-    private readonly datapath: VirtualDatapath,
+    private readonly datapath: Datapath,
   ) {}
 
   async ensure(type: TunnelType, signal?: AbortSignal): Promise<number> {
@@ -40,7 +42,7 @@ class VirtualTunnelDevices implements TunnelDevices {
 
 interface Run {
   readonly process: VirtualProcess;
-  readonly datapath: VirtualDatapath;
+  readonly driver: MemoryDatapath;
   agent: Agent | undefined;
   store: ZookeeperStore | undefined;
 }
@@ -113,8 +115,7 @@ export class VirtualHost {
   start(): void {
     const { world } = this;
     const process = new VirtualProcess(`${this.name}.${++this.runs}`);
-    const datapath = new VirtualDatapath(world.events, process, this.node.datapath('dp'));
-    const run: Run = { process, datapath, agent: undefined, store: undefined };
+    const run: Run = { process, driver: this.node.datapath('dp'), agent: undefined, store: undefined };
     this.run = run;
     world.events.schedule(process, 0, () => {
       this.startAgent(run).catch((error: Error) => this.log.error({ error: error.stack }, 'the agent did not start'));
@@ -122,6 +123,7 @@ export class VirtualHost {
   }
 
   private async startAgent(run: Run): Promise<void> {
+    const datapath = virtualDatapath(this.world.events, run.process, run.driver);
     const store = new ZookeeperStore({ connect: `${this.way}:2181`, sessionTimeout: SESSION_TIMEOUT_MS });
     run.store = store;
     this.world.files.mkdir(this.folder);
@@ -130,8 +132,8 @@ export class VirtualHost {
       hostName: this.name,
       stateFolder: this.folder,
       store,
-      datapath: run.datapath,
-      devices: new VirtualTunnelDevices(this.node, run.datapath),
+      datapath,
+      devices: new VirtualTunnelDevices(this.node, datapath),
       tunnelZones: [{ name: 'underlay', type: 'vxlan', address: formatIpv4(this.address) }],
       flows: { idleTimeout: 10, maxFlows: 10_000 },
       log: this.log,
@@ -149,7 +151,7 @@ export class VirtualHost {
     if (run === undefined) return;
     this.run = undefined;
     this.world.kill(run.process);
-    run.datapath.kill();
+    void run.driver.close();
   }
 
   /** The agent ends in good order. */
