@@ -3,7 +3,8 @@ import fc from 'fast-check';
 import type { Condition } from '../../src/topology/chains.js';
 import { answer, isError, type Packet, send } from './conversation.js';
 import type { RuleSpec } from './filters.js';
-import { Hosts, type NetworkSpec, unsoundFlow } from './hosts.js';
+import { Hosts, type NetworkSpec } from './hosts.js';
+import { unsoundFlow } from './simulated-host.js';
 
 const VIP = 0x0a00_02c8;
 const NAMES = ['a', 'b', 'c', 'd'] as const;

@@ -9,7 +9,8 @@ import {
 import { simulate } from '../../src/simulation/simulate.js';
 import { answer, frameOf, type Packet, send, sendInFragments } from './conversation.js';
 import { Filters, type RuleSpec } from './filters.js';
-import { Hosts, type NetworkSpec, unsoundFlow } from './hosts.js';
+import { Hosts, type NetworkSpec } from './hosts.js';
+import { unsoundFlow } from './simulated-host.js';
 import { fact, keyOf, limits, TestBridge, type TestFact, tcpFrame, tunnelKeyOf, World } from './world.js';
 
 const INSIDE = [

@@ -1,36 +1,12 @@
-import type { Upcall } from '../../src/datapath/datapath.js';
-import type { MemoryDatapath } from '../../src/datapath/memory/datapath.js';
 import { MemoryNetwork } from '../../src/datapath/memory/network.js';
 import type { MemoryInterface, MemoryNode } from '../../src/datapath/memory/node.js';
-import { actionsEqual } from '../../src/flow/action.js';
-import { extractKey } from '../../src/flow/extract.js';
-import { FLOW_KEY_WORDS, FlowKey, Word } from '../../src/flow/key.js';
-import type { FlowMask } from '../../src/flow/mask.js';
 import { formatIpv4, type Ipv6 } from '../../src/packet/address.js';
-import {
-  type Recirculation,
-  type Recirculations,
-  recirculationHash,
-  recirculationsEqual,
-} from '../../src/simulation/connection.js';
-import type { Decision, Effect } from '../../src/simulation/decision.js';
-import type {
-  BridgePortFact,
-  Fact,
-  LoadBalancerFact,
-  NatOwner,
-  PortRange,
-  SourceNatFact,
-  TunnelPath,
-} from '../../src/simulation/fact.js';
-import { NAT_BLOCK_BITS } from '../../src/simulation/fact.js';
-import { buildReply } from '../../src/simulation/reply.js';
-import { simulate, simulateSent } from '../../src/simulation/simulate.js';
+import type { BridgePortFact, Fact, LoadBalancerFact, SourceNatFact, TunnelPath } from '../../src/simulation/fact.js';
 import { Filters, type RuleSpec } from './filters.js';
+import { leasedSourceNat } from './leased-ports.js';
 import { joinToBridge, TestRouter } from './routers.js';
-import { fact, TestBridge, type TestFact, World } from './world.js';
-
-type Done = Extract<Decision, { type: 'done' }>;
+import { SimulatedHost } from './simulated-host.js';
+import { fact, TestBridge, type TestFact } from './world.js';
 
 /** Bridges on both sides of the router, with the machines' networks: 10.0.1.0/24 and 10.0.2.0/24. */
 const BRIDGES = ['inside', 'outside'] as const;
@@ -45,9 +21,6 @@ const ROUTER_ZONE = 1000;
 const BRIDGE_ZONE = 1001;
 /** By which other hosts know the router. */
 const ROUTER_KEY = 500;
-/** Source ports that each host translates to. */
-const PORTS_OF_HOST = 1024;
-const FIRST_PORT = 0x8000;
 
 export interface MachineSpec {
   readonly name: string;
@@ -117,6 +90,7 @@ export class Hosts {
     const { host } = this.machine(from);
     this.hosts[host].interfaceOf(from).send(frame);
     this.network.pump();
+    for (const { faults } of this.hosts) if (faults.length > 0) throw new Error(faults.join('; '));
     return [...this.machines.values()].flatMap(({ name, received }) =>
       received.slice(before.get(name)).map((bytes): [string, Uint8Array] => [name, bytes]),
     );
@@ -138,25 +112,9 @@ function underlay(host: number): number {
 }
 
 /** What a host knows, and its datapath. */
-export class Host {
-  upcalls = 0;
-  readonly drops: string[] = [];
-  readonly decisions: { readonly id: number; readonly key: FlowKey; readonly decision: Done }[] = [];
-  private readonly world = new World();
-  private readonly datapath: MemoryDatapath;
-  private readonly records = new Map<number, TestFact<Recirculation>>();
+export class Host extends SimulatedHost {
   private readonly ports = new Map<string, TestFact<BridgePortFact>>();
   private readonly interfaces = new Map<string, MemoryInterface>();
-  private readonly recirculations: Recirculations = {
-    get: (id) => this.records.get(id) ?? fact<Recirculation>(`recirculation ${id}`, null),
-    idOf: (recirculation) => {
-      let id = recirculationHash(recirculation);
-      for (let known = this.records.get(id); known !== undefined; known = this.records.get(++id)) {
-        if (recirculationsEqual(known.value!, recirculation)) break;
-      }
-      return id;
-    },
-  };
 
   constructor(
     private readonly index: number,
@@ -164,15 +122,13 @@ export class Host {
     private readonly all: Hosts,
     spec: NetworkSpec,
   ) {
-    this.datapath = node.datapath('dp');
+    super(node.datapath('dp'));
     node.addInterface('tunnel', 'vxlan');
     node.switch('dp').addPort('tunnel', 'netdev');
     this.world.tunnelDevice(TUNNEL_PORT);
     this.build(spec);
     this.datapath.start({
-      upcalls: (batch) => {
-        for (const upcall of batch) this.upcall(upcall);
-      },
+      upcalls: (batch) => this.receive(batch),
       portsChanged: () => {},
       upcallsLost: () => {},
     });
@@ -184,11 +140,6 @@ export class Host {
     return found;
   }
 
-  /** Installed flows. */
-  get flowCount(): number {
-    return this.nextFlowId - 1;
-  }
-
   /** The key of packets that another host floods to the machine, of which the filters of its port are to be asked here. */
   floodKey(machine: string): number {
     const { tunnelKey } = this.all.machine(machine);
@@ -196,15 +147,6 @@ export class Host {
     this.world.targets.at(tunnelKey + 1000).value = { outputs: [], ports: [port] };
     return tunnelKey + 1000;
   }
-
-  /** What is decided of packets with this key. */
-  simulate(key: FlowKey, packet?: Uint8Array): Done {
-    const decision = simulate(key, this.world.ingress(key.inPort), this.datapath, this.recirculations, packet);
-    if (decision.type !== 'done') throw new Error(`it waits for ${decision.missing.map(({ tag }) => tag)}`);
-    return decision;
-  }
-
-  private nextFlowId = 1;
 
   private build(spec: NetworkSpec): void {
     const filters = new Filters();
@@ -272,110 +214,7 @@ export class Host {
     });
   }
 
-  /** Each host has blocks of the upper half of the ports of each address. */
   private sourceNat(zone = ROUTER_ZONE): SourceNatFact {
-    const first = FIRST_PORT + PORTS_OF_HOST * this.index;
-    const ranges: PortRange[] = [{ first, last: first + PORTS_OF_HOST - 1 }];
-    const local = fact<NatOwner>('this host', { type: 'local' });
-    const other = fact<NatOwner>('the other host', {
-      type: 'remote',
-      tunnel: this.tunnelTo(1 - this.index),
-      tunnelKey: ROUTER_KEY,
-    });
-    const nobody = fact<NatOwner>('nobody', null);
-    const owner = (block: number) => {
-      const host = ((block << (16 - NAT_BLOCK_BITS)) - FIRST_PORT) / PORTS_OF_HOST;
-      if (host < 0 || host >= 2) return nobody;
-      return Math.floor(host) === this.index ? local : other;
-    };
-    return {
-      zone: fact(`zone ${zone}`, zone),
-      ports: () => fact('ports', ranges),
-      owner: (_words, _offset, _length, block) => (block === undefined ? local : owner(block)),
-    };
+    return leasedSourceNat(zone, this.index, this.tunnelTo(1 - this.index), ROUTER_KEY);
   }
-
-  private upcall({ key, packet, origin, complete }: Upcall): void {
-    this.upcalls++;
-    const kept = key.clone();
-    const decision = this.simulate(kept, packet);
-    if (decision.drop !== undefined) this.drops.push(decision.drop);
-    this.keep(decision);
-    if (decision.install && complete) {
-      const id = this.nextFlowId++;
-      this.decisions.push({ id, key: kept, decision });
-      const put = {
-        type: 'put',
-        id,
-        key: kept,
-        mask: decision.mask,
-        actions: decision.actions,
-      } as const;
-      this.submit(put);
-    }
-    for (const effect of decision.effects) if (effect.type === 'reply') this.reply(effect, packet);
-    if (decision.actions.length > 0) {
-      this.submit({ type: 'execute', key: kept, packet: packet.slice(), actions: decision.actions, origin });
-    }
-  }
-
-  /** As an agent does when a fact has changed: each flow is what is decided of its packets by now. */
-  revisit(): void {
-    this.decisions.forEach((known, i) => {
-      const decision = this.simulate(known.key);
-      this.keep(decision);
-      const { key } = known;
-      this.submit({ type: 'put', id: known.id, key, mask: known.decision.mask, actions: decision.actions });
-      this.decisions[i] = { ...known, decision };
-    });
-  }
-
-  private keep({ recirculations }: Done): void {
-    for (const { id, recirculation } of recirculations) {
-      if (!this.records.has(id)) this.records.set(id, fact(`recirculation ${id}`, recirculation));
-    }
-  }
-
-  private reply(effect: Extract<Effect, { type: 'reply' }>, packet: Uint8Array): void {
-    const bytes = buildReply(effect, packet);
-    if (bytes === undefined) return;
-    const key = new FlowKey();
-    extractKey(bytes, key);
-    const decision = simulateSent(key, effect.port, this.datapath, this.recirculations);
-    if (decision.type !== 'done') throw new Error('a reply waits');
-    this.keep(decision);
-    if (decision.actions.length > 0) {
-      this.submit({ type: 'execute', key, packet: bytes, actions: decision.actions });
-    }
-  }
-
-  private submit(operation: Parameters<MemoryDatapath['submit']>[0][number]): void {
-    this.datapath.submit([operation], ([error]) => {
-      if (error !== undefined) throw new Error(`${operation.type} on host ${this.index}: ${error.message}`);
-    });
-  }
-}
-
-/** Key `a` in the bits of the mask, `b` in all others. */
-function merged(a: FlowKey, b: FlowKey, mask: FlowMask): FlowKey {
-  const out = new FlowKey();
-  for (let i = 0; i < FLOW_KEY_WORDS; i++) {
-    out.words[i] = (a.words[i] & mask.words[i]) | (b.words[i] & ~mask.words[i]);
-  }
-  return out;
-}
-
-/** A flow that says otherwise of a packet that it matches than a simulation of that packet; undefined if there is none. */
-export function unsoundFlow(host: Host): string | undefined {
-  for (const { key, decision } of host.decisions) {
-    for (const other of host.decisions) {
-      const packet = merged(key, other.key, decision.mask);
-      const again = host.simulate(packet);
-      if (!actionsEqual(again.actions, decision.actions) || !again.mask.equals(decision.mask)) {
-        const words = Object.entries(Word).map(([name, at]) => `${name}=${packet.words[at].toString(16)}`);
-        return `${JSON.stringify(decision.actions)} became ${JSON.stringify(again.actions)} for ${words.join(' ')}`;
-      }
-    }
-  }
-  return undefined;
 }

@@ -6,7 +6,8 @@ import { MemberTable } from '../../src/simulation/member-table.js';
 import { type VipCell, VipIndex } from '../../src/simulation/vip-index.js';
 import { answer, isError, type Packet, quoted, refuse, send } from './conversation.js';
 import type { RuleSpec } from './filters.js';
-import { Hosts, type NetworkSpec, unsoundFlow } from './hosts.js';
+import { Hosts, type NetworkSpec } from './hosts.js';
+import { unsoundFlow } from './simulated-host.js';
 import { fact, type TestFact } from './world.js';
 
 /** In no machine's network: whoever asks it goes through the router. */

@@ -7,7 +7,8 @@ import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv6 } from '../../src/packet/ipv6.js';
 import { buildTcp, TcpFlag } from '../../src/packet/tcp.js';
 import type { RuleSpec } from './filters.js';
-import { Hosts, ROUTER_MACS, unsoundFlow } from './hosts.js';
+import { Hosts, ROUTER_MACS } from './hosts.js';
+import { unsoundFlow } from './simulated-host.js';
 
 const MACHINES = [
   { name: 'client', side: 'inside', host: 0 },

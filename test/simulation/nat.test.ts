@@ -2,7 +2,8 @@ import test from 'ava';
 import type { Condition } from '../../src/topology/chains.js';
 import { answer, type Packet, quoted, refuse, send } from './conversation.js';
 import type { RuleSpec } from './filters.js';
-import { Hosts, type Rules, unsoundFlow } from './hosts.js';
+import { Hosts, type Rules } from './hosts.js';
+import { unsoundFlow } from './simulated-host.js';
 
 const VIP = 0x0a00_02c8;
 const VIP_TEXT = '10.0.2.200';
