@@ -158,7 +158,9 @@ function floodBridge(context: SimulationContext, bridge: BridgeFact, port: Bridg
   context.trace?.push({ type: 'flood', vlan, hosts: hosts?.length ?? 0 });
   context.beginFlood(bridge, vlan);
   if (local !== null) outputHereToAll(context, local);
-  for (const host of hosts ?? []) {
+  // From host to host it might go round for ever.
+  if (context.isFlooded && hosts !== null && hosts.length > 0) context.drop('loop');
+  for (const host of context.isFlooded ? [] : (hosts ?? [])) {
     outputToHost(context, host.tunnel, (port.isIsolated ? host.openFloodKey : undefined) ?? host.floodKey);
   }
   for (const ports of [local?.ports, linked, linkedInVlan]) {

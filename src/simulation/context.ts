@@ -152,6 +152,8 @@ export class SimulationContext {
   /** The zone of the port of entry, when a copy leaves that is to be committed there. */
   private commitZone: number | undefined;
 
+  /** Whether another host has flooded the packet, to all hosts that are to have it: a rule that redirects it may have it flooded again. */
+  isFlooded = false;
   /** Whether a redirected packet is taken as come back from a port that may not be up. */
   isReturned = false;
   /** The port of the device where the packet came in; undefined of one that the device sent by itself. */

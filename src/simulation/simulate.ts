@@ -90,6 +90,7 @@ function leaveTunnel(context: SimulationContext, tunnel: Extract<Ingress, { type
   if ((key.tunId & TRACKED_TUNNEL_KEY) !== 0) context.track();
   if (target.router !== undefined) translateReply(context, target.router);
   outputHereToAll(context, target);
+  context.isFlooded = target.ports.length > 0;
   for (const port of target.ports) context.branch(() => egressPort(context, port));
 }
 

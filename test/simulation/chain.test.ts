@@ -11,11 +11,11 @@ import { buildNeighborAdvertisement, buildNeighborSolicitation } from '../../src
 import { buildUdp } from '../../src/packet/udp.js';
 import { areStateful } from '../../src/simulation/chain.js';
 import { SimulationContext } from '../../src/simulation/context.js';
-import type { ChainFact, Fact, PortFact } from '../../src/simulation/fact.js';
+import type { ChainFact, Fact, PortFact, TunnelPath } from '../../src/simulation/fact.js';
 import { simulate, simulateSent } from '../../src/simulation/simulate.js';
 import { Filters, type RuleSpec } from './filters.js';
 import { joinToBridge, TestRouter } from './routers.js';
-import { fact, keyOf, limits, TestBridge, type TestFact, tcpFrame, World } from './world.js';
+import { fact, keyOf, limits, TestBridge, type TestFact, tcpFrame, tunnelKeyOf, World } from './world.js';
 
 const CLIENT = 0x0200_0000_0001;
 const SERVER = 0x0200_0000_0002;
@@ -386,6 +386,25 @@ test('packets that are redirected in a circle are dropped', (t) => {
   const redirect: RuleSpec = { type: 'l2-transform', action: 'redirect', targetPortId: 'client', ingress: true };
   change(client, { inboundFilters: [filters.set('chain', [redirect])] });
   t.is(world.done(tcp()).drop, 'too-many-devices');
+});
+
+test('what another host has flooded and a rule redirects is flooded on this host only, so that it comes to rest', (t) => {
+  const { world, bridge, server, filters } = bridged();
+  const tunnel = fact<TunnelPath>('tunnel', { output: 9, src: 1, dst: 2 });
+  bridge.remoteHosts.value = [{ tunnel, floodKey: 5 }];
+  world.tunnelDevice(9);
+  world.targets.at(5).value = { outputs: [1], ports: [server] };
+  const redirect: RuleSpec = { type: 'l2-transform', action: 'redirect', targetPortId: 'server', ingress: true };
+  change(server, { outboundFilters: [filters.set('aside', [redirect])] });
+  const frame = tcpFrame({ srcMac: CLIENT, dstMac: 0x0200_0000_0009 });
+  t.deepEqual(world.done(tunnelKeyOf(frame, 9, 5, 1)).actions, [
+    { type: 'output', port: 1 },
+    { type: 'output', port: 1 },
+    { type: 'output', port: 2 },
+  ]);
+  bridge.localPorts.value = { outputs: [], ports: [] };
+  world.targets.at(5).value = { outputs: [], ports: [server] };
+  t.is(world.done(tunnelKeyOf(frame, 9, 5, 1)).drop, 'loop');
 });
 
 test('the addresses in an ICMP error are compared, and no flow is made of that', (t) => {
