@@ -43,6 +43,13 @@ test.serial('the program is one static file below 1 MB', async (t) => {
   t.true((await stat(PROGRAM)).size < 1_000_000);
 });
 
+test.serial('without a command to carry out it says what it is', async (t) => {
+  const { status, stdout, stderr } = await runProgram({}, undefined);
+  t.is(status, 0);
+  t.is(stdout, '');
+  t.regex(stderr, /CNI protocol versions supported/);
+});
+
 test.serial('VERSION needs no agent and lists what the TypeScript side supports', async (t) => {
   for (const [stdin, version] of [
     ['{"cniVersion":"0.4.0"}', '0.4.0'],
