@@ -332,7 +332,7 @@ export class PacketSurroundings implements Surroundings {
   }
 
   connection(): 'forward' | 'return' | undefined {
-    return this.context.connection();
+    return this.context.tracking.connection();
   }
 
   isMember(groupId: string, packet: FlowKey, side: Side): boolean | undefined {

@@ -27,7 +27,7 @@ export function balance(context: SimulationContext, device: BalancedDevice): Out
   const vip = answer === undefined ? null : context.read(answer);
   if (vip === undefined) return 'wait';
   if (vip !== null && vip !== 'tracked' && !vip.adminStateUp) return 'pass';
-  context.track();
+  context.tracking.track();
   if (vip === null) return 'pass';
   return vip === 'tracked' ? followConnection(context, device) : toMember(context, vip, device);
 }
@@ -67,7 +67,7 @@ function choose(context: SimulationContext, vip: VipFact): BalancedMember | null
   if (pool === undefined) return undefined;
   if (pool === null || !pool.adminStateUp) return null;
   if (vip.isSticky) return pool.members.ofClient(...seeClient(context)) ?? null;
-  const bucket = context.bucket(pool.members.bits);
+  const bucket = context.tracking.bucket(pool.members.bits);
   return bucket === undefined ? undefined : (pool.members.ofBucket(bucket) ?? null);
 }
 

@@ -79,15 +79,15 @@ export function translateDestination(
   context: SimulationContext,
   choose: () => NatSpec | 'pass' | undefined,
 ): Outcome | 'unmade' {
-  const zone = context.entryZone();
+  const zone = context.tracking.entryZone();
   if (zone === undefined) return 'wait';
   // Nobody could translate the replies to what came in nowhere.
   if (zone === null) return 'pass';
-  const outcome = context.translated('destination', zone);
+  const outcome = context.tracking.translated('destination', zone);
   if (outcome === undefined) {
     const nat = choose();
     if (nat === 'pass') return 'pass';
-    if (nat !== undefined) context.translate('destination', zone, nat);
+    if (nat !== undefined) context.tracking.translate('destination', zone, nat);
     return 'wait';
   }
   if (outcome === 'unmade') return 'unmade';
@@ -97,7 +97,7 @@ export function translateDestination(
 
 function translateSource(context: SimulationContext, { targets }: NatRuleFact): Outcome {
   if (!hasConnection(context)) return 'pass';
-  const direction = context.direction();
+  const direction = context.tracking.direction();
   if (direction === undefined) return 'wait';
   // Replies keep the address that the other side knows.
   if (direction.way === 'return') return 'pass';
@@ -105,8 +105,8 @@ function translateSource(context: SimulationContext, { targets }: NatRuleFact): 
   if (nat === undefined) return 'wait';
   const zone = zoneOf(context, nat);
   if (zone === undefined) return 'wait';
-  if (context.hasReversed(zone)) return 'pass';
-  if (context.translated('source', zone) !== undefined) return 'done';
+  if (context.tracking.hasReversed(zone)) return 'pass';
+  if (context.tracking.translated('source', zone) !== undefined) return 'done';
 
   const target = chooseOne(
     context,
@@ -124,7 +124,7 @@ function translateSource(context: SimulationContext, { targets }: NatRuleFact): 
   if (range === undefined || range === 'pass') return 'wait';
   const ports: PortRange = { first: Math.max(range.first, start), last: Math.min(range.last, end) };
   const ip = Array.from(address);
-  context.translate('source', zone, { kind: 'src', ipMin: ip, portMin: ports.first, portMax: ports.last });
+  context.tracking.translate('source', zone, { kind: 'src', ipMin: ip, portMin: ports.first, portMax: ports.last });
   return 'wait';
 }
 
@@ -132,14 +132,14 @@ function translateSource(context: SimulationContext, { targets }: NatRuleFact): 
 export function translateToAddress(context: SimulationContext, nat: SourceNatFact, address: Uint32Array): Outcome {
   const zone = zoneOf(context, nat);
   if (zone === undefined) return 'wait';
-  if (context.translated('source', zone) !== undefined) return 'done';
-  context.translate('source', zone, { kind: 'src', ipMin: Array.from(address) });
+  if (context.tracking.translated('source', zone) !== undefined) return 'done';
+  context.tracking.translate('source', zone, { kind: 'src', ipMin: Array.from(address) });
   return 'wait';
 }
 
 /** The datapath translates replies back where they leave. What is left to do is to let them pass. */
 function passReply(context: SimulationContext): Outcome {
-  const direction = context.direction();
+  const direction = context.tracking.direction();
   if (direction === undefined) return 'wait';
   return direction.isTranslated ? 'done' : 'pass';
 }
@@ -184,9 +184,9 @@ function answersWithoutPorts({ packet, mask }: SimulationContext): boolean {
 export function reverseHere(context: SimulationContext, nat: SourceNatFact): 'done' | 'unmade' | 'wait' {
   const zone = zoneOf(context, nat);
   if (zone === undefined) return 'wait';
-  const outcome = context.translated('reverse', zone);
+  const outcome = context.tracking.translated('reverse', zone);
   if (outcome === undefined) {
-    context.translate('reverse', zone, RESTORE);
+    context.tracking.translate('reverse', zone, RESTORE);
     return 'wait';
   }
   if (outcome === 'unmade') return 'unmade';
@@ -251,7 +251,7 @@ function chooseIndex(context: SimulationContext, choice: number, count: number):
   if (count === 1) return 0;
   const least = 32 - Math.clz32(count - 1);
   const bits = Math.min(CHOICE_BITS, 2 ** least === count ? least : least + 3);
-  const bucket = context.bucket(bits, choice);
+  const bucket = context.tracking.bucket(bits, choice);
   return bucket === undefined ? undefined : (bucket * Math.min(count, 2 ** CHOICE_BITS)) >>> bits;
 }
 

@@ -84,7 +84,7 @@ function emit(context: SimulationContext, port: PortFact): void {
 function outputHere(context: SimulationContext, output: number, fact: Fact<number> | undefined): void {
   const zone = fact === undefined ? null : context.read(fact);
   if (zone === undefined) return;
-  const tracking = zone === null ? [] : context.trackAtEgress(zone);
+  const tracking = zone === null ? [] : context.tracking.actionsAtEgress(zone);
   context.output([...tracking, { type: 'output', port: output }]);
 }
 
@@ -104,7 +104,7 @@ export function trackBy(
     askConnection(context, at.postInFilterMirrors) ||
     askConnection(context, at.preOutFilterMirrors)
   ) {
-    context.track();
+    context.tracking.track();
   }
 }
 
@@ -168,7 +168,7 @@ function isReady(context: SimulationContext, { adminStateUp, peer, location }: P
 export function outputHereToAll(context: SimulationContext, { outputs, zones }: TunnelTarget): void {
   outputs.forEach((port, i) => {
     if (port === context.key.inPort && !context.headers.isRouted) return;
-    const tracking = zones === undefined ? [] : context.trackAtEgress(zones[i]);
+    const tracking = zones === undefined ? [] : context.tracking.actionsAtEgress(zones[i]);
     context.output([...tracking, { type: 'output', port }]);
   });
 }

@@ -56,7 +56,7 @@ export function simulateSent(
 ): Decision {
   const context = new SimulationContext(key, limits, { sentFrom: port, recirculations, bytes, trace });
   // It may speak of a connection whose addresses are translated, as ICMP errors do.
-  context.track();
+  context.tracking.track();
   if (passesDevice(context, port)) egressPort(context, port);
   walk(context);
   return context.decision();
@@ -87,7 +87,7 @@ function leaveTunnel(context: SimulationContext, tunnel: Extract<Ingress, { type
   const target = context.read(tunnel.target(key.tunId & ~(TRACKED_TUNNEL_KEY | TRANSLATED_TUNNEL_KEY)));
   if (target === null) return context.drop('unknown-tunnel-key');
   if (target === undefined) return;
-  if ((key.tunId & TRACKED_TUNNEL_KEY) !== 0) context.track();
+  if ((key.tunId & TRACKED_TUNNEL_KEY) !== 0) context.tracking.track();
   if (target.router !== undefined) translateReply(context, target.router);
   outputHereToAll(context, target);
   context.isFlooded = target.ports.length > 0;

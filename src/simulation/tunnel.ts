@@ -8,7 +8,7 @@ export function outputToHost(context: SimulationContext, tunnel: Fact<TunnelPath
   const path = context.read(tunnel);
   if (path === null) return false;
   if (path === undefined) return true;
-  const id = tunnelKey | context.trackingKeyBits();
+  const id = tunnelKey | context.tracking.tunnelKeyBits();
   context.output([
     { type: 'set-tunnel', tunnel: { id, src: path.src, dst: path.dst, tos: 0, ttl: TUNNEL_TTL, flags: 0 } },
     { type: 'output', port: path.output },
