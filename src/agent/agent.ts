@@ -9,14 +9,17 @@ import { EtherType } from '../packet/ethernet.js';
 import { formatIp } from '../packet/ip.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
 import { TRACKED_TUNNEL_KEY } from '../simulation/connection.js';
+import type { Fact } from '../simulation/fact.js';
 import type { Cell } from './facts/cell.js';
 import { DEVICE, zoneOwner } from './facts/source-nat.js';
 import { TopologyCache } from './facts/topology-cache.js';
 import { Configurator } from './forwarding/configurator.js';
-import { Forwarder, type ForwarderOptions } from './forwarding/forwarder.js';
+import { Forwarder, type ForwarderOptions, type Heard } from './forwarding/forwarder.js';
 import { ForwarderMetrics } from './forwarding/metrics.js';
 import { RouterAdvertiser } from './forwarding/router-advertiser.js';
 import { Tracer } from './forwarding/tracer.js';
+import { HealthChecks } from './health/health-checks.js';
+import { nearbyBalancers } from './health/nearby-balancers.js';
 import { Publisher } from './host/publisher.js';
 import { Registration, type ZoneMembership } from './host/registration.js';
 import { AnnouncedAddresses } from './learning/announced-addresses.js';
@@ -45,6 +48,8 @@ export interface AgentOptions {
 }
 
 const TICK_MS = 1000;
+/** What health checks need is kept for so long, at least. */
+const KEEP_SECONDS = 60;
 
 /** One node: it owns the flows of a datapath and keeps them in agreement with the topology. */
 export class Agent {
@@ -61,6 +66,7 @@ export class Agent {
   readonly advertiser: RouterAdvertiser;
   readonly tracer: Tracer;
   readonly natLeases: NatLeases;
+  readonly healthChecks: HealthChecks;
   private registration: Registration | undefined;
   /** Datapath ports whose packets enter by tunnel key. */
   private tunnelPorts: ReadonlySet<number> = new Set();
@@ -76,6 +82,7 @@ export class Agent {
     const onChange = (cell: Cell<unknown>) => {
       this.forwarder.factChanged(cell);
       this.tracer.factChanged();
+      this.healthChecks.factChanged();
     };
     this.repository = new TopologyRepository(store);
     this.publisher = new Publisher(store, log);
@@ -148,7 +155,7 @@ export class Agent {
       (port) => this.bindings.ingress(port),
       (cell) => this.cache.load(cell),
       new MacLearner(this.repository.store, clock, log),
-      (heard) => (heard.type === 'neighbor' ? this.neighbors.heard(heard) : this.addresses.announced(heard)),
+      (heard, frame) => this.heard(heard, frame),
       new Configurator({
         load: (cell) => this.cache.load(cell),
         keep: (cell, seconds) => this.cache.keep(cell, seconds),
@@ -166,6 +173,27 @@ export class Agent {
       port: (id) => this.cache.port(id),
       output: (portId) => this.bindings.output(portId),
       load: (cell) => this.cache.load(cell),
+    });
+    const need = (fact: Fact<unknown>, seconds = 0) => {
+      this.cache.load(fact as Cell<unknown>);
+      this.cache.keep(fact as Cell<unknown>, Math.max(seconds, KEEP_SECONDS));
+    };
+    this.healthChecks = new HealthChecks({
+      hostId,
+      repository: this.repository,
+      nearby: () => nearbyBalancers(this.bindings, this.cache, need),
+      bridge: (id) => this.cache.bridge(id).cell,
+      need: (facts, seconds) => {
+        for (const fact of facts) need(fact, seconds);
+      },
+      tunnelKey: () => this.tunnelTargets.healthKey(),
+      releaseTunnelKey: () => this.tunnelTargets.releaseHealthKey(),
+      send: (port, frame) => this.forwarder.send(port, frame),
+      datapath,
+      publisher: this.publisher,
+      invalid: (error) => this.cache.invalid(error),
+      clock,
+      log,
     });
     this.advertiser = new RouterAdvertiser({
       bridges: () => Array.from(this.bindings.activeBridges(), (id) => this.cache.bridge(id)),
@@ -216,6 +244,7 @@ export class Agent {
       agent.forwarder.tick();
       agent.advertiser.tick();
       agent.neighbors.tick();
+      agent.healthChecks.tick();
       agent.addresses.expire();
       agent.cache.hosts.tick();
       if (agent.cache.releaseUnused()) {
@@ -280,6 +309,7 @@ export class Agent {
     }
     this.forwarder.close();
     await this.neighbors.close();
+    await this.healthChecks.close();
     this.publisher.close();
     this.bindings.close();
     this.tunnels.close();
@@ -288,6 +318,18 @@ export class Agent {
     await this.zones.close();
     await this.options.datapath.close();
     await this.registration?.close();
+  }
+
+  /** A packet told something, which is written down here or elsewhere. */
+  private heard(heard: Heard, frame: Uint8Array): void {
+    switch (heard.type) {
+      case 'neighbor':
+        return this.neighbors.heard(heard);
+      case 'announce':
+        return this.addresses.announced(heard);
+      case 'health':
+        return this.healthChecks.heard(frame);
+    }
   }
 
   /** Which blocks of source ports, all of one address, have a port that a connection is translated to. */

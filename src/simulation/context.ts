@@ -162,8 +162,9 @@ export class SimulationContext implements TrackedSimulation {
     if (this.inPort !== undefined) this.send(this.inPort, frame);
   }
 
-  /** Somebody told the MAC address of an IP address. Later packets must be seen again. */
-  hear(effect: Extract<Effect, { type: 'neighbor' | 'announce' }>): void {
+  /** Somebody told the MAC address of an IP address, or that a service works. Later packets must be seen again. */
+  hear(effect: Extract<Effect, { type: 'neighbor' | 'announce' | 'health' }>): void {
+    if (effect.type === 'health') this.trace?.push({ type: 'health-answer' });
     this.effects.push(effect);
     this.install = false;
   }

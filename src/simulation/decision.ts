@@ -58,6 +58,8 @@ export type Effect =
       readonly address: Uint32Array;
       readonly mac: number;
     }
+  /** The packet answers what this host asked a member of a load balancer: see health-answer.ts. */
+  | { readonly type: 'health' }
   /** Send this frame out of a device's port, through whatever devices are behind it. */
   | { readonly type: 'send'; readonly port: Fact<PortFact>; readonly frame: Uint8Array }
   /**

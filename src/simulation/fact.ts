@@ -35,6 +35,8 @@ export interface TunnelTarget {
   readonly ports: readonly Fact<PortFact>[];
   /** The key is of a router that translates sources here: a reply goes on there. */
   readonly router?: Fact<RouterFact>;
+  /** The key is for what answers the health checks of this host. */
+  readonly takesHealthAnswers?: boolean;
 }
 
 export type PortFact = BridgePortFact | RouterPortFact;
@@ -206,7 +208,14 @@ export interface LoadBalancerFact {
   readonly adminStateUp: boolean;
   /** The VIP that the packet goes to: see vip-index.ts. What was read of the packet to find it is added to `seen`. */
   vip(packet: FlowKey, seen: FlowMask): Fact<VipAnswer<VipFact>> | undefined;
+  /** Which host tries whether the members work; null when none does. */
+  readonly checker?: Fact<HealthCheckerFact>;
 }
+
+/** Of another host: the way to it, with the tunnel key under which it takes the answers of members. */
+export type HealthCheckerFact =
+  | { readonly type: 'local' }
+  | { readonly type: 'remote'; readonly tunnel: Fact<TunnelPath>; readonly tunnelKey: number };
 
 /**
  * The value of a fact about VIPs: what is known of the VIP; null for none; or `tracked`: the address is a VIP's, but only the

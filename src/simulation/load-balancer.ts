@@ -1,8 +1,10 @@
 import type { NatSpec } from '../flow/action.js';
-import { Word } from '../flow/key.js';
+import { Frag, Word } from '../flow/key.js';
 import { EtherType } from '../packet/ethernet.js';
+import { IpProtocol } from '../packet/ip-protocol.js';
 import type { SimulationContext } from './context.js';
 import type { BalancedMember, Fact, LoadBalancerFact, SourceNatFact, VipFact } from './fact.js';
+import { isHealthPort, isToHealthPort, takeHealthAnswer } from './health-answer.js';
 import { type Outcome, RESTORE, reverseHere, translateDestination, translateToAddress } from './nat.js';
 
 /** A device that a load balancer may serve. */
@@ -29,18 +31,37 @@ export function balance(context: SimulationContext, device: BalancedDevice): Out
   if (vip !== null && vip !== 'tracked' && !vip.adminStateUp) return 'pass';
   context.tracking.track();
   if (vip === null) return 'pass';
-  return vip === 'tracked' ? followConnection(context, device) : toMember(context, vip, device);
+  return vip === 'tracked' ? followConnection(context, balancer, device) : toMember(context, vip, device);
 }
 
 /** To an address of a VIP, but only the connection can tell whether it is the VIP's business. */
-function followConnection(context: SimulationContext, { sourceNat }: BalancedDevice): Outcome {
+function followConnection(
+  context: SimulationContext,
+  balancer: LoadBalancerFact,
+  { sourceNat }: BalancedDevice,
+): Outcome {
+  const isError = isIcmp(context);
+  if (!isError && isToHealthPort(context.packet) && takeHealthAnswer(context, balancer) !== false) return 'wait';
   // The answer of a member to itself: see `toItself`.
   if (sourceNat !== undefined) {
     const outcome = reverseHere(context, sourceNat);
     if (outcome !== 'unmade') return outcome;
   }
   const outcome = translateDestination(context, () => RESTORE);
-  return outcome === 'unmade' ? 'pass' : outcome;
+  if (outcome === 'wait' || outcome === 'done') return outcome;
+  return isError && takeHealthError(context, balancer) ? 'wait' : 'pass';
+}
+
+function isIcmp({ packet }: SimulationContext): boolean {
+  const protocol = packet.ethType === EtherType.IPV4 ? IpProtocol.ICMP : IpProtocol.ICMPV6;
+  return packet.nwProto === protocol && packet.nwFrag === Frag.NONE;
+}
+
+/** An ICMP error about no connection may be about what a member was asked. Returns whether it is, or whether that is not known yet. */
+function takeHealthError(context: SimulationContext, balancer: LoadBalancerFact): boolean {
+  if (balancer.checker === undefined || context.read(balancer.checker) === null) return false;
+  const port = context.answeredPort();
+  return port !== null && isHealthPort(port) && takeHealthAnswer(context, balancer) !== false;
 }
 
 function toMember(context: SimulationContext, vip: VipFact, device: BalancedDevice): Outcome {

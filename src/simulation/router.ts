@@ -153,7 +153,7 @@ function isToAll({ packet, mask }: SimulationContext, out: RouterPortFact): bool
 }
 
 /** Who takes the packet at the port: the gateway, or the destination itself. */
-function nextHop(
+export function nextHop(
   context: SimulationContext,
   out: RouterPortFact,
   gateway: Uint32Array | undefined,

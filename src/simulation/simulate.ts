@@ -87,6 +87,7 @@ function leaveTunnel(context: SimulationContext, tunnel: Extract<Ingress, { type
   const target = context.read(tunnel.target(key.tunId & ~(TRACKED_TUNNEL_KEY | TRANSLATED_TUNNEL_KEY)));
   if (target === null) return context.drop('unknown-tunnel-key');
   if (target === undefined) return;
+  if (target.takesHealthAnswers) return context.hear({ type: 'health' });
   if ((key.tunId & TRACKED_TUNNEL_KEY) !== 0) context.tracking.track();
   if (target.router !== undefined) translateReply(context, target.router);
   outputHereToAll(context, target);

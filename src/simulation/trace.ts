@@ -63,6 +63,8 @@ export type TraceStep =
   | { readonly type: 'answer'; readonly port?: string; readonly frame: string }
   | { readonly type: 'reply'; readonly port: string; readonly reply: Reply }
   | { readonly type: 'configure'; readonly request: ConfigurationRequest }
+  /** It answers what this host asked a member of a load balancer. */
+  | { readonly type: 'health-answer' }
   | { readonly type: 'learn'; readonly mac: string; readonly port: string }
   | { readonly type: 'drop'; readonly reason: DropReason }
   /** Something is not in hand that it goes by. */
@@ -171,6 +173,8 @@ function describeStep(step: TraceStep): string {
       return `told the sender out of port ${step.port}: ${describeReply(step.reply)}`;
     case 'configure':
       return `answered: ${step.request}`;
+    case 'health-answer':
+      return 'taken as the answer to a health check';
     case 'learn':
       return `learned: ${step.mac} is behind port ${step.port}`;
     case 'drop':

@@ -542,8 +542,8 @@ cluster(
     for (const host of c.hosts) {
       // A port and a bridge; for each, packets that are not tracked, IPv4 and IPv6.
       t.is(host.flows().length, 6);
-      // The bridge and its subnets of either kind.
-      t.true(host.agent.cache.size <= 3);
+      // The bridge, the ports that it is linked by, and its subnets of either kind.
+      t.true(host.agent.cache.size <= 4);
     }
     const missed = y.host!.switch.statistics.missed;
     await c.ping(x, y);

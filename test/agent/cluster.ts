@@ -349,6 +349,7 @@ export class Cluster {
       host.agent.forwarder.tick();
       host.agent.advertiser.tick();
       host.agent.neighbors.tick();
+      host.agent.healthChecks.tick();
       host.agent.cache.hosts.tick();
       host.agent.cache.releaseUnused();
       host.agent.bindings.forgetUnused();

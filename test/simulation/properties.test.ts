@@ -181,6 +181,8 @@ function effects(decision: Extract<Decision, { type: 'done' }>): unknown[] {
         return ['announce', effect.bridge.id, effect.address.join(), effect.mac];
       case 'trace':
         return ['trace', effect.traceRequestId];
+      case 'health':
+        return ['health'];
       default:
         return [effect.type, effect.port.tag];
     }

@@ -36,6 +36,7 @@ import { UnknownFilters } from './unknown-filters.js';
 export class BridgeNode implements BridgeFact {
   readonly cell: Cell<BridgeFact>;
   readonly sourceNat: SourceNatFact | undefined;
+  loadBalancerId: string | undefined;
   loadBalancer: Fact<LoadBalancerFact> | undefined;
   readonly localPorts: Cell<TunnelTarget>;
   readonly remoteHosts: Cell<readonly RemoteHost[]>;
@@ -124,6 +125,7 @@ export class BridgeNode implements BridgeFact {
     this.outboundFilters = outbound;
     this.inboundMirrors = inboundMirrors;
     this.outboundMirrors = outboundMirrors;
+    this.loadBalancerId = loadBalancerId;
     this.loadBalancer = balancer;
     this.qos = qos;
     this.isTold = true;

@@ -1,14 +1,28 @@
+import { z } from 'zod';
+import { decodeJson } from '../../nsdb/json.js';
+import { healthCheckerPath } from '../../nsdb/layout.js';
 import type { Watch } from '../../nsdb/store.js';
 import { parseIp } from '../../packet/ip.js';
 import { IpProtocol } from '../../packet/ip-protocol.js';
-import type { BalancedMember, LoadBalancerFact, PoolFact, VipFact } from '../../simulation/fact.js';
+import type {
+  BalancedMember,
+  Fact,
+  HealthCheckerFact,
+  LoadBalancerFact,
+  PoolFact,
+  TunnelPath,
+  VipFact,
+} from '../../simulation/fact.js';
 import { MemberTable } from '../../simulation/member-table.js';
 import { VipIndex, type VipKey } from '../../simulation/vip-index.js';
-import type { Pool, PoolMember, Vip } from '../../topology/types.js';
+import { MAX_TUNNEL_KEY, type Pool, type PoolMember, type Vip } from '../../topology/types.js';
 import type { Cell } from './cell.js';
 import type { TopologySource } from './topology-source.js';
 
-const PROTOCOLS = { tcp: IpProtocol.TCP, udp: IpProtocol.UDP, sctp: IpProtocol.SCTP } as const;
+/** What the host that checks the members of a load balancer tells the others of itself. */
+export const healthCheckerSchema = z.strictObject({ hostId: z.uuid(), tunnelKey: z.int().min(1).max(MAX_TUNNEL_KEY) });
+
+export const PROTOCOLS = { tcp: IpProtocol.TCP, udp: IpProtocol.UDP, sctp: IpProtocol.SCTP } as const;
 
 /**
  * Load balancers and pools, as facts that are read when packets come to them. With a load balancer come its VIPs; the
@@ -37,6 +51,14 @@ export class LoadBalancerCells {
       this.balancers.set(id, cell);
     }
     return cell;
+  }
+
+  /** The ways to hosts that check members. */
+  *tunnels(): Generator<Fact<TunnelPath>> {
+    for (const { value } of this.balancers.values()) {
+      const checker = value?.checker?.value;
+      if (checker?.type === 'remote') yield checker.tunnel;
+    }
   }
 
   pool(id: string): Cell<PoolFact> {
@@ -108,6 +130,7 @@ export class LoadBalancerCells {
 /** A load balancer with its VIPs, which are found by their pools. It is known when all of them are. */
 class LoadBalancerNode implements LoadBalancerFact {
   adminStateUp = true;
+  readonly checker: Cell<HealthCheckerFact>;
   private readonly index: VipIndex<VipFact>;
   private readonly pools = new Map<string, PoolVips>();
   /** Pools whose VIPs are not all known. */
@@ -120,6 +143,10 @@ class LoadBalancerNode implements LoadBalancerFact {
     private readonly source: TopologySource,
     private readonly cells: LoadBalancerCells,
   ) {
+    this.checker = source.cell<HealthCheckerFact>(`health checker of load balancer ${id}`, {
+      subscribe: (self) => watchHealthChecker(id, source, self),
+      same: sameChecker,
+    });
     this.index = new VipIndex<VipFact>((tag) => {
       const cell = source.cell<VipFact | 'tracked'>(`${tag} of load balancer ${id}`, {});
       cell.set(null);
@@ -195,6 +222,25 @@ class LoadBalancerNode implements LoadBalancerFact {
     vips.watch = watch;
     this.pools.set(poolId, vips);
   }
+}
+
+function watchHealthChecker(loadBalancerId: string, source: TopologySource, cell: Cell<HealthCheckerFact>): Watch {
+  const path = healthCheckerPath(loadBalancerId);
+  return source.repository.store.watchData(path, (node) => {
+    if (node === undefined) return cell.set(null);
+    try {
+      const { hostId, tunnelKey } = decodeJson(healthCheckerSchema, node.data, path);
+      if (hostId === source.hostId) cell.set({ type: 'local' });
+      else cell.set({ type: 'remote', tunnel: source.tunnel(hostId), tunnelKey });
+    } catch (error) {
+      source.invalid(error as Error);
+    }
+  });
+}
+
+function sameChecker(a: HealthCheckerFact, b: HealthCheckerFact): boolean {
+  if (a.type === 'local' || b.type === 'local') return a.type === b.type;
+  return a.tunnel === b.tunnel && a.tunnelKey === b.tunnelKey;
 }
 
 /** The VIPs of a pool in the index of its load balancer, where their protocol is the pool's. */

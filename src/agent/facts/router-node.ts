@@ -40,6 +40,7 @@ const NOTHING_TO_WATCH: Watch = { ready: Promise.resolve(), close: () => {} };
 export class RouterNode implements RouterFact {
   readonly cell: Cell<RouterFact>;
   readonly sourceNat: SourceNatFact | undefined;
+  loadBalancerId: string | undefined;
   loadBalancer: Fact<LoadBalancerFact> | undefined;
   adminStateUp = true;
   inboundFilters: readonly Fact<ChainFact>[] = [];
@@ -103,6 +104,7 @@ export class RouterNode implements RouterFact {
     this.outboundFilters = outbound;
     this.inboundMirrors = inboundMirrors;
     this.outboundMirrors = outboundMirrors;
+    this.loadBalancerId = balancerId;
     this.loadBalancer = balancer;
     return !isSame;
   }

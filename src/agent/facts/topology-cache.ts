@@ -178,6 +178,7 @@ export class TopologyCache implements DeviceSource {
     for (const bridge of this.bridges.values()) {
       for (const { tunnel } of bridge.remoteHosts.value ?? []) tunnels.add(tunnel);
     }
+    for (const tunnel of this.loadBalancers.tunnels()) tunnels.add(tunnel);
     for (const sourceNat of this.sourceNats.values()) for (const tunnel of sourceNat.tunnels()) tunnels.add(tunnel);
     return tunnels;
   }

@@ -41,6 +41,9 @@ const UNANSWERED_MS = 1000;
 /** Between two lines in the log about what many packets may cause. */
 const TOLD_AGAIN_MS = 60_000;
 
+/** What a packet told. */
+export type Heard = Extract<Effect, { type: 'neighbor' | 'announce' | 'health' }>;
+
 type Done = Extract<Decision, { type: 'done' }>;
 
 /** Of a packet whose simulation threw. The next one like it is tried again. */
@@ -84,7 +87,7 @@ export class Forwarder {
     private readonly ingress: (port: number) => Fact<Ingress>,
     private readonly load: (cell: Cell<unknown>) => void,
     private readonly learner: MacLearner,
-    private readonly hear: (effect: Extract<Effect, { type: 'neighbor' | 'announce' }>) => void,
+    private readonly hear: (effect: Heard, frame: Uint8Array) => void,
     private readonly configurator: Configurator,
     private readonly metrics: ForwarderMetrics,
     private readonly options: ForwarderOptions,
@@ -364,7 +367,8 @@ export class Forwarder {
         break;
       case 'neighbor':
       case 'announce':
-        this.hear(effect);
+      case 'health':
+        this.hear(effect, packet.packet);
         break;
       case 'configure':
         if (this.answerLimit.take(packet.key.inPort)) this.configure(effect, packet, operations);

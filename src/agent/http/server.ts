@@ -92,6 +92,11 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
       'Router advertisements sent to machines that did not ask',
       () => metrics.routerAdvertisements,
     ],
+    [
+      'midonet_member_status_changes_total',
+      'Status changes of pool members that this host found',
+      () => agent.healthChecks.statusChanges,
+    ],
     ['midonet_datapath_errors_total', 'Operations that the datapath refused', () => metrics.operationErrors],
     ['midonet_cni_calls_total', 'Calls of the CNI program', () => cni().calls],
     ['midonet_cni_calls_failed_total', 'Calls of the CNI program answered with an error', () => cni().failed],
@@ -131,6 +136,16 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
     },
   });
   new Counter({
+    name: 'midonet_health_checks_total',
+    help: 'Questions to pool members whether they work, by what came of them',
+    labelNames: ['result'],
+    registers,
+    collect() {
+      this.reset();
+      for (const [result, count] of agent.healthChecks.results) this.inc({ result }, count);
+    },
+  });
+  new Counter({
     name: 'midonet_cni_connections_dropped_total',
     help: 'Connections to the CNI socket closed without an answer, by reason',
     labelNames: ['reason'],
@@ -154,6 +169,8 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
     ],
     ['midonet_nat_blocks', 'Blocks of source ports that this host has leased', () => agent.natLeases.size],
     ['midonet_conntrack_zones', 'Conntrack zones of this host that are taken or not empty yet', () => agent.zones.size],
+    ['midonet_health_balancers', 'Load balancers whose members this host checks', () => agent.healthChecks.balancers],
+    ['midonet_health_members', 'Pool members that this host checks', () => agent.healthChecks.members],
     ['midonet_packets_waiting', 'Packets that wait for data from the NSDB', () => agent.forwarder.waitingPackets],
     ['midonet_facts_watched', 'Facts watched in the NSDB', () => agent.cache.size],
     [

@@ -130,6 +130,13 @@ export class Bindings implements LocalPorts {
     return this.bridges.ids();
   }
 
+  /** Routers that have ports whose interface is attached. */
+  activeRouters(): Set<string> {
+    const ids = new Set<string>();
+    for (const { port } of this.byNumber.values()) if (port.routerId !== undefined) ids.add(port.routerId);
+    return ids;
+  }
+
   /** Number of ports whose interface is attached. */
   get activePorts(): number {
     return this.byNumber.size;

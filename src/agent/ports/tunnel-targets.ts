@@ -12,8 +12,8 @@ export interface TunnelTargetsOptions {
 }
 
 /**
- * What the tunnel keys of this host stand for. A key belongs to an owner: a port, the ports of a bridge, or a router that
- * this host translates for.
+ * What the tunnel keys of this host stand for. A key belongs to an owner: a port, the ports of a bridge, a router that
+ * this host translates for, or its health checks.
  */
 export class TunnelTargets {
   private readonly targets: LocalCells<number, TunnelTarget>;
@@ -77,6 +77,19 @@ export class TunnelTargets {
     this.release(routerOwner(routerId));
   }
 
+  /** The key under which other hosts send here what answers the health checks of this host. */
+  healthKey(): number {
+    const key = this.takeKey(HEALTH_OWNER);
+    const target = this.target(key);
+    if (!target.value) target.set({ outputs: [], ports: [], takesHealthAnswers: true });
+    return key;
+  }
+
+  /** This host makes no health checks. */
+  releaseHealthKey(): void {
+    this.release(HEALTH_OWNER);
+  }
+
   forgetUnused(): void {
     this.targets.forgetUnused();
   }
@@ -87,11 +100,13 @@ export class TunnelTargets {
   }
 }
 
+const HEALTH_OWNER = 'health checks';
+
 function routerOwner(routerId: string): string {
   return `router ${routerId}`;
 }
 
 /** Whether it does not depend on the packet what becomes of it. */
-function takesAll({ ports, router }: TunnelTarget): boolean {
-  return ports.length === 0 && router === undefined;
+function takesAll({ ports, router, takesHealthAnswers }: TunnelTarget): boolean {
+  return ports.length === 0 && router === undefined && !takesHealthAnswers;
 }
