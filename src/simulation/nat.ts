@@ -65,7 +65,9 @@ function translateByRule(context: SimulationContext, { targets }: NatRuleFact): 
       CHOICE.target,
       targets.filter(({ start }) => isOfFamily(context, start)),
     );
-    return target === undefined || target === 'pass' ? target : rangeOf('dst', target);
+    if (target === undefined || target === 'pass') return target;
+    // Pings keep their identifier: all of one machine at the one port of a target would be one connection.
+    return rangeOf('dst', isIcmp(context) ? { ...target, ports: undefined } : target);
   });
   return outcome === 'unmade' ? 'done' : outcome;
 }
@@ -195,13 +197,18 @@ export function reverseHere(context: SimulationContext, nat: SourceNatFact): 'do
 }
 
 /** The block of the destination port; undefined of packets that have none. */
-function blockOf({ packet, mask }: SimulationContext): number | undefined {
+function blockOf(context: SimulationContext): number | undefined {
+  const { packet, mask } = context;
   mask.seeNwProto();
   mask.seeNwFrag();
-  if (packet.nwProto === IpProtocol.ICMP || packet.nwProto === IpProtocol.ICMPV6) return undefined;
-  if (packet.nwFrag === Frag.LATER) return undefined;
+  if (isIcmp(context) || packet.nwFrag === Frag.LATER) return undefined;
   mask.seeTpDst(0xffff & ~(0xffff >>> NAT_BLOCK_BITS));
   return packet.tpDst >>> SAME_BLOCK;
+}
+
+/** Of a packet of which the protocol has been seen. */
+function isIcmp({ packet: { nwProto } }: SimulationContext): boolean {
+  return nwProto === IpProtocol.ICMP || nwProto === IpProtocol.ICMPV6;
 }
 
 /** Whether the datapath tells its connections apart, so that each can be translated by itself. */

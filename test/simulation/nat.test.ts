@@ -100,6 +100,18 @@ for (const protocol of PROTOCOLS) {
   }
 }
 
+test('a ping keeps its identifier behind DNAT to a port, so that a machine can have several', (t) => {
+  const network = hosts({ inbound: [dnat('remote')] });
+  for (const srcPort of [1000, 1001]) {
+    const packet: Packet = { protocol: 'icmp', to: VIP, srcPort, dstPort: 0 };
+    const [there] = send(network, 'client', packet);
+    t.deepEqual([there?.at, there?.srcPort], ['remote', srcPort]);
+    const [back] = answer(network, packet, there);
+    t.deepEqual([back?.at, back?.src, back?.srcPort], ['client', VIP, srcPort]);
+  }
+  checkSound(t, network);
+});
+
 test('several targets share the connections, and each connection keeps its own', (t) => {
   const network = hosts({ inbound: [dnat('server', 'remote')] });
   const members = new Map<number, string>();
