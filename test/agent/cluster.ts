@@ -13,8 +13,9 @@ import type { TunnelDevices, TunnelType } from '../../src/agent/underlay/tunnels
 import type { Datapath, DatapathFeatures, Flow } from '../../src/datapath/datapath.js';
 import { DatapathError } from '../../src/datapath/errors.js';
 import type { MemoryDatapath } from '../../src/datapath/memory/datapath.js';
+import type { MemoryInterface } from '../../src/datapath/memory/interface.js';
 import { MemoryNetwork } from '../../src/datapath/memory/network.js';
-import type { MemoryInterface, MemoryNode } from '../../src/datapath/memory/node.js';
+import type { MemoryNode } from '../../src/datapath/memory/node.js';
 import type { MemorySwitch } from '../../src/datapath/memory/switch.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';

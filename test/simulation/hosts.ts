@@ -1,5 +1,6 @@
+import type { MemoryInterface } from '../../src/datapath/memory/interface.js';
 import { MemoryNetwork } from '../../src/datapath/memory/network.js';
-import type { MemoryInterface, MemoryNode } from '../../src/datapath/memory/node.js';
+import type { MemoryNode } from '../../src/datapath/memory/node.js';
 import { formatIpv4, type Ipv6 } from '../../src/packet/address.js';
 import type { BridgePortFact, Fact, LoadBalancerFact, SourceNatFact, TunnelPath } from '../../src/simulation/fact.js';
 import { Filters, type RuleSpec } from './filters.js';

@@ -1,6 +1,6 @@
 import type { Datapath } from '../../src/datapath/datapath.js';
+import type { MemoryInterface } from '../../src/datapath/memory/interface.js';
 import { MemoryNetwork } from '../../src/datapath/memory/network.js';
-import type { MemoryInterface } from '../../src/datapath/memory/node.js';
 import { IPV6_UNSPECIFIED, type Ipv6, parseIpv4, parseIpv6 } from '../../src/packet/address.js';
 import { parseCidr, parseIp } from '../../src/packet/ip.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';

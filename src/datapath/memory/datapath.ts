@@ -39,7 +39,7 @@ export class MemoryDatapath implements Datapath {
   }
 
   get features(): DatapathFeatures {
-    return this.target.node.network.features;
+    return this.target.node.world.features;
   }
 
   actionsLength(actions: readonly Action[]): number {
@@ -70,7 +70,7 @@ export class MemoryDatapath implements Datapath {
 
   submit(operations: readonly FlowOperation[], done?: BatchDone): void {
     const errors = operations.map((operation) => this.attempt(operation));
-    if (done !== undefined) this.target.node.network.enqueue(() => done(errors));
+    if (done !== undefined) this.target.node.world.enqueue(() => done(errors));
   }
 
   async flow(id: FlowId, signal?: AbortSignal): Promise<Flow | undefined> {
@@ -109,7 +109,7 @@ export class MemoryDatapath implements Datapath {
 
   watchConnections(listener: ConnectionListener): () => void {
     this.checkOpen();
-    const { conntrack, network } = this.target.node;
+    const { conntrack, world } = this.target.node;
     let waiting: ConnectionEvent[] = [];
     const tell = () => {
       const batch = waiting;
@@ -119,7 +119,7 @@ export class MemoryDatapath implements Datapath {
     const unwatch = conntrack.watch((event) => {
       if (!listener.concerns(event.connection.zone)) return;
       waiting.push(event);
-      if (waiting.length === 1) network.enqueue(tell);
+      if (waiting.length === 1) world.enqueue(tell);
     });
     const sweeper = setInterval(() => conntrack.sweep(), SWEEP_MS).unref();
     const end = () => {

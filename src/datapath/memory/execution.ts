@@ -1,11 +1,11 @@
 import type { Action } from '../../flow/action.js';
 import { CtState, type FlowKey, Frag, VLAN_PRESENT, Word } from '../../flow/key.js';
 import { popTag, pushTag } from '../../packet/vlan.js';
-import { stateOf } from './conntrack.js';
+import { type Conntrack, stateOf } from './conntrack.js';
+import type { Fragments } from './fragments.js';
 import type { Packet } from './packet.js';
 import { type Layout, locate, newLayout } from './rewrite.js';
 import { setFields } from './set-fields.js';
-import type { MemorySwitch } from './switch.js';
 import { hasPorts } from './tuple.js';
 
 /** Limits of net/openvswitch/actions.c. */
@@ -19,6 +19,16 @@ interface Deferred {
   readonly actions: readonly Action[] | undefined;
 }
 
+/** The datapath that a packet is in, as far as what happens to the packet goes. */
+export interface PacketSwitch {
+  readonly node: { readonly conntrack: Conntrack; readonly fragments: Fragments };
+  /** The flow that the packet hits, counted. */
+  match(packet: Packet): { readonly actions: readonly Action[] } | undefined;
+  upcall(reason: 'miss' | 'action', packet: Packet, userdata: Uint8Array | undefined): void;
+  output(port: number, packet: Packet): void;
+  meterPasses(id: number, length: number): boolean;
+}
+
 /** What happens to one packet from its arrival to the last of its copies. */
 export class Execution {
   private level = 0;
@@ -28,7 +38,7 @@ export class Execution {
   /** Why a list of actions was given up with its packet; not of those behind a recirculation. */
   failure: string | undefined;
 
-  constructor(private readonly datapath: MemorySwitch) {}
+  constructor(private readonly datapath: PacketSwitch) {}
 
   /** Look the packet up and do what its flow says, or send it up. */
   process(packet: Packet): void {

@@ -1,6 +1,7 @@
 import type { TunnelKey } from '../../flow/action.js';
 import type { DatapathFeatures } from '../datapath.js';
 import { MemoryNode } from './node.js';
+import type { MemoryWorld } from './world.js';
 
 /** Steps after which a network that never comes to rest is taken for a loop. */
 const MAX_STEPS = 1_000_000;
@@ -24,7 +25,7 @@ export type UnderlayFilter = (from: number, to: number, frame: Uint8Array) => bo
  * A network in one process: nodes with datapaths, and an underlay that carries their tunnels. All work is a queue of
  * steps run in the order they arose, so the same calls give the same outcome. There are no timers.
  */
-export class MemoryNetwork {
+export class MemoryNetwork implements MemoryWorld {
   readonly now: () => number;
   readonly features: DatapathFeatures;
   private readonly nodes = new Map<number, MemoryNode>();
@@ -56,8 +57,8 @@ export class MemoryNetwork {
   }
 
   /** Carry a tunnelled packet; lost if nobody has the destination address or the filter says no. */
-  carry(from: MemoryNode, kind: string, tunnel: TunnelKey, frame: Uint8Array): void {
-    const source = tunnel.src === 0 ? from.underlay : tunnel.src;
+  carry(from: number, kind: string, tunnel: TunnelKey, frame: Uint8Array): void {
+    const source = tunnel.src === 0 ? from : tunnel.src;
     this.enqueue(() => {
       const to = this.nodes.get(tunnel.dst);
       if (to === undefined || !this.underlay(source, tunnel.dst, frame)) return;

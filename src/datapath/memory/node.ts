@@ -3,70 +3,12 @@ import { DatapathError } from '../errors.js';
 import { Conntrack } from './conntrack.js';
 import { MemoryDatapath } from './datapath.js';
 import { Fragments } from './fragments.js';
-import type { MemoryNetwork } from './network.js';
-import { MemorySwitch } from './switch.js';
-
-const DEFAULT_MTU = 1500;
-/** Of a tunnel device, as real ones are made: it never limits. */
-const TUNNEL_MTU = 65000;
-
-/** An interface of a node, and the end of it that is not the datapath's. */
-export class MemoryInterface {
-  /** The datapath it is a port of, and the port's number. */
-  attached: { readonly datapath: MemorySwitch; readonly port: number } | undefined;
-  /** Bytes of a frame behind its Ethernet header, a VLAN tag not counted. */
-  mtu: number;
-  private frames: Uint8Array[] = [];
-  private listener: ((frame: Uint8Array) => void) | undefined;
-
-  constructor(
-    private readonly node: MemoryNode,
-    readonly name: string,
-    readonly ifindex: number,
-    readonly kind: 'netdev' | 'internal' | 'vxlan' | 'gre',
-  ) {
-    this.mtu = kind === 'vxlan' || kind === 'gre' ? TUNNEL_MTU : DEFAULT_MTU;
-  }
-
-  /** Send a whole frame from the far end towards the datapath. Copied. Lost unless the interface is a port. */
-  send(frame: Uint8Array): void {
-    const copy = frame.slice();
-    this.node.network.enqueue(() => {
-      this.attached?.datapath.receive(this.attached.port, copy, undefined);
-    });
-  }
-
-  /** Frames that came out at the far end, oldest first; none that a listener got. */
-  received(): readonly Uint8Array[] {
-    return this.frames;
-  }
-
-  /** Forget the frames received. */
-  clear(): void {
-    this.frames = [];
-  }
-
-  /** Hand frames to `listener` from now on instead of keeping them. */
-  listen(listener: (frame: Uint8Array) => void): void {
-    this.listener = listener;
-  }
-
-  /** A frame leaves the datapath here. */
-  transmit(frame: Uint8Array, tunnel: TunnelKey | undefined): void {
-    if (this.kind === 'vxlan' || this.kind === 'gre') {
-      // Without a tunnel key the device does not know where to: it drops, as a kernel's does.
-      if (tunnel !== undefined) this.node.network.carry(this.node, this.kind, tunnel, frame);
-      return;
-    }
-    this.node.network.enqueue(() => {
-      if (this.listener !== undefined) this.listener(frame);
-      else this.frames.push(frame);
-    });
-  }
-}
+import { MemoryInterface } from './interface.js';
+import { MemorySwitch, type SwitchNode } from './switch.js';
+import type { MemoryWorld } from './world.js';
 
 /** A machine: interfaces, datapaths, connection tracking, an address on the underlay. */
-export class MemoryNode {
+export class MemoryNode implements SwitchNode {
   readonly conntrack: Conntrack;
   readonly fragments: Fragments;
   private readonly interfaces = new Map<string, MemoryInterface>();
@@ -74,17 +16,17 @@ export class MemoryNode {
   private nextIfindex = 1;
 
   constructor(
-    readonly network: MemoryNetwork,
+    readonly world: MemoryWorld,
     readonly underlay: number,
   ) {
-    this.conntrack = new Conntrack(network.now);
-    this.fragments = new Fragments(network.now);
+    this.conntrack = new Conntrack(world.now);
+    this.fragments = new Fragments(world.now);
   }
 
   /** Make an interface. @throws DatapathError if there is one of that name */
   addInterface(name: string, kind: 'netdev' | 'internal' | 'vxlan' | 'gre' = 'netdev'): MemoryInterface {
     if (this.interfaces.has(name)) throw new DatapathError('exists', `interface ${name} exists already`);
-    const device = new MemoryInterface(this, name, this.nextIfindex++, kind);
+    const device = new MemoryInterface(this.world, this.underlay, name, this.nextIfindex++, kind);
     this.interfaces.set(name, device);
     return device;
   }

@@ -14,11 +14,14 @@ import type {
 } from '../datapath.js';
 import { DatapathError } from '../errors.js';
 import { requireMeter } from '../meter.js';
-import { Execution } from './execution.js';
+import type { Conntrack } from './conntrack.js';
+import { Execution, type PacketSwitch } from './execution.js';
+import type { Fragments } from './fragments.js';
+import type { MemoryInterface, PortOwner } from './interface.js';
 import { Meter } from './meter.js';
-import type { MemoryInterface, MemoryNode } from './node.js';
 import { Packet } from './packet.js';
 import { kernelMask, validateActions, validateKey } from './validate.js';
+import type { MemoryWorld } from './world.js';
 
 const MAX_PORTS = 65535;
 const MAX_FLOW_ID = 2 ** 48 - 1;
@@ -52,11 +55,22 @@ export interface SwitchStatistics {
   lost: number;
 }
 
+/** The machine that a datapath is on. */
+export interface SwitchNode {
+  readonly world: MemoryWorld;
+  readonly conntrack: Conntrack;
+  readonly fragments: Fragments;
+  interface(name: string): MemoryInterface | undefined;
+  /** @throws DatapathError if there is one of that name */
+  addInterface(name: string, kind: 'internal'): MemoryInterface;
+  removeInterface(name: string): void;
+}
+
 /**
  * The datapath that outlives its drivers: ports, flows, the packets between them. It keeps to what the kernel's does
  * (net/openvswitch/datapath.c, actions.c), limits included.
  */
-export class MemorySwitch {
+export class MemorySwitch implements PacketSwitch, PortOwner {
   readonly statistics: SwitchStatistics = { hits: 0, missed: 0, lost: 0 };
   /** How many upcalls wait at most; more are lost. */
   upcallQueue = DEFAULT_UPCALL_QUEUE;
@@ -71,7 +85,7 @@ export class MemorySwitch {
   private readonly metadata = new FlowKey();
 
   constructor(
-    readonly node: MemoryNode,
+    readonly node: SwitchNode,
     readonly name: string,
   ) {
     this.plug(node.addInterface(name, 'internal'), 0);
@@ -137,8 +151,8 @@ export class MemorySwitch {
 
   /** See {@link Datapath.putMeter}. */
   putMeter(id: number, spec: MeterSpec): void {
-    requireMeter(id, spec, this.node.network.features);
-    this.meters.set(id, new Meter(spec, this.node.network.now()));
+    requireMeter(id, spec, this.node.world.features);
+    this.meters.set(id, new Meter(spec, this.node.world.now()));
   }
 
   deleteMeter(id: number): void {
@@ -151,7 +165,7 @@ export class MemorySwitch {
 
   /** Whether the meter, if there is one, lets the packet pass. */
   meterPasses(id: number, length: number): boolean {
-    return this.meters.get(id)?.passes(length, this.node.network.now()) ?? true;
+    return this.meters.get(id)?.passes(length, this.node.world.now()) ?? true;
   }
 
   /** Do one operation now. @throws DatapathError or UnsupportedError as the kernel would refuse it */
@@ -203,7 +217,7 @@ export class MemorySwitch {
     this.statistics.hits++;
     flow.packets++;
     flow.bytes += packet.bytes.length;
-    flow.used = this.node.network.now();
+    flow.used = this.node.world.now();
     return flow;
   }
 
@@ -237,7 +251,7 @@ export class MemorySwitch {
     }
     if (this.delivering) return;
     this.delivering = true;
-    this.node.network.enqueue(() => this.deliver());
+    this.node.world.enqueue(() => this.deliver());
   }
 
   private deliver(): void {
@@ -248,7 +262,7 @@ export class MemorySwitch {
     this.lostSinceTold = 0;
     if (this.waiting.length > 0) {
       this.delivering = true;
-      this.node.network.enqueue(() => this.deliver());
+      this.node.world.enqueue(() => this.deliver());
     }
     if (handler === undefined) {
       this.statistics.lost += batch.length;
@@ -261,7 +275,7 @@ export class MemorySwitch {
   private put(operation: Extract<FlowOperation, { type: 'put' }>): void {
     const { id, key, mask, actions } = operation;
     if (!Number.isInteger(id) || id < 1 || id > MAX_FLOW_ID) throw new DatapathError('invalid', `${id} is no flow id`);
-    const { features } = this.node.network;
+    const { features } = this.node.world;
     validateKey(key, features);
     const matched = kernelMask(key, mask);
     const masked = key.masked(matched);
@@ -303,7 +317,7 @@ export class MemorySwitch {
   private execute(key: FlowKey, bytes: Uint8Array, actions: readonly Action[]): void {
     if (bytes.length < 14) throw new DatapathError('invalid', `a packet of ${bytes.length} bytes is no Ethernet frame`);
     const packet = Packet.of(bytes, key);
-    validateActions(actions, packet.key, this.node.network.features);
+    validateActions(actions, packet.key, this.node.world.features);
     const execution = new Execution(this);
     execution.execute(actions, packet);
     if (execution.failure !== undefined) throw new DatapathError('invalid', execution.failure);
@@ -318,7 +332,7 @@ export class MemorySwitch {
       complete: true,
       packets: flow.packets,
       bytes: flow.bytes,
-      idleMs: flow.used === undefined ? undefined : this.node.network.now() - flow.used,
+      idleMs: flow.used === undefined ? undefined : this.node.world.now() - flow.used,
     };
   }
 
@@ -336,7 +350,7 @@ export class MemorySwitch {
   }
 
   private tellPortsChanged(): void {
-    this.node.network.enqueue(() => {
+    this.node.world.enqueue(() => {
       for (const handler of [...this.handlers]) handler.portsChanged();
     });
   }

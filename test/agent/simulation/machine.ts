@@ -1,4 +1,4 @@
-import type { MemoryInterface } from '../../../src/datapath/memory/node.js';
+import type { MemoryInterface } from '../../../src/datapath/memory/interface.js';
 import { formatIpv4, formatIpv6, formatMac, type Ipv6 } from '../../../src/packet/address.js';
 import { buildEthernet, EtherType } from '../../../src/packet/ethernet.js';
 import { IpProtocol } from '../../../src/packet/ip-protocol.js';
