@@ -47,6 +47,7 @@ const FIRST = '';
 export class Chain implements ChainFact {
   readonly rules = new RuleIndex<RuleFact>();
   readonly jumps = new Map<Fact<ChainFact>, number>();
+  readonly targets = new Map<Fact<PortFact>, number>();
   private statefulRules = 0;
 
   constructor(
@@ -96,11 +97,15 @@ export class Chain implements ChainFact {
 
   private count(fact: RuleFact, change: 1 | -1): void {
     if (needsConnection(fact)) this.statefulRules += change;
-    if (fact.type !== 'jump') return;
-    const count = (this.jumps.get(fact.chain) ?? 0) + change;
-    if (count === 0) this.jumps.delete(fact.chain);
-    else this.jumps.set(fact.chain, count);
+    if (fact.type === 'jump') addTo(this.jumps, fact.chain, change);
+    else if (fact.type === 'redirect') addTo(this.targets, fact.target, change);
   }
+}
+
+function addTo<T>(counts: Map<T, number>, key: T, change: 1 | -1): void {
+  const count = (counts.get(key) ?? 0) + change;
+  if (count === 0) counts.delete(key);
+  else counts.set(key, count);
 }
 
 function ruleFact(rule: Rule, references: RuleReferences): RuleFact {
@@ -124,10 +129,11 @@ function ruleFact(rule: Rule, references: RuleReferences): RuleFact {
     case 'reverse-snat':
       return { ...fields, type: rule.type, action: rule.action, targets: [] };
     case 'l2-transform': {
-      const { action, pushVlanId, popVlan = false, ingress = false, failOpen = false } = rule;
-      if (action !== 'redirect') return { ...fields, type: 'tag', action, popVlan, pushVlanId };
+      const { action, pushVlanId, pushVlanPriority = 0, popVlan = false, ingress = false, failOpen = false } = rule;
+      const pushTag = pushVlanId === undefined ? undefined : (pushVlanPriority << 13) | pushVlanId;
+      if (action !== 'redirect') return { ...fields, type: 'tag', action, popVlan, pushTag };
       const target = references.port(rule.targetPortId!);
-      return { ...fields, type: 'redirect', popVlan, pushVlanId, target, ingress, failOpen };
+      return { ...fields, type: 'redirect', popVlan, pushTag, target, ingress, failOpen };
     }
     default:
       return { ...fields, type: rule.type };
@@ -288,9 +294,9 @@ function actionOf(
 }
 
 /** @returns whether there was a tag to take off */
-function changeTag(context: SimulationContext, { popVlan, pushVlanId }: TagRuleFact | RedirectRuleFact): boolean {
+function changeTag(context: SimulationContext, { popVlan, pushTag }: TagRuleFact | RedirectRuleFact): boolean {
   if (popVlan && !context.headers.popVlan()) return false;
-  if (pushVlanId !== undefined) context.headers.pushVlan(pushVlanId);
+  if (pushTag !== undefined) context.headers.pushVlan(pushTag);
   return true;
 }
 

@@ -66,6 +66,7 @@ const FRAGMENTS = {
 } as const;
 
 const VLAN_ID_BITS = 0xfff;
+const VLAN_PRIORITY_SHIFT = 13;
 const MAX_PORT = 0xffff;
 const TWO_32 = 0x1_0000_0000;
 
@@ -91,6 +92,7 @@ export function compileCondition(condition: Condition): CompiledCondition {
 
   if (c.noVlan) add('noVlan', hasNoVlan);
   if (c.vlanId !== undefined) add('vlanId', vlanCheck(c.vlanId));
+  if (c.vlanPriority !== undefined) add('vlanPriority', vlanPriorityCheck(c.vlanPriority));
   if (c.etherType !== undefined) add('etherType', etherTypeCheck(c.etherType));
   if (c.sourceMac) add('sourceMac', macCheck('source', c.sourceMac, c.sourceMacMask));
   if (c.destinationMac) add('destinationMac', macCheck('destination', c.destinationMac, c.destinationMacMask));
@@ -182,6 +184,13 @@ function vlanCheck(vlanId: number): Check {
   return (packet, seen) => {
     seen.seeVlan();
     return (packet.vlanTci & (VLAN_PRESENT | VLAN_ID_BITS)) === (VLAN_PRESENT | vlanId);
+  };
+}
+
+function vlanPriorityCheck(priority: number): Check {
+  return (packet, seen) => {
+    seen.seeVlan();
+    return (packet.vlanTci & VLAN_PRESENT) !== 0 && packet.vlanTci >>> VLAN_PRIORITY_SHIFT === priority;
   };
 }
 

@@ -25,10 +25,16 @@ const MAX_COPIES_OF_COPIES = 64;
 /** Devices that a packet passes at most; one that passes more goes in a circle. MidoNet's value. */
 const MAX_DEVICES = 12;
 
+/**
+ * How a packet gets into a device at a port: from what is behind it, because a rule has sent it there, or `returned`: as if
+ * it had come back from there, whether or not the port is up.
+ */
+type Entrance = 'plain' | 'redirected' | 'returned';
+
 /** A packet on its way into a device, with the headers that it has there. */
 interface Visit {
   readonly port: Fact<PortFact>;
-  readonly isReturned: boolean;
+  readonly entrance: Entrance;
   readonly headers: SavedHeaders;
   readonly devices: number;
   readonly entry: Fact<PortFact> | undefined;
@@ -86,8 +92,8 @@ export class SimulationContext implements TrackedSimulation {
 
   /** Whether another host has flooded the packet, to all hosts that are to have it: a rule that redirects it may have it flooded again. */
   isFlooded = false;
-  /** Whether a redirected packet is taken as come back from a port that may not be up. */
-  isReturned = false;
+  /** How it got to the port where it is in. */
+  entrance: Entrance = 'plain';
   /** The port of the device where the packet came in; undefined of one that the device sent by itself. */
   inPort: Fact<PortFact> | undefined;
   /** Where it goes out of the device; undefined before that is known, and of a flooded packet. */
@@ -265,11 +271,8 @@ export class SimulationContext implements TrackedSimulation {
     return isFromOtherHost(this.arrival);
   }
 
-  /**
-   * The packet goes in at a port of a device, with the headers that it has at this point.
-   * @param isReturned it is as if it had come back from there, whether or not the port is up
-   */
-  enter(port: Fact<PortFact>, isReturned = false): void {
+  /** The packet goes in at a port of a device, with the headers that it has at this point. */
+  enter(port: Fact<PortFact>, entrance: Entrance = 'plain'): void {
     if (this.devices >= MAX_DEVICES) {
       if (this.flood !== undefined) this.cutCopies++;
       return this.drop('too-many-devices');
@@ -277,7 +280,7 @@ export class SimulationContext implements TrackedSimulation {
     this.tracking.settle();
     this.visits.push({
       port,
-      isReturned,
+      entrance,
       headers: this.headers.save(),
       devices: this.devices + 1,
       position: this.tracking.position,
@@ -303,7 +306,7 @@ export class SimulationContext implements TrackedSimulation {
     this.flood = visit.flood;
     this.mirrored = visit.mirrored;
     this.inPort = visit.port;
-    this.isReturned = visit.isReturned;
+    this.entrance = visit.entrance;
     this.outPort = undefined;
     this.isDestinationRewritten = false;
     this.senderMac = this.packet.ethSrc;

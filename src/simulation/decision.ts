@@ -30,6 +30,7 @@ export type DropReason =
   | 'rejected'
   | 'filtered'
   | 'unreadable-rule'
+  | 'service-port'
   | 'no-connection-state'
   | 'ttl-exceeded'
   | 'no-neighbor'

@@ -80,6 +80,10 @@ export interface BridgePortFact extends AnyPortFact {
   readonly qos?: Fact<QosFact>;
   /** Whether it exchanges packets only with ports of the bridge that are not isolated. */
   readonly isIsolated?: boolean;
+  /** Inserted services that its traffic goes through: the chains that send it there, on the way in and out. */
+  readonly services?: { readonly inbound: Fact<ChainFact>; readonly outbound: Fact<ChainFact> };
+  /** It has such services behind it: what a service sends back goes by this chain. Only what is redirected leaves there. */
+  readonly service?: Fact<ChainFact>;
 }
 
 export interface RouterPortFact extends AnyPortFact {
@@ -311,6 +315,8 @@ export interface ChainFact {
   readonly isStateful: boolean;
   /** The chains that its rules jump to, and how many rules do. */
   readonly jumps: ReadonlyMap<Fact<ChainFact>, number>;
+  /** The ports that its rules redirect to, in the same way. */
+  readonly targets: ReadonlyMap<Fact<PortFact>, number>;
   /** A group that one of its conditions compares with. */
   addressGroup(id: string): AddressGroupFact;
 }
@@ -371,14 +377,16 @@ export interface TagRuleFact extends AnyRuleFact {
   readonly type: 'tag';
   readonly action: 'accept' | 'continue' | 'drop' | 'reject' | 'return';
   readonly popVlan: boolean;
-  readonly pushVlanId: number | undefined;
+  /** Priority and VLAN of the tag that is put on, as in tag control information. */
+  readonly pushTag: number | undefined;
 }
 
 /** Sends the packet out of `target`, or into it as if it had come from there, with the VLAN tag changed before. */
 export interface RedirectRuleFact extends AnyRuleFact {
   readonly type: 'redirect';
   readonly popVlan: boolean;
-  readonly pushVlanId: number | undefined;
+  /** Priority and VLAN of the tag that is put on, as in tag control information. */
+  readonly pushTag: number | undefined;
   readonly target: Fact<PortFact>;
   readonly ingress: boolean;
   /** Whether a packet that cannot leave at the target goes on as if it had come back from there. */

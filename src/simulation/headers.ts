@@ -130,8 +130,9 @@ export class PacketHeaders {
     this.written[Word.NW_TOS] = DSCP_BITS;
   }
 
-  pushVlan(vlanId: number): void {
-    this.pushed = { tci: VLAN_PRESENT | vlanId, below: this.pushed };
+  /** @param tag priority and VLAN, as in tag control information */
+  pushVlan(tag: number): void {
+    this.pushed = { tci: VLAN_PRESENT | tag, below: this.pushed };
     this.showTag();
   }
 
@@ -150,7 +151,7 @@ export class PacketHeaders {
     this.trace?.push({
       type: 'set',
       field: 'VLAN',
-      value: pushed === undefined ? 'none' : String(pushed.tci & ~VLAN_PRESENT),
+      value: pushed === undefined ? 'none' : describeTag(pushed.tci),
     });
     packet.vlanTci = pushed?.tci ?? (isOriginal ? key.vlanTci : 0);
     packet.vlanTpid = pushed === undefined ? (isOriginal ? key.vlanTpid : 0) : EtherType.VLAN;
@@ -270,4 +271,9 @@ export class PacketHeaders {
 
 function formatAddress(words: Uint32Array): string {
   return words.length === 1 ? formatIpv4(words[0]) : formatIpv6(words);
+}
+
+function describeTag(tci: number): string {
+  const priority = tci >>> 13;
+  return priority === 0 ? String(tci & 0xfff) : `${tci & 0xfff} with priority ${priority}`;
 }

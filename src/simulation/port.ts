@@ -21,15 +21,24 @@ function comesIn(context: SimulationContext, fact: Fact<PortFact>, port: PortFac
   context.trace?.push({ type: 'in', port: port.id, device: port.type });
   if (port.peer === undefined) context.entry = fact;
   mirror(context, port.inboundMirrors);
-  if (!port.adminStateUp && !context.isReturned) {
+  if (!port.adminStateUp && context.entrance !== 'returned') {
     context.drop('port-down');
     return false;
   }
   if (fact === context.ingress) limitRate(context, port);
   trackBy(context, port);
-  if (!passes(context, port.inboundFilters)) return false;
+  if (!passesServices(context, port) || !passes(context, port.inboundFilters)) return false;
   mirror(context, port.postInFilterMirrors);
   return true;
+}
+
+/** Whether the packet goes on into the device: not if it takes the way through an inserted service, or comes back from one. */
+function passesServices(context: SimulationContext, port: PortFact): boolean {
+  if (port.type !== 'bridge') return true;
+  if (port.service !== undefined && filter(context, [port.service]) !== 'accept') return false;
+  // What a rule has sent here was there.
+  if (port.services === undefined || context.entrance !== 'plain') return true;
+  return filter(context, [port.services.inbound]) === 'accept';
 }
 
 /** A packet leaves a device at a port: into the device behind it, or out of the virtual network. */
@@ -41,8 +50,11 @@ export function egressPort(context: SimulationContext, fact: Fact<PortFact>): vo
   context.outPort = fact;
   mirror(context, port.preOutFilterMirrors);
   if (!port.adminStateUp) return context.drop('port-down');
+  if (port.type === 'bridge' && port.service !== undefined) return context.drop('service-port');
   trackBy(context, port);
-  if (passes(context, port.outboundFilters)) emit(context, port);
+  if (!passes(context, port.outboundFilters)) return;
+  if (port.type === 'bridge' && port.services !== undefined && !passes(context, [port.services.outbound])) return;
+  emit(context, port);
 }
 
 /** Mirrors copy the packet as it is here. */
@@ -64,8 +76,11 @@ function outputCopy(context: SimulationContext, fact: Fact<PortFact>): void {
   else context.drop('port-down');
 }
 
-/** A packet has passed the port's filters. */
-function emit(context: SimulationContext, port: PortFact): void {
+/**
+ * A packet has passed the port's filters.
+ * @param isRedirected a rule has sent it there, perhaps back to where it came from
+ */
+function emit(context: SimulationContext, port: PortFact, isRedirected = false): void {
   mirror(context, port.outboundMirrors);
   if (port.peer !== undefined) return context.enter(port.peer);
   if (port.location === null) return context.drop('unbound-port');
@@ -73,7 +88,7 @@ function emit(context: SimulationContext, port: PortFact): void {
     const output = context.read(port.location.output);
     if (output === null) context.drop('unbound-port');
     // Bridges never send a packet back; a router may, to another machine behind the same port.
-    else if (output === context.key.inPort && !context.headers.isRouted) context.drop('same-port');
+    else if (output === context.key.inPort && !context.headers.isRouted && !isRedirected) context.drop('same-port');
     else if (output !== undefined) outputHere(context, output, port.location.zone);
     return;
   }
@@ -140,15 +155,16 @@ function reject(context: SimulationContext): void {
 
 /** Out of the target its filters count as passed. */
 function redirect(context: SimulationContext, { target, ingress, failOpen }: RedirectRuleFact): void {
-  if (ingress) return context.enter(target);
+  if (ingress) return context.enter(target, 'redirected');
   const port = context.read(target);
   if (port === undefined) return;
   const isUp = port === null ? false : isReady(context, port);
   if (isUp === undefined) return;
   if (isUp) {
     context.outPort = target;
-    emit(context, port!);
-  } else if (failOpen && port !== null) context.enter(target, true);
+    trackBy(context, port!);
+    emit(context, port!, true);
+  } else if (failOpen && port !== null) context.enter(target, 'returned');
   else context.drop('port-down');
 }
 

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { parseMac } from '../packet/address.js';
 import { parseIp } from '../packet/ip.js';
-import { cidr, ipAddress, mac, nameSchema, reference, references, tenantId, vlanId } from './fields.js';
+import { cidr, ipAddress, mac, nameSchema, reference, references, tenantId, vlanId, vlanPriority } from './fields.js';
 import { positionSchema } from './position.js';
 
 /** Chains of rules: firewalls, NAT, redirection. */
@@ -74,6 +74,8 @@ export const conditionSchema = z
     traversedRouterIds: references,
     noVlan: z.boolean().optional(),
     vlanId: vlanId.optional(),
+    /** The priority in the VLAN tag. */
+    vlanPriority: vlanPriority.optional(),
     /** EtherType, not a length. */
     etherType: z.int().min(0x600).max(0xffff).optional(),
     sourceMac: mac.optional(),
@@ -105,7 +107,9 @@ export const conditionSchema = z
     if (portsCompared && (condition.fragmentPolicy === 'any' || condition.fragmentPolicy === 'nonheader')) {
       fault('fragmentPolicy', 'expected header or unfragmented, as ports are compared');
     }
-    if (condition.noVlan && condition.vlanId !== undefined) fault('vlanId', 'expected none, as noVlan is set');
+    for (const field of ['vlanId', 'vlanPriority'] as const) {
+      if (condition.noVlan && condition[field] !== undefined) fault(field, 'expected none, as noVlan is set');
+    }
     for (const side of ['source', 'destination'] as const) {
       if (condition[`${side}MacMask`] !== undefined && condition[`${side}Mac`] === undefined) {
         fault(`${side}Mac`, 'expected a MAC address, as there is a mask');
@@ -154,6 +158,8 @@ export const ruleSchema = z
       action: z.enum(['accept', 'continue', 'drop', 'reject', 'return', 'redirect']),
       popVlan: z.boolean().optional(),
       pushVlanId: vlanId.optional(),
+      /** Of the tag that is put on; 0 when absent. */
+      pushVlanPriority: vlanPriority.optional(),
       /** Where `redirect` sends the packet: out of the port, or into it as if it had come from there. */
       targetPortId: reference.optional(),
       ingress: z.boolean().optional(),
@@ -171,6 +177,9 @@ export const ruleSchema = z
     const fault = (path: PropertyKey[], message: string) => context.addIssue({ code: 'custom', path, message });
     if (rule.type === 'l2-transform' && rule.action === 'redirect' && rule.targetPortId === undefined) {
       fault(['targetPortId'], 'expected a port, as the action is redirect');
+    }
+    if (rule.type === 'l2-transform' && rule.pushVlanPriority !== undefined && rule.pushVlanId === undefined) {
+      fault(['pushVlanId'], 'expected a VLAN, as there is a priority');
     }
     if (rule.type !== 'dnat' && rule.type !== 'snat') return;
     const withPorts = rule.targets.filter(({ ports }) => ports !== undefined).length;

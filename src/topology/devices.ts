@@ -89,6 +89,12 @@ const portFields = {
   vlanId: vlanId.optional(),
   /** Exchanges packets only with those ports of the bridge that are not isolated. */
   isolated: z.boolean().optional(),
+  /**
+   * Inserted services that traffic of this port of a bridge goes through, and those that are behind it. The repository notes
+   * them here as insertions come and go.
+   */
+  insertionIds: references,
+  serviceInsertionIds: references,
   /** The hardware VTEP behind this port of a bridge. */
   vtepId: reference.optional(),
   /** The DHCP subnet whose router this port of a bridge leads to. */
@@ -123,7 +129,14 @@ export const portSchema = z
       }
       if (port.subnets !== undefined) fault('subnets', 'expected none on a port of a bridge');
     } else {
-      for (const field of ['vlanId', 'isolated', 'vtepId', 'dhcpSubnetId'] as const) {
+      for (const field of [
+        'vlanId',
+        'isolated',
+        'insertionIds',
+        'serviceInsertionIds',
+        'vtepId',
+        'dhcpSubnetId',
+      ] as const) {
         if (port[field] !== undefined) fault(field, 'expected none on a port of a router');
       }
       if (port.addresses.length > 0) fault('addresses', 'expected none on a port of a router, which has subnets');

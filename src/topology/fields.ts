@@ -53,6 +53,8 @@ export const interfaceAddress = z.string().transform((text, context) => {
 export const adminStateUp = z.boolean().default(true);
 /** IEEE 802.1Q: 12 bits, 0 and 4095 have no VLAN of their own. */
 export const vlanId = z.int().min(1).max(4094);
+/** IEEE 802.1Q: the three bits of a tag above the VLAN. */
+export const vlanPriority = z.int().min(0).max(7);
 /** A port of TCP or UDP that something listens on. */
 export const transportPort = z.int().min(1).max(65_535);
 /** A VXLAN network identifier (RFC 7348 section 5). */

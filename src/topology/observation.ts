@@ -12,7 +12,10 @@ export const mirrorSchema = z.strictObject({
   conditions: z.array(conditionSchema).default([]),
 });
 
-/** Traffic of `portId` goes through a service at `servicePortId`, with a VLAN tag; services in order of `position`. */
+/**
+ * Traffic of the machine with this MAC address at `portId` goes through a service at `servicePortId`, with a VLAN tag; through
+ * several services in order of `position`. Both are ports of bridges.
+ */
 export const l2InsertionSchema = z.strictObject({
   id: z.uuid(),
   portId: reference,
@@ -20,6 +23,7 @@ export const l2InsertionSchema = z.strictObject({
   mac,
   vlanId: vlanId.optional(),
   position: z.int().min(0).default(0),
+  /** Whether traffic goes on without the service while its port is not up. */
   failOpen: z.boolean().default(false),
 });
 

@@ -81,6 +81,8 @@ export const REFERENCES: readonly ReferenceRow[] = [
   row('port', 'preOutFilterMirrorIds[]', 'mirror', 'clear'),
   row('port', 'portGroupIds[]', 'port-group', 'clear'),
   row('port', 'qosPolicyId', 'qos-policy', 'clear'),
+  row('port', 'insertionIds[]', 'l2-insertion', 'clear'),
+  row('port', 'serviceInsertionIds[]', 'l2-insertion', 'clear'),
   row('port', 'vtepId', 'vtep', 'cascade'),
   row('port', 'dhcpSubnetId', 'dhcp-subnet', 'clear'),
 

@@ -78,12 +78,16 @@ export class Filters implements RuleReferences {
 
   /** Gives the chain these rules. */
   set(id: string, rules: readonly RuleSpec[]): TestFact<ChainFact> {
-    const chain = this.chain(id);
-    chain.value = new Chain(
+    return this.setAll(
       id,
-      this,
       rules.map((rule, i) => ruleOf(`${id}-${i}`, String(i).padStart(8, '0'), rule)),
     );
+  }
+
+  /** The same, with rules as they are stored. */
+  setAll(id: string, rules: readonly Rule[]): TestFact<ChainFact> {
+    const chain = this.chain(id);
+    chain.value = new Chain(id, this, rules);
     return chain;
   }
 }

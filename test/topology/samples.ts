@@ -59,6 +59,8 @@ const VARIANTS: Readonly<Record<string, (need: Need) => Record<string, unknown>>
   'rule.jumpChainId': () => ({ type: 'jump' }),
   'rule.targetPortId': () => ({ type: 'l2-transform', action: 'redirect' }),
   'rule.traceRequestId': () => ({ type: 'trace' }),
+  'l2-insertion.portId': (need) => ({ servicePortId: need('port') }),
+  'l2-insertion.servicePortId': (need) => ({ portId: need('port') }),
   'trace-request.routerId': () => ({ bridgeId: undefined }),
   'trace-request.portId': () => ({ bridgeId: undefined }),
 };

@@ -21,6 +21,11 @@ export class ChainCells implements RuleReferences {
     return this.chains.size + this.groups.size;
   }
 
+  /** The ports that rules redirect to. */
+  *portsInUse(): Generator<Fact<PortFact>> {
+    for (const { value } of this.chains.values()) if (value) yield* value.targets.keys();
+  }
+
   chain(id: string): Cell<ChainFact> {
     let cell = this.chains.get(id);
     if (cell === undefined) {

@@ -12,6 +12,7 @@ import { Cell, type CellOptions, isIdle } from './cell.js';
 import { ChainCells, sameFilters } from './chain-cells.js';
 import type { DeviceSource } from './device-source.js';
 import { HostLiveness } from './host-liveness.js';
+import { InsertionCells, sameInsertions } from './insertion-cells.js';
 import { LinkedRouters } from './linked-routers.js';
 import { LoadBalancerCells } from './load-balancer-cells.js';
 import { LocalPort, type LocalPortFacts } from './local-port.js';
@@ -37,6 +38,7 @@ export class TopologyCache implements DeviceSource {
   private readonly neighbors = new Map<string, AddressCells<NeighborFact>>();
   readonly chains = new ChainCells(this);
   readonly mirrors = new MirrorCells(this, this.chains);
+  readonly insertions = new InsertionCells(this, this.chains);
   readonly loadBalancers = new LoadBalancerCells(this);
   readonly qos: QosCells;
   readonly meters: Meters;
@@ -184,15 +186,17 @@ export class TopologyCache implements DeviceSource {
   }
 
   /**
-   * Forget ports that nothing of a bridge leads to any more, nor a route, a mirror or the port that they are linked to, and
-   * bridges and routers that no port does. They are not watched; what still led
-   * to one would have a fact of its own beside that of whoever asks by name.
+   * Forget ports that nothing of a bridge leads to any more, nor a route, a mirror, a rule or the port that they are linked
+   * to, and bridges and routers that no port does. They are not watched; what still led to one would have a fact of its own
+   * beside that of whoever asks by name.
    */
   private forgetUnused(): void {
     const ports = new Set<Fact<PortFact>>();
     for (const bridge of this.bridges.values()) for (const port of bridge.portsInUse()) ports.add(port);
     for (const router of this.routers.values()) for (const port of router.portsInUse()) ports.add(port);
     for (const port of this.mirrors.portsInUse()) ports.add(port);
+    for (const port of this.chains.portsInUse()) ports.add(port);
+    for (const port of this.insertions.portsInUse()) ports.add(port);
     for (const { value } of this.ports.values()) if (value?.peer !== undefined) ports.add(value.peer);
     for (const [id, port] of this.ports) {
       if (!isIdle(port) || this.watched.has(port as Cell<unknown>) || ports.has(port)) continue;
@@ -279,6 +283,7 @@ export class TopologyCache implements DeviceSource {
         vlanId: peer === undefined ? undefined : port.vlanId,
         isIsolated: port.isolated ?? false,
         qos: this.qos.policy(port.qosPolicyId),
+        ...this.insertions.ofPort(port),
         ...filtersAndTaps,
       };
     }
@@ -364,7 +369,7 @@ function samePort(a: PortFact, b: PortFact): boolean {
     return false;
   if (!sameIds(a.groupIds, b.groupIds) || !sameTaps(a, b)) return false;
   if (a.type === 'bridge') {
-    if (b.type !== 'bridge' || a.bridge !== b.bridge || a.qos !== b.qos) return false;
+    if (b.type !== 'bridge' || a.bridge !== b.bridge || a.qos !== b.qos || !sameInsertions(a, b)) return false;
     return a.vlanId === b.vlanId && a.isIsolated === b.isIsolated;
   }
   return b.type === 'router' && a.router === b.router && sameAddresses(a.addresses, b.addresses);

@@ -32,7 +32,8 @@ export function targetOf(wanted: readonly WantedPort[]): TunnelTarget {
 /** Whether a packet that is flooded may not leave at the port, or not as it is. */
 export function dependsOnPacket({ port, local, complete }: WantedPort): boolean {
   if (local && complete === undefined) return true;
-  const { isolated, outboundFilterId, outboundMirrorIds, preOutFilterMirrorIds } = complete ?? port;
-  const mirrors = [...(outboundMirrorIds ?? []), ...(preOutFilterMirrorIds ?? [])];
-  return isolated === true || outboundFilterId !== undefined || mirrors.length > 0;
+  const { isolated, outboundFilterId } = complete ?? port;
+  const { outboundMirrorIds, preOutFilterMirrorIds, insertionIds, serviceInsertionIds } = complete ?? port;
+  const lists = [outboundMirrorIds, preOutFilterMirrorIds, insertionIds, serviceInsertionIds];
+  return isolated === true || outboundFilterId !== undefined || lists.some((ids = []) => ids.length > 0);
 }

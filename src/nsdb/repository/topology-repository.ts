@@ -35,6 +35,7 @@ import { ChangeSet, checkObject, type PlannedOperation, type Versioned } from '.
 import { commit } from './commit.js';
 import { Deletion, isDeleted, removeRemains } from './deletion.js';
 import { holderSchema } from './index-entries.js';
+import { noteInsertions } from './insertions.js';
 import { type GroupKind, Members } from './members.js';
 import { Transaction } from './transaction.js';
 
@@ -144,6 +145,7 @@ export class TopologyRepository {
       const changes = new ChangeSet(this.store, this.migrations);
       changes.create(kind, object);
       await changes.joinPeers(signal);
+      await noteInsertions(changes, signal);
       if (await this.commits(changes.writes(), signal)) return object;
     }
   }
@@ -166,6 +168,7 @@ export class TopologyRepository {
       if (staged.before.version !== version) throw new ObjectConflictError(kind, object.id);
       changes.replace(staged, object);
       await changes.joinPeers(signal);
+      await noteInsertions(changes, signal);
       if (await this.commits(changes.writes(), signal)) return object;
     }
   }
@@ -284,7 +287,7 @@ export class TopologyRepository {
     field: string,
     id: string,
     listener: (holderId: string, object: TopologyTypes[K] | undefined) => void,
-    onInvalid: (error: Error) => void,
+    onInvalid: (error: Error, holderId: string) => void,
     onCurrent: () => void,
   ): Watch {
     const row = rowNamed(kind, field);
@@ -302,7 +305,8 @@ export class TopologyRepository {
       } else if (!watches.has(holderId)) {
         const tell = (object: TopologyTypes[K] | undefined) =>
           listener(holderId, object !== undefined && refersTo(row, object, id) ? object : undefined);
-        watches.set(holderId, this.watch(kind, holderId, tell, onInvalid));
+        const refuse = (error: Error) => onInvalid(error, holderId);
+        watches.set(holderId, this.watch(kind, holderId, tell, refuse));
       }
     };
     const tree = this.store.watchTree(folder, follow, {

@@ -12,6 +12,7 @@ import {
 import { ChangeSet, checkObject } from './change-set.js';
 import { commit, MAX_BYTES, MAX_OPERATIONS, sizeOf } from './commit.js';
 import { Deletion, isDeleted, removeRemains } from './deletion.js';
+import { noteInsertions } from './insertions.js';
 
 /**
  * Changes of several objects that happen together or not at all. Objects read in it are as the transaction left them, and
@@ -92,6 +93,7 @@ export class Transaction {
     if (!this.isOpen) throw new ClosedError('transaction');
     this.isOpen = false;
     await this.changes.joinPeers(signal);
+    await noteInsertions(this.changes, signal);
     const deletion = await Deletion.plan(this.store, this.changes, signal);
     const planned = [...this.changes.writes(), ...deletion.operations()];
     const bytes = planned.reduce((sum, { operation }) => sum + sizeOf(operation), 0);

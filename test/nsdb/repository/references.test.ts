@@ -74,7 +74,10 @@ for (const row of REFERENCES) {
     const made = await maker.create(row.kind, holder(row, namedId, maker.need));
     t.true(isNamed(row, made, namedId), 'the sample has the field');
     const field = row.field.replaceAll('[]', '');
-    if (!row.symmetric) t.deepEqual(await repository.holders(row.kind, field, namedId), [made.id]);
+    const holders = row.symmetric ? [made.id] : await repository.holders(row.kind, field, namedId);
+    t.true(holders.includes(made.id));
+    // Insertions are noted at their own ports.
+    t.is(holders.length, row.names === 'l2-insertion' ? 2 : 1);
     const deletion = repository.delete(row.names, namedId, AbortSignal.timeout(20_000));
     if (row.onDelete === 'refuse') {
       const error = await t.throwsAsync<ObjectReferencedError>(deletion, { instanceOf: ObjectReferencedError });
@@ -147,3 +150,46 @@ test.serial('a load balancer serves one router; a port has one peer, and both kn
   t.true(links.some(({ status }) => status === 'fulfilled'));
   t.deepEqual(await findings(store), []);
 });
+
+test.serial(
+  'ports know the insertions that they take part in, at one end of them only, and each service once',
+  async (t) => {
+    const { repository, store } = t.context;
+    const maker = new Maker(repository);
+    const [a, b, service, other] = await Promise.all(['port', 'port', 'port', 'port'].map(() => maker.make('port')));
+    const insert = (portId: string, servicePortId: string) =>
+      repository.create('l2-insertion', { ...sample('l2-insertion', () => portId), servicePortId } as never);
+    const idsOf = async (id: string) => {
+      const { insertionIds = [], serviceInsertionIds = [] } = (await repository.get('port', id))!.object;
+      return [insertionIds.length, serviceInsertionIds.length];
+    };
+    const [first, second] = await Promise.all([insert(a, service), insert(b, service), insert(a, other)]);
+    t.deepEqual(await Promise.all([a, b, service, other].map(idsOf)), [
+      [2, 0],
+      [1, 0],
+      [0, 2],
+      [0, 1],
+    ]);
+    await t.throwsAsync(insert(a, service), { instanceOf: ReferenceConflictError });
+    await t.throwsAsync(insert(service, other), { message: /l2-insertion\.portId: expected a port that is not/ });
+    await t.throwsAsync(insert(b, a), { message: /l2-insertion\.servicePortId: expected a port that is not/ });
+    const routerPort = sample('port', maker.need);
+    await maker.create('port', { ...routerPort, bridgeId: undefined, routerId: await maker.make('router') });
+    await t.throwsAsync(insert(a, routerPort.id), { message: /servicePortId: expected a port of a bridge/ });
+
+    await repository.modify('l2-insertion', second.id, (one) => ({ ...one, servicePortId: other }));
+    await repository.delete('l2-insertion', first.id);
+    t.deepEqual(await Promise.all([a, b, service, other].map(idsOf)), [
+      [1, 0],
+      [1, 0],
+      [0, 0],
+      [0, 2],
+    ]);
+    await repository.delete('port', other);
+    t.deepEqual(await Promise.all([a, b].map(idsOf)), [
+      [0, 0],
+      [0, 0],
+    ]);
+    t.deepEqual(await findings(store), []);
+  },
+);
