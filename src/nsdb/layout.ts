@@ -27,7 +27,7 @@ import { fnv1a } from './fnv.js';
  *     /address-pools/ID                  address pool
  *     /address-pools/ID/blocks/SHARD/BLOCK {hostId}: lease of an address block; 4096 consecutive ones share a shard
  *     /nat-blocks/DEVICE/ADDRESS/PORT    {hostId}: lease of the 64 source ports from PORT on, five digits
- *     /health-checkers/SHARD/BALANCER    {hostId, tunnelKey}: ephemeral, the host that checks its members
+ *     /health-checkers/BALANCER          {hostId, tunnelKey}: ephemeral, the host that checks its members
  *     /missing-hosts/HOST                {change}: somebody saw that the host's agent does not run
  *     /flow-state/SHARD/PORT/batch-NUMBER  archived flow state of a port, see NsdbFlowStateArchive
  *     /KINDs/SHARD/ID, /KINDs/ID         objects of the other kinds, see UNSHARDED
@@ -247,7 +247,7 @@ export function flowStatePath(portId: string): string {
 
 /** Which host checks the members of a load balancer. */
 export function healthCheckerPath(loadBalancerId: string): string {
-  return `/health-checkers/${shard(loadBalancerId)}/${loadBalancerId}`;
+  return `/health-checkers/${loadBalancerId}`;
 }
 
 /** The mark that a host's agent was not running when somebody looked. */

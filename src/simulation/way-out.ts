@@ -5,6 +5,7 @@ import { type Limits, SimulationContext } from './context.js';
 import { chooseRoute } from './ecmp.js';
 import type { BridgeFact, Fact, PortFact, RouterFact } from './fact.js';
 import { nextHop } from './router.js';
+import { simulateSent } from './simulate.js';
 
 /** Where a packet of a device's own leaves it, and with which MAC addresses. */
 export interface Way {
@@ -16,7 +17,7 @@ export interface Way {
 export interface WayOut {
   /** Null: there is none. Undefined: some facts are not in hand. */
   readonly way: Way | null | undefined;
-  /** What it depends on. */
+  /** What it depends on, up to where the packet leaves this host; those that are not in hand, while there are such. */
   readonly facts: readonly Fact<unknown>[];
 }
 
@@ -53,5 +54,11 @@ function find(key: FlowKey, limits: Limits, follow: (context: SimulationContext)
   const way = follow(context);
   const decision = context.decision();
   if (decision.type === 'wait') return { way: undefined, facts: decision.missing };
-  return { way, facts: decision.tags };
+  if (way === null) return { way, facts: decision.tags };
+  const sent = key.clone();
+  sent.ethSrc = way.src;
+  sent.ethDst = way.dst;
+  const behind = simulateSent(sent, way.port, limits);
+  if (behind.type === 'wait') return { way: undefined, facts: behind.missing };
+  return { way, facts: [...decision.tags, ...behind.tags] };
 }

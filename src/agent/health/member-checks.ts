@@ -27,8 +27,8 @@ import {
 /** So many good answers in a row bring a member back that did not work. The default of HAProxy, by which MidoNet checks. */
 const RISE = 2;
 
-/** What is due by the middle of two ticks is done at the first. */
-const EARLY_MS = 500;
+/** Ticks come by so much too early at times. */
+const EARLY_MS = 100;
 
 /** So many questions are asked at a tick; the others are late. */
 const QUESTIONS_AT_ONCE = 2000;
@@ -106,8 +106,8 @@ export class MemberChecks {
   private readonly bridgeIds = new Set<string>();
   private readonly watches: readonly Watch[];
   private balancer: LoadBalancer | undefined;
-  /** Those that wait for facts. */
-  private readonly waiting = new Set<Check>();
+  /** Those that wait, and for which facts. */
+  private readonly waiting = new Map<Check, readonly Fact<unknown>[]>();
   /** Whether another host checks from here on. */
   private isReplaced = false;
 
@@ -180,13 +180,13 @@ export class MemberChecks {
     }
   }
 
-  /** Some fact changed: those that waited for one are asked. */
+  /** Some fact changed: those that waited for it are asked. */
   retry(): void {
-    const { waiting } = this;
-    if (waiting.size === 0) return;
-    const again = [...waiting];
-    waiting.clear();
-    for (const check of again) if (this.isCurrent(check) && check.asked === undefined) this.ask(check);
+    const ready: Check[] = [];
+    for (const [check, missing] of this.waiting) {
+      if (missing.every(({ value }) => value !== undefined)) ready.push(check);
+    }
+    for (const check of ready) this.ask(check);
   }
 
   /** @param isReplaced another host checks from here on; otherwise nobody does */
@@ -291,11 +291,6 @@ export class MemberChecks {
     check.asked = undefined;
   }
 
-  private isCurrent(check: Check): boolean {
-    const { pool, member } = check;
-    return this.pools.get(pool.pool.id) === pool && pool.checks.get(member.id) === check;
-  }
-
   /** Ask the member, if it is to be asked now. */
   private ask(check: Check): void {
     const { clock, need, asked, send } = this.options;
@@ -310,7 +305,7 @@ export class MemberChecks {
     need(found.facts, (2 * delayOf(check)) / 1000);
     const { way } = found;
     if (way === undefined) {
-      this.waiting.add(check);
+      this.waiting.set(check, found.facts);
       return;
     }
     this.waiting.delete(check);

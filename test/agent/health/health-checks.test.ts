@@ -145,3 +145,90 @@ for (const device of ['bridge', 'router'] as const) {
     });
   }
 }
+
+test('when the agent that checks dies another one does', async (t) => {
+  const { cluster, pods, behaviours, becomes, checkers, step } = await setUp(t);
+  await until('somebody checks', async () => {
+    await step();
+    return checkers().length === 1;
+  });
+  const [first] = checkers();
+  await first.crash();
+  await until('somebody else checks', async () => {
+    await step();
+    return checkers().length === 1 && checkers()[0] !== first;
+  });
+  // The kernel of the dead agent's host goes on forwarding, so its member is still to be reached.
+  const survivor = cluster.hosts.findIndex((host) => host !== first);
+  behaviours.set(pods[survivor], 'refuses');
+  await becomes(survivor, 'inactive');
+  await first.start();
+  behaviours.set(pods[survivor], 'accepts');
+  await becomes(survivor, 'active');
+  t.not(checkers()[0], first);
+});
+
+test('silence counts as often as the monitor says, and the status is written when it changes', async (t) => {
+  const { repository, pods, members, asked, behaviours, becomes, monitor, step } = await setUp(t, { hosts: 1 });
+  await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, maxRetries: 3 }));
+  await until('the member was asked', async () => {
+    await step();
+    return asked.get(pods[0])! >= 1;
+  });
+  const version = async () => (await repository.get('pool-member', members[0].id))!.version;
+  const before = await version();
+  asked.set(pods[0], 0);
+  behaviours.set(pods[0], 'silent');
+  await becomes(0, 'inactive');
+  t.true(asked.get(pods[0])! >= 3);
+  for (let i = 0; i < 6; i++) await step();
+  t.is(await version(), before + 1);
+  asked.set(pods[0], 0);
+  behaviours.set(pods[0], 'accepts');
+  await becomes(0, 'active');
+  t.true(asked.get(pods[0])! >= 2);
+  t.is(await version(), before + 2);
+});
+
+test('monitors, members and pools are changed, switched off and taken away while members are asked', async (t) => {
+  const { cluster, repository, pods, members, pool, monitor, asked, behaviours, becomes, step } = await setUp(t, {
+    hosts: 1,
+  });
+  const [pod] = pods;
+  const isAsked = async () => {
+    asked.set(pod, 0);
+    for (let i = 0; i < 6; i++) await step();
+    return asked.get(pod)! > 0;
+  };
+  const switchMember = (adminStateUp: boolean) =>
+    repository.modify('pool-member', members[0].id, (found) => ({ ...found, adminStateUp }));
+  behaviours.set(pod, 'silent');
+  await becomes(0, 'inactive');
+
+  await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, adminStateUp: false }));
+  await becomes(0, 'active');
+  t.false(await isAsked());
+  await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, adminStateUp: true }));
+  await becomes(0, 'inactive');
+
+  await switchMember(false);
+  await until('a member that is switched off is not asked', async () => !(await isAsked()));
+  await switchMember(true);
+  await until('it is asked again', isAsked);
+
+  await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, delay: 3600 }));
+  await until('it is asked rarely', async () => !(await isAsked()));
+  await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, delay: 1 }));
+  await until('it is asked often', isAsked);
+
+  await repository.modify('pool', pool.id, ({ healthMonitorId, ...rest }) => rest);
+  await becomes(0, 'active');
+  t.false(await isAsked());
+  t.is(cluster.hosts[0].agent.healthChecks.balancers, 0);
+  await repository.modify('pool', pool.id, (found) => ({ ...found, healthMonitorId: monitor.id }));
+  await becomes(0, 'inactive');
+
+  await repository.delete('pool-member', members[0].id);
+  await until('a member that is gone is not asked', async () => !(await isAsked()));
+  t.is(cluster.hosts[0].agent.healthChecks.members, 0);
+});
