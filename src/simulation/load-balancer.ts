@@ -1,11 +1,13 @@
 import type { NatSpec } from '../flow/action.js';
 import { Frag, Word } from '../flow/key.js';
 import { EtherType } from '../packet/ethernet.js';
+import { formatIp } from '../packet/ip.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
 import type { SimulationContext } from './context.js';
-import type { BalancedMember, Fact, LoadBalancerFact, SourceNatFact, VipFact } from './fact.js';
+import type { BalancedMember, Fact, LoadBalancerFact, PoolFact, SourceNatFact, VipFact } from './fact.js';
 import { isHealthPort, isToHealthPort, takeHealthAnswer } from './health-answer.js';
 import { type Outcome, RESTORE, reverseHere, translateDestination, translateToAddress } from './nat.js';
+import type { ChosenMember, TraceStep } from './trace.js';
 
 /** A device that a load balancer may serve. */
 export interface BalancedDevice {
@@ -24,10 +26,15 @@ export function balance(context: SimulationContext, device: BalancedDevice): Out
   if (device.loadBalancer === undefined) return 'pass';
   const balancer = context.read(device.loadBalancer);
   if (balancer === undefined) return 'wait';
-  if (balancer === null || !balancer.adminStateUp) return 'pass';
+  if (balancer === null) return 'pass';
+  if (!balancer.adminStateUp) {
+    context.trace?.push({ type: 'load-balancer-off', loadBalancer: balancer.id });
+    return 'pass';
+  }
   const answer = balancer.vip(context.packet, context.mask);
   const vip = answer === undefined ? null : context.read(answer);
   if (vip === undefined) return 'wait';
+  if (vip !== null) context.trace?.push(vipStep(balancer, vip));
   if (vip !== null && vip !== 'tracked' && !vip.adminStateUp) return 'pass';
   context.tracking.track();
   if (vip === null) return 'pass';
@@ -86,10 +93,33 @@ function toMember(context: SimulationContext, vip: VipFact, device: BalancedDevi
 function choose(context: SimulationContext, vip: VipFact): BalancedMember | null | undefined {
   const pool = context.read(vip.pool);
   if (pool === undefined) return undefined;
-  if (pool === null || !pool.adminStateUp) return null;
-  if (vip.isSticky) return pool.members.ofClient(...seeClient(context)) ?? null;
+  if (pool === null) return null;
+  if (!pool.adminStateUp) {
+    context.trace?.push({ type: 'member', pool: pool.id, member: null });
+    return null;
+  }
+  if (vip.isSticky) {
+    const member = pool.members.ofClient(...seeClient(context)) ?? null;
+    context.trace?.push(memberStep(pool, member, 'client'));
+    return member;
+  }
   const bucket = context.tracking.bucket(pool.members.bits);
-  return bucket === undefined ? undefined : (pool.members.ofBucket(bucket) ?? null);
+  if (bucket === undefined) return undefined;
+  const member = pool.members.ofBucket(bucket) ?? null;
+  context.trace?.push(memberStep(pool, member, pool.members.dealtTo(bucket) === member ? 'bucket' : 'stand-in'));
+  return member;
+}
+
+function vipStep(balancer: LoadBalancerFact, vip: VipFact | 'tracked'): TraceStep {
+  const found = vip === 'tracked' ? { vip: null, isOn: true } : { vip: vip.id, isOn: vip.adminStateUp };
+  return { type: 'vip', loadBalancer: balancer.id, ...found };
+}
+
+function memberStep(pool: PoolFact, member: BalancedMember | null, by: ChosenMember['by']): TraceStep {
+  if (member === null) return { type: 'member', pool: pool.id, member };
+  const { id, address: words, port } = member;
+  const address = formatIp({ family: words.length === 1 ? 4 : 6, words: [...words] });
+  return { type: 'member', pool: pool.id, member: { id, address, port, by } };
 }
 
 function seeClient({ packet, mask }: SimulationContext): [words: Uint32Array, offset: number, count: number] {

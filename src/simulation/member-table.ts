@@ -32,6 +32,8 @@ const BUCKETS_PER_MEMBER = 32;
 export class MemberTable<M extends TableMember> {
   /** How many of the low bits of a hash say which bucket. */
   readonly bits: number;
+  /** In order of their identifiers, but for those without weight. */
+  private readonly members: readonly M[];
   private readonly available: readonly M[];
   /** Hashes of the identifiers of `available`. */
   private readonly seeds: Int32Array;
@@ -39,6 +41,7 @@ export class MemberTable<M extends TableMember> {
 
   constructor(members: readonly M[]) {
     const sorted = members.filter((member) => member.weight > 0).sort((a, b) => (a.id < b.id ? -1 : 1));
+    this.members = sorted;
     this.available = sorted.filter((member) => member.isAvailable);
     this.seeds = Int32Array.from(this.available, (member) => hashText(member.id));
     this.bits = SIZES.find((bits) => 2 ** bits >= BUCKETS_PER_MEMBER * sorted.length) ?? SIZES[SIZES.length - 1];
@@ -51,6 +54,11 @@ export class MemberTable<M extends TableMember> {
   /** The member that takes a connection whose hash ends in these bits; undefined when no member is available. */
   ofBucket(bucket: number): M | undefined {
     return this.owners[bucket];
+  }
+
+  /** The member that has the bucket, available or not. It is worked out anew: for people who ask, not for packets. */
+  dealtTo(bucket: number): M | undefined {
+    return this.members[dealBuckets(this.members, 2 ** this.bits)[bucket]];
   }
 
   /** The member for all connections of a client, by its address in `words[offset..offset+count-1]`. */

@@ -52,6 +52,18 @@ export type TraceStep =
   /** It has to come back translated, and that is what it did. */
   | { readonly type: 'translate'; readonly kind: TranslationKind; readonly zone: number; readonly nat: NatSpec }
   | { readonly type: 'translated'; readonly kind: TranslationKind; readonly isMade: boolean }
+  /** A load balancer looks at it: what it goes to there. */
+  | {
+      readonly type: 'vip';
+      readonly loadBalancer: string;
+      /** Null: to the address of a VIP, but to none of its ports, or by a fragment or ICMP error, which show no port. */
+      readonly vip: string | null;
+      readonly isOn: boolean;
+    }
+  /** The load balancer of the device is switched off. */
+  | { readonly type: 'load-balancer-off'; readonly loadBalancer: string }
+  /** The member that takes the connection, if it is new; null when none does. */
+  | { readonly type: 'member'; readonly pool: string; readonly member: ChosenMember | null }
   /** It has to come back with a hash, and that is what it did. */
   | { readonly type: 'hash' }
   | { readonly type: 'bucket'; readonly bucket: number }
@@ -69,6 +81,15 @@ export type TraceStep =
   | { readonly type: 'drop'; readonly reason: DropReason }
   /** Something is not in hand that it goes by. */
   | { readonly type: 'wait'; readonly fact: string };
+
+/** A member of a pool and why it was chosen. */
+export interface ChosenMember {
+  readonly id: string;
+  readonly address: string;
+  readonly port: number;
+  /** `bucket`: it has the packet's bucket. `stand-in`: the member that has it takes no connections. `client`: it has the client. */
+  readonly by: 'bucket' | 'stand-in' | 'client';
+}
 
 export function macStep(mac: number, port: Fact<PortFact> | null): TraceStep {
   return { type: 'mac', mac: formatMac(mac), port: port === null ? null : (port.value?.id ?? port.tag) };
@@ -159,6 +180,12 @@ function describeStep(step: TraceStep): string {
       return `has to come back with another ${side(step.kind)}: zone ${step.zone}, ${describeNat(step.nat)}`;
     case 'translated':
       return step.isMade ? `has another ${side(step.kind)} from here on` : 'was not to be translated';
+    case 'vip':
+      return describeVip(step);
+    case 'load-balancer-off':
+      return `load balancer ${step.loadBalancer} is switched off`;
+    case 'member':
+      return describeMember(step);
     case 'hash':
       return 'has to come back with a hash';
     case 'bucket':
@@ -192,6 +219,24 @@ const WAYS: Readonly<Record<Direction['way'], string>> = {
 
 function side(kind: TranslationKind): string {
   return kind === 'source' ? 'source' : 'destination';
+}
+
+function describeVip({ loadBalancer, vip, isOn }: Extract<TraceStep, { type: 'vip' }>): string {
+  const of = `of load balancer ${loadBalancer}`;
+  if (vip === null) return `to the address of a VIP ${of}: only the connection tells more`;
+  return `to VIP ${vip} ${of}${isOn ? '' : ', which is switched off'}`;
+}
+
+const MEMBER_REASONS: Readonly<Record<ChosenMember['by'], string>> = {
+  bucket: 'it has this bucket',
+  'stand-in': 'the member that has this bucket takes no connections',
+  client: 'it has this client',
+};
+
+function describeMember({ pool, member }: Extract<TraceStep, { type: 'member' }>): string {
+  if (member === null) return `no member of pool ${pool} takes a new connection`;
+  const { id, address, port, by } = member;
+  return `a new connection goes to member ${id}, ${address} port ${port}: ${MEMBER_REASONS[by]}`;
 }
 
 function describeReply(reply: Reply): string {
