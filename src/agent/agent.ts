@@ -13,6 +13,9 @@ import type { Fact } from '../simulation/fact.js';
 import type { Cell } from './facts/cell.js';
 import { DEVICE, zoneOwner } from './facts/source-nat.js';
 import { TopologyCache } from './facts/topology-cache.js';
+import { FlowStateExchange } from './flow-state/flow-state-exchange.js';
+import { StatefulGroups } from './flow-state/stateful-groups.js';
+import type { OpenStateTransport } from './flow-state/transport.js';
 import { Configurator } from './forwarding/configurator.js';
 import { Forwarder, type ForwarderOptions, type Heard } from './forwarding/forwarder.js';
 import { ForwarderMetrics } from './forwarding/metrics.js';
@@ -42,6 +45,8 @@ export interface AgentOptions {
   readonly devices: TunnelDevices;
   readonly tunnelZones: readonly ZoneMembership[];
   readonly flows: ForwarderOptions;
+  /** What carries the state of connections between hosts. */
+  readonly openStateTransport: OpenStateTransport;
   readonly log: Logger;
   /** Milliseconds that never go back. */
   readonly clock?: () => number;
@@ -67,6 +72,8 @@ export class Agent {
   readonly tracer: Tracer;
   readonly natLeases: NatLeases;
   readonly healthChecks: HealthChecks;
+  readonly flowState: FlowStateExchange;
+  private readonly statefulGroups: StatefulGroups;
   private registration: Registration | undefined;
   /** Datapath ports whose packets enter by tunnel key. */
   private tunnelPorts: ReadonlySet<number> = new Set();
@@ -103,6 +110,7 @@ export class Agent {
       onPortReplaced: (port) => this.forwarder.portReplaced(port),
       onRouterPort: (port) => this.neighbors.announce(port),
       onRouterPortGone: (portId) => this.neighbors.portGone(portId),
+      onPortGroups: (portId, groupIds, zone) => this.statefulGroups.setPort(portId, groupIds, zone),
       onChange,
       log,
     });
@@ -137,6 +145,26 @@ export class Agent {
       clock,
       log,
     );
+    this.statefulGroups = new StatefulGroups({
+      hostId,
+      repository: this.repository,
+      onChange: () => this.flowState.groupsChanged(),
+      invalid: this.cache.invalid,
+    });
+    this.flowState = new FlowStateExchange({
+      hostId,
+      datapath,
+      groups: this.statefulGroups,
+      path: (id) => {
+        const path = this.tunnels.path(id);
+        this.cache.load(path as Cell<unknown>);
+        this.cache.keep(path as Cell<unknown>, 10);
+        return path.value;
+      },
+      open: options.openStateTransport,
+      clock,
+      log,
+    });
     this.addresses = new AnnouncedAddresses(this.repository.store, clock, log);
     this.neighbors = new Neighbors({
       store,
@@ -255,6 +283,7 @@ export class Agent {
       agent.tunnelTargets.forgetUnused();
       agent.zones.tick();
       agent.natLeases.tick();
+      agent.flowState.refreshPaths();
     }, TICK_MS);
     return agent;
   }
@@ -312,6 +341,8 @@ export class Agent {
     await this.healthChecks.close();
     this.publisher.close();
     this.bindings.close();
+    this.statefulGroups.close();
+    await this.flowState.close();
     this.tunnels.close();
     this.cache.close();
     this.natLeases.close();

@@ -93,6 +93,8 @@ export const configSchema = z.strictObject({
     .prefault({}),
   flowState: z
     .strictObject({
+      /** UDP port at which hosts tell each other of connections. */
+      port: port.min(1, 'expected at least 1').default(6688),
       archive: z.enum(['nsdb', 'cassandra'], 'expected nsdb or cassandra').default('nsdb'),
       /** Only for `archive: cassandra`. */
       cassandra: z
@@ -146,6 +148,7 @@ export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
   MIDONET_NSDB_TLS_CERTIFICATE: ['nsdb', 'tls', 'certificate'],
   MIDONET_NSDB_TLS_KEY: ['nsdb', 'tls', 'key'],
   MIDONET_DATAPATH: ['datapath', 'name'],
+  MIDONET_FLOW_STATE_PORT: ['flowState', 'port'],
   MIDONET_FLOW_STATE_ARCHIVE: ['flowState', 'archive'],
   MIDONET_CNI_SOCKET: ['cni', 'socket'],
   MIDONET_HTTP_HOST: ['http', 'host'],

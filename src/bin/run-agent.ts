@@ -6,6 +6,7 @@ import { Agent } from '../agent/agent.js';
 import { Attachments } from '../agent/attachments/attachments.js';
 import { VethInterfaces } from '../agent/attachments/container-interfaces.js';
 import { Networks } from '../agent/attachments/networks.js';
+import { UdpStateTransport } from '../agent/flow-state/transport.js';
 import { hostId } from '../agent/host/host-id.js';
 import { KernelTunnelDevices } from '../agent/underlay/kernel-tunnel-devices.js';
 import type { DatapathFeatures } from '../datapath/datapath.js';
@@ -55,6 +56,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
         devices: new KernelTunnelDevices(links, datapath, config.tunnels.vxlanPort),
         tunnelZones: config.tunnels.zones,
         flows: config.flows,
+        openStateTransport: (receive) => new UdpStateTransport(config.flowState.port, receive, log),
         log,
       },
       signal,

@@ -140,7 +140,7 @@ export interface TrackedConnection {
   readonly timeoutMs: number;
 }
 
-/** What tells a connection from all others: how the packets look that go the way of the one which opened it. */
+/** What tells a connection from all others: how its packets look. For whoever looks for one, those of either direction. */
 export type ConnectionName = Pick<TrackedConnection, 'zone' | 'family' | 'protocol' | 'original'>;
 
 export type ConnectionOperation =

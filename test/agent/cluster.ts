@@ -7,6 +7,7 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Logger, pino } from 'pino';
 import { Agent } from '../../src/agent/agent.js';
+import type { StateTransport } from '../../src/agent/flow-state/transport.js';
 import type { ForwarderOptions } from '../../src/agent/forwarding/forwarder.js';
 import type { ZoneMembership } from '../../src/agent/host/registration.js';
 import type { TunnelDevices, TunnelType } from '../../src/agent/underlay/tunnels.js';
@@ -169,6 +170,7 @@ export class TestHost {
       devices: new MemoryTunnelDevices(this.node, datapath, this.deviceDelay),
       tunnelZones: this.zones,
       flows: this.flowOptions,
+      openStateTransport: (receive) => this.cluster.stateNetwork.open(this.address, receive),
       log: this.log,
       clock: () => this.cluster.now,
     });
@@ -252,6 +254,28 @@ export class TestHost {
   }
 }
 
+/** Carries what hosts tell each other of connections, at once, unless a test says otherwise. */
+export class StateNetwork {
+  /** How often a datagram arrives. */
+  copies: (from: number, to: number, bytes: Uint8Array) => number = () => 1;
+  private readonly receivers = new Map<number, (from: number, bytes: Uint8Array) => void>();
+
+  open(address: number, receive: (from: number, bytes: Uint8Array) => void): StateTransport {
+    this.receivers.set(address, receive);
+    return {
+      send: (from, to, bytes) => {
+        for (let left = this.copies(from, to, bytes); left > 0; left--) {
+          setImmediate(() => this.receivers.get(to)?.(from, bytes));
+        }
+      },
+      retain: () => {},
+      close: () => {
+        if (this.receivers.get(address) === receive) this.receivers.delete(address);
+      },
+    };
+  }
+}
+
 export interface ClusterOptions {
   readonly hosts: number;
   readonly zones?: readonly TunnelType[];
@@ -264,6 +288,7 @@ export class Cluster {
   /** Milliseconds. */
   now = 1_000_000;
   readonly network: MemoryNetwork;
+  readonly stateNetwork = new StateNetwork();
   readonly hosts: TestHost[] = [];
   /** Frames that entered a tunnel. */
   underlayFrames: { from: number; to: number; frame: Uint8Array }[] = [];
@@ -357,6 +382,8 @@ export class Cluster {
       host.agent.tunnelTargets.forgetUnused();
       host.agent.zones.tick();
       host.agent.natLeases.tick();
+      host.agent.flowState.refreshPaths();
+      host.agent.flowState.tick();
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }

@@ -57,6 +57,7 @@ export function listenHttp(options: HttpOptions): Promise<HttpEndpoint> {
 function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
   const registry = new Registry();
   const { metrics } = agent;
+  const flowState = agent.flowState.counters;
   const registers = [registry];
   const counters: Reading[] = [
     ['midonet_upcalls_total', 'Packets that no kernel flow matched', () => metrics.upcalls],
@@ -96,6 +97,28 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
       'midonet_member_status_changes_total',
       'Status changes of pool members that this host found',
       () => agent.healthChecks.statusChanges,
+    ],
+    [
+      'midonet_flow_state_sent_total',
+      'Connections of stateful port groups that other hosts were told of',
+      () => flowState.sent,
+    ],
+    ['midonet_flow_state_received_total', 'The same that others have told', () => flowState.received],
+    ['midonet_flow_state_resent_total', 'Messages about them sent once more', () => flowState.resent],
+    ['midonet_flow_state_overflowed_total', 'Changes of them that could not wait any more', () => flowState.overflowed],
+    ['midonet_flow_state_sessions_total', 'Times that a host was told of all', () => flowState.sessions],
+    ['midonet_flow_state_installed_total', 'Connections of other hosts made known here', () => flowState.installed],
+    [
+      'midonet_flow_state_replaced_total',
+      'Of those, in place of what an answer had begun that came first',
+      () => flowState.replaced,
+    ],
+    ['midonet_flow_state_refused_total', 'Of those, refused by the datapath', () => flowState.refused],
+    ['midonet_flow_state_gaps_total', 'Times that connections came faster than they were read', () => flowState.gaps],
+    [
+      'midonet_flow_state_rejected_total',
+      'Messages that made no sense, or of hosts without a port in a common group',
+      () => flowState.rejected,
     ],
     ['midonet_datapath_errors_total', 'Operations that the datapath refused', () => metrics.operationErrors],
     ['midonet_cni_calls_total', 'Calls of the CNI program', () => cni().calls],
@@ -167,6 +190,8 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
       'States in which packets come back from connection tracking',
       () => agent.forwarder.recirculations.size,
     ],
+    ['midonet_flow_state_hosts', 'Other hosts with which connections are shared', () => agent.flowState.peerCount],
+    ['midonet_flow_state_waiting', 'Connections to be told to other hosts', () => agent.flowState.unsent],
     ['midonet_nat_blocks', 'Blocks of source ports that this host has leased', () => agent.natLeases.size],
     ['midonet_conntrack_zones', 'Conntrack zones of this host that are taken or not empty yet', () => agent.zones.size],
     ['midonet_health_balancers', 'Load balancers whose members this host checks', () => agent.healthChecks.balancers],

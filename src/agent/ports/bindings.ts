@@ -34,6 +34,8 @@ export interface BindingsOptions {
   readonly onRouterPort: (port: Port) => void;
   /** A port of a router is not attached here any more. */
   readonly onRouterPortGone: (portId: string) => void;
+  /** The port groups of a port, and its zone if it has one, may be others than before; no groups when it is not attached. */
+  readonly onPortGroups: (portId: string, groupIds: readonly string[], zone: number | null) => void;
   readonly onChange: (cell: Cell<unknown>) => void;
   readonly log: Logger;
 }
@@ -273,6 +275,7 @@ export class Bindings implements LocalPorts {
     this.ingress(number).set({ type: 'port', port: cache.port(port.id) });
     this.options.targets.set(portOwner(port.id), targetOf([wanted]));
     this.bridges.join(wanted);
+    this.tellGroups(wanted);
     if (port.routerId !== undefined) this.options.onRouterPort(port);
   }
 
@@ -284,6 +287,7 @@ export class Bindings implements LocalPorts {
     this.byNumber.delete(number);
     this.options.onPortReplaced(number);
     this.bridges.leave(wanted);
+    this.tellGroups(wanted);
     this.output(port.id).set(null);
     this.ingresses.remove(number);
     const tunnelKey = port.binding?.tunnelKey;
@@ -292,10 +296,16 @@ export class Bindings implements LocalPorts {
     if (port.routerId !== undefined) this.options.onRouterPortGone(port.id);
   }
 
+  private tellGroups({ port, complete, number, zone }: WantedPort): void {
+    this.options.onPortGroups(port.id, number === undefined ? [] : ((complete ?? port).portGroupIds ?? []), zone);
+  }
+
   /** It is known what others have set of a port that was attached here. */
   private completed(wanted: WantedPort, complete: BridgePort): void {
     wanted.complete = complete;
-    if (wanted.number !== undefined) this.bridges.portsChanged(complete.bridgeId);
+    if (wanted.number === undefined) return;
+    this.tellGroups(wanted);
+    this.bridges.portsChanged(complete.bridgeId);
   }
 
   /** A port that the NSDB lists for this host, as it is now. */
@@ -324,6 +334,7 @@ export class Bindings implements LocalPorts {
       const { binding } = before;
       current.port = { ...port, binding };
       if (current.number === undefined) return;
+      this.tellGroups(current);
       if (port.bridgeId !== undefined) this.bridges.portsChanged(port.bridgeId);
       else if (!isKnownAlike(before, port)) this.options.onRouterPort(port);
       if (port.binding?.tunnelKey !== binding?.tunnelKey) this.publishKey(current);

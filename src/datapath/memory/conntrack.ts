@@ -85,9 +85,7 @@ export class Conntrack {
   /** See {@link ConnectionOperation}. @throws DatapathError */
   operate(operation: ConnectionOperation): void {
     if (operation.type === 'create') return this.create(operation.connection);
-    const tuple = tupleNamed(operation.connection);
-    const slot = this.find(tuple);
-    const connection = slot?.reply === false ? slot.connection : undefined;
+    const connection = this.find(tupleNamed(operation.connection))?.connection;
     if (operation.type === 'forget') {
       if (connection !== undefined) this.remove(connection);
       return;

@@ -136,6 +136,8 @@ export class VirtualHost {
       devices: new VirtualTunnelDevices(this.node, datapath),
       tunnelZones: [{ name: 'underlay', type: 'vxlan', address: formatIpv4(this.address) }],
       flows: { idleTimeout: 10, maxFlows: 10_000 },
+      // No port of these networks is in a stateful group.
+      openStateTransport: () => ({ send: () => {}, retain: () => {}, close: () => {} }),
       log: this.log,
     });
     for (const machine of this.journal) {
