@@ -78,6 +78,8 @@ export class NatLeases {
   start(): void {
     this.blocks.load(this.abort.signal).then(
       (blocks) => {
+        // Of some there may be nothing left but the folders, which are to go, too.
+        for (const { deviceId, address } of this.blocks.addresses()) this.supply(deviceId, address);
         for (const block of blocks) this.add(this.supply(block.deviceId, block.address), block);
         this.loaded = true;
         this.failed = false;
@@ -279,6 +281,8 @@ export class NatLeases {
       }
       supply.idleSince = clock();
       if (supply.blocks.length + supply.leaving.size > 0 || !isIdle(supply)) continue;
+      const isForgotten = await this.blocks.forget(supply.deviceId, supply.address, signal);
+      if (!isForgotten || !isIdle(supply)) continue;
       this.supplies.delete(`${supply.deviceId} ${supply.address}`);
       if (!this.has(supply.deviceId)) onNothingLeft(supply.deviceId);
     }

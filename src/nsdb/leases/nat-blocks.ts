@@ -2,8 +2,9 @@ import { z } from 'zod';
 import { InvalidInputError, MidonetError } from '../../errors.js';
 import { formatIp, parseIp } from '../../packet/ip.js';
 import { validate } from '../../topology/validate.js';
+import { deleteIfEmpty } from '../delete-if.js';
 import { decodeJson } from '../json.js';
-import { hostLeasesPath, natBlocksPath, natSpaceId } from '../layout.js';
+import { deviceNatBlocksPath, hostLeasesPath, natBlocksPath, natSpaceId } from '../layout.js';
 import { joinPath, nodeName } from '../path.js';
 import type { Store, StoreNode, Watch } from '../store.js';
 import { LeaseRegistry, type LeaseSpace, type LeaseStore, type OwnedLease } from './lease-registry.js';
@@ -107,6 +108,11 @@ export class NatBlocks {
     return blocks;
   }
 
+  /** Every device and address of which anything is, or may be, leased. */
+  addresses(): { readonly deviceId: string; readonly address: string }[] {
+    return [...this.#spaces.values()].map(({ deviceId, address }) => ({ deviceId, address }));
+  }
+
   /**
    * Lease one more block of ports of the address. One that this host has leased already but that was not handed out since its
    * start comes first. Two messages, however many are taken.
@@ -151,6 +157,35 @@ export class NatBlocks {
       await this.#doubting(space, () => registry.release(lease, signal));
       spare.delete(name);
     });
+  }
+
+  /**
+   * Nothing is wanted of the address any more: blocks of which nobody knew, from changes whose answers were lost, are given back, and
+   * what was made in the NSDB for leases of it is removed, unless others have some.
+   * @returns false when blocks are held, or changes may still be on their way
+   */
+  async forget(deviceId: string, address: string, signal?: AbortSignal): Promise<boolean> {
+    const { store, hostId } = this.#options;
+    const id = natSpaceId(deviceId, address);
+    const forgetting = this.#exclusive(this.#space(deviceId, address), async (space) => {
+      await this.#checkIfDue(space, signal);
+      for (const [name, lease] of space.spare) {
+        await this.#doubting(space, () => space.registry.release(lease, signal));
+        space.spare.delete(name);
+      }
+      if (space.held.size + space.checks.length > 0) return false;
+      for (const folder of [natBlocksPath(deviceId, address), deviceNatBlocksPath(deviceId)]) {
+        await deleteIfEmpty(store, folder, signal);
+      }
+      await deleteIfEmpty(store, joinPath(hostLeasesPath(hostId), id), signal);
+      return true;
+    });
+    const space = this.#space(deviceId, address);
+    const { queue } = space;
+    const isForgotten = await forgetting;
+    // Somebody may have asked for more meanwhile.
+    if (isForgotten && space.queue === queue) this.#spaces.delete(id);
+    return isForgotten;
   }
 
   /** Compare all blocks with the NSDB, after a session was lost: those handed out that it has forgotten are claimed again. */

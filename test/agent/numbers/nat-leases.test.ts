@@ -2,11 +2,11 @@ import { randomUUID } from 'node:crypto';
 import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
 import { NatLeases } from '../../../src/agent/numbers/nat-leases.js';
-import { natBlocksPath } from '../../../src/nsdb/layout.js';
+import { hostLeasesPath, natBlocksPath, natSpaceId } from '../../../src/nsdb/layout.js';
 import { NatBlocks, type PortRange } from '../../../src/nsdb/leases/nat-blocks.js';
 import { joinPath } from '../../../src/nsdb/path.js';
 import { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
-import { EmbeddedNsdb } from '../../nsdb/embedded-nsdb.js';
+import { allPaths, EmbeddedNsdb } from '../../nsdb/embedded-nsdb.js';
 import { MortalStore } from '../../nsdb/leases/mortal-store.js';
 import { until } from '../until.js';
 
@@ -44,7 +44,7 @@ async function setUp(t: ExecutionContext) {
   };
   /** First ports of the blocks that anybody has leased. */
   const taken = async () => ((await store.children(natBlocksPath(deviceId, ADDRESS))) ?? []).map(Number);
-  return { store, deviceId, clock, key, nothingLeft, newHost, open, busy, taken };
+  return { store, repository, deviceId, clock, key, nothingLeft, newHost, open, busy, taken };
 }
 
 /** Holds ports and remembers what it was told last. */
@@ -136,7 +136,8 @@ test('what the NSDB did not take back is given back later', async (t) => {
   }
   t.deepEqual(nothingLeft, []);
   store.fate = () => 'live';
-  await until('nothing is left', () => {
+  await until('nothing is left, once no change can be on its way any more', () => {
+    clock.now += 300_000;
     leases.tick();
     return nothingLeft.length > 0;
   });
@@ -165,4 +166,35 @@ test('others are told the key that holds now, also when a lost session has block
   await until('the NSDB was asked, to no avail', () => failures > 0);
   await until('it was claimed again', async () => (await store.exists(path))!.version > version);
   t.is(JSON.parse(Buffer.from((await store.get(path))!.data).toString()).tunnelKey, 8);
+});
+
+test('of a device that was deleted nothing is left in the NSDB, nor of leases that a crash has half given back', async (t) => {
+  const { store, repository, deviceId, newHost, open, clock, nothingLeft } = await setUp(t);
+  const hostId = await newHost();
+  const before = await allPaths(repository.store);
+  const leases = open(hostId);
+  const { told, close } = hold(leases, deviceId);
+  await until('all are leased', () => count(told.ranges) === 1024);
+  await repository.delete('router', deviceId);
+  close();
+  const allGivenBack = (which: NatLeases) =>
+    until('nothing is left', () => {
+      clock.now += 300_000;
+      which.tick();
+      return nothingLeft.length > 0;
+    });
+  await allGivenBack(leases);
+  const ofDevice = (path: string) => path.includes(deviceId);
+  t.deepEqual((await allPaths(repository.store)).filter(ofDevice), []);
+  leases.close();
+
+  await store.ensure(natBlocksPath(deviceId, ADDRESS));
+  await store.ensure(joinPath(hostLeasesPath(hostId), natSpaceId(deviceId, ADDRESS)));
+  nothingLeft.length = 0;
+  await allGivenBack(open(hostId));
+  t.deepEqual((await allPaths(repository.store)).filter(ofDevice), []);
+  t.deepEqual(
+    (await allPaths(repository.store)).filter((path) => !before.includes(path)),
+    [],
+  );
 });

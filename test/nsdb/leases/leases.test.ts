@@ -175,6 +175,30 @@ for (const { name, start } of servers) {
     },
   );
 
+  declare('the folders of an address go with its last block, unless somebody takes another', async (t, bench) => {
+    let now = 0;
+    const [a, b] = [await bench.host(), await bench.host()];
+    const before = await allPaths(bench.store);
+    const open = (hostId: string) => natBlocks(bench.store, hostId, { now: () => now });
+    const [mine, theirs] = [open(a), open(b)];
+    const block = await mine.take(bench.deviceId, ADDRESS);
+    const other = await theirs.take(bench.deviceId, ADDRESS);
+    await mine.release(block);
+    t.false(await mine.forget(bench.deviceId, ADDRESS), 'a change may still be on its way');
+    now = 60_000;
+    t.true(await mine.forget(bench.deviceId, ADDRESS));
+    t.false(await theirs.forget(bench.deviceId, ADDRESS), 'a block is held');
+    t.is((await bench.owners()).get(other.first), b);
+    await theirs.release(other);
+    const [, again] = await Promise.all([theirs.forget(bench.deviceId, ADDRESS), theirs.take(bench.deviceId, ADDRESS)]);
+    t.is((await bench.owners()).get(again.first), b);
+    await theirs.release(again);
+    t.is((await bench.owners()).size, 0);
+    now += 60_000;
+    t.true(await theirs.forget(bench.deviceId, ADDRESS));
+    t.deepEqual(await allPaths(bench.store), before);
+  });
+
   declare('a take is two messages, with no block taken and with 900', async (t, bench) => {
     let now = 0;
     const [other, hostId] = [await bench.host(), await bench.host()];
