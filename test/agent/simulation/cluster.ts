@@ -59,6 +59,11 @@ export class VirtualCluster {
     return this.world.call(what, this.client, action);
   }
 
+  /** Has the client begin something. */
+  attempt(action: () => Promise<void>): void {
+    this.world.begin(this.client, action);
+  }
+
   get nsdbIsUp(): boolean {
     return this.server !== undefined;
   }

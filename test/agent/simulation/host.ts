@@ -166,12 +166,15 @@ export class VirtualHost {
     this.kill();
   }
 
-  plug(machine: Machine): void {
-    machine.device = this.node.addInterface(machine.interfaceName);
+  /** The container runtime has plugged the machine in, and says so. */
+  attach(machine: Machine): void {
+    const { agent } = this;
+    const { port, interfaceName } = machine;
+    this.world.begin(this.process, () => agent.bindings.attach({ ...port, owner: 'cni' }, interfaceName));
   }
 
-  unplug(machine: Machine): void {
-    this.node.removeInterface(machine.interfaceName);
-    machine.device = undefined;
+  detach(machine: Machine): void {
+    const { agent } = this;
+    this.world.begin(this.process, () => agent.bindings.detach(machine.id));
   }
 }

@@ -1,26 +1,61 @@
 import { randomUUID } from 'node:crypto';
+import { MidonetError } from '../../../src/errors.js';
+import { describeMatch } from '../../../src/flow/describe.js';
+import { formatIpv4 } from '../../../src/packet/address.js';
 import { VirtualCluster } from './cluster.js';
 import type { VirtualHost } from './host.js';
-import { Machine, type Segment } from './machine.js';
+import { type Endpoint, Machine, type Received } from './machine.js';
+import { OUTER_IP, Plan, SERVICE, type Truth } from './plan.js';
 
 const EVENTS = 40;
 const HOSTS = 3;
-const MACHINES = 8;
-/** What happens long enough after everything was put right that all that was retried has been. */
-const CALM_MS = 20_000;
-/** Within which hosts forget what nothing uses. */
-const FORGET_SECONDS = 120;
+const MACHINES = 9;
+/** Milliseconds after which all that was retried is done, and what is not used is forgotten. */
+const CALM_MS = 30_000;
+/** Within which packets arrive, those that wait for facts included. */
+const ARRIVAL_MS = 2000;
+/** Within which hosts forget what nothing uses; blocks of ports are kept for longest. */
+const FORGET_SECONDS = 900;
+
+/** What one machine says to another, or to the service, and what should become of it. */
+interface Conversation {
+  readonly from: Machine;
+  /** Who gets it, though it may have been sent to the service. */
+  readonly to: Machine;
+  readonly source: Endpoint;
+  readonly destination: Endpoint;
+  /** The source address as `to` sees it. */
+  readonly seenAs: number;
+  /** Whether what `from` says arrives, and whether the answer does. */
+  readonly arrives: boolean;
+  readonly isAnswered: boolean;
+}
+
+/** A packet on its way. */
+interface Packet {
+  readonly from: Machine;
+  readonly to: Machine;
+  readonly text: string;
+  readonly arrives: boolean;
+  /** The source address that it should have in the end. */
+  readonly seenAs: number;
+}
 
 /** What happens to a cluster, and what is known of how it should be. */
 export class Scenario {
   readonly cluster: VirtualCluster;
   /** What was done, for people. */
   readonly history: string[] = [];
-  private readonly segments: Segment[] = [];
-  private readonly machines: Machine[] = [];
+  private plan!: Plan;
+  private machines: readonly Machine[] = [];
   /** Where machines are plugged in. */
   private readonly places = new Map<Machine, VirtualHost>();
+  /** Whether the service is used: hosts then lease ports for a long time. */
+  private usesService = false;
+  /** Changes of the topology come one after the other. */
+  private lastChange: Promise<unknown> = Promise.resolve();
   private texts = 0;
+  private sourcePort = 10_000;
 
   constructor(readonly seed: number) {
     this.cluster = new VirtualCluster(seed);
@@ -31,18 +66,20 @@ export class Scenario {
   }
 
   async run(): Promise<void> {
-    const { cluster } = this;
+    const { cluster, dice } = this;
+    this.usesService = dice.chance(30);
     await cluster.start(HOSTS);
     const before = await this.nodes();
     await this.build();
     for (let i = 0; i < EVENTS; i++) {
       await this.step();
-      await cluster.world.advance(this.dice.below(this.dice.chance(10) ? 10_000 : 200));
+      await cluster.world.advance(dice.below(dice.chance(10) ? 10_000 : 200));
     }
     await this.calm();
-    await this.checkReachability();
-    await this.checkReachability();
-    this.traceFlows();
+    const truth = await this.truth();
+    await this.converse(truth);
+    await this.checkFlows();
+    await this.converse(truth);
     await this.clear();
     await this.checkNothingLeft(before);
   }
@@ -53,40 +90,45 @@ export class Scenario {
   }
 
   private async build(): Promise<void> {
-    const { cluster } = this;
+    const { cluster, dice } = this;
     await cluster.change('the topology is made', async () => {
-      for (const number of [1, 2]) {
-        const { id } = await cluster.repository.create('bridge', { id: randomUUID(), name: `bridge-${number}` });
-        this.segments.push({ number, bridgeId: id, gatewayMac: 0x0a00_0000_0000 + number });
-      }
-      for (let i = 1; i <= MACHINES; i++) {
-        this.machines.push(new Machine(randomUUID(), this.segments[i % 2], i, i < MACHINES));
-      }
+      this.plan = new Plan(cluster.repository);
+      await this.plan.build();
+      this.machines = Array.from({ length: MACHINES }, (_, i) => {
+        return new Machine(randomUUID(), this.plan.segments[i % 3], i + 1, i % 5 !== 4, i % 4 === 3);
+      });
     });
-    for (const machine of this.machines) if (this.dice.chance(70)) this.attach(machine, this.dice.pick(cluster.hosts)!);
+    for (const machine of this.machines) if (dice.chance(80)) this.plug(machine, dice.pick(cluster.hosts)!);
   }
+
+  // What happens
 
   private async step(): Promise<void> {
     const { dice, cluster } = this;
     const host = dice.pick(cluster.hosts)!;
-    const free = dice.pick(this.machines.filter((machine) => machine.device === undefined));
-    const here = dice.pick([...host.journal]);
-    switch (dice.below(12)) {
+    const free = dice.pick(this.machines.filter((machine) => !this.places.has(machine)));
+    const plugged = dice.pick([...this.places.keys()]);
+    switch (dice.below(14)) {
       case 0:
       case 1:
+        if (free !== undefined) this.plug(free, host);
+        break;
       case 2:
-        if (free !== undefined && host.isUp) this.attach(free, host);
+        if (plugged !== undefined) this.unplug(plugged);
         break;
       case 3:
-        if (here !== undefined && host.isUp) this.detach(here, host);
+        if (plugged !== undefined) {
+          this.unplug(plugged);
+          this.plug(plugged, host);
+        }
         break;
       case 4:
-        if (!host.isStarted) this.startHost(host);
-        else this.kill(host);
+        if (host.isStarted) this.kill(host);
+        else this.start(host);
         break;
       case 5:
-        if (host.isUp && dice.chance(50)) await this.stop(host);
-        else if (!host.isStarted && here !== undefined) this.vanish(here, host);
+        if (host.isUp) await this.stop(host);
+        else if (!host.isStarted) this.start(host);
         break;
       case 6:
         this.note(`${host.name} loses its way to the NSDB`);
@@ -103,42 +145,73 @@ export class Scenario {
       case 9:
         this.loseFrames();
         break;
+      case 10:
+      case 11: {
+        const [what, make] = this.plan.change(dice, this.machines);
+        this.note(what);
+        this.changeTopology(what, make);
+        break;
+      }
       default:
-        this.packets();
+        this.chat();
     }
   }
 
-  private attach(machine: Machine, host: VirtualHost): void {
+  private plug(machine: Machine, host: VirtualHost): void {
     this.note(`${machine.interfaceName} comes to ${host.name}`);
-    host.plug(machine);
-    host.journal.add(machine);
     this.places.set(machine, host);
-    const { port, interfaceName } = machine;
-    const { agent } = host;
-    this.cluster.world.begin(host.process, () => agent.bindings.attach({ ...port, owner: 'cni' }, interfaceName));
+    machine.plug(host.node.addInterface(machine.interfaceName));
+    if (machine.isBound) {
+      this.changeTopology(`${machine.interfaceName} is bound`, () => this.bind(machine, host));
+      if (host.isUp) {
+        const { agent } = host;
+        this.cluster.world.begin(host.process, () => agent.interfaceChanged(machine.interfaceName));
+      }
+    } else {
+      host.journal.add(machine);
+      if (host.isUp) host.attach(machine);
+    }
   }
 
-  /** Its interface goes when the agent has let go of it, or right away. */
-  private detach(machine: Machine, host: VirtualHost): void {
+  /** The machine is there no more; whoever has plugged it in says so, if that is possible. */
+  private unplug(machine: Machine): void {
+    const host = this.places.get(machine)!;
     this.note(`${machine.interfaceName} leaves ${host.name}`);
-    host.journal.delete(machine);
-    const { agent } = host;
-    this.cluster.world.begin(host.process, () => agent.bindings.detach(machine.id));
-    this.unplug(machine, host);
-  }
-
-  private vanish(machine: Machine, host: VirtualHost): void {
-    this.note(`${machine.interfaceName} vanishes from ${host.name}`);
-    host.journal.delete(machine);
-    this.unplug(machine, host);
-  }
-
-  private unplug(machine: Machine, host: VirtualHost): void {
-    host.unplug(machine);
     this.places.delete(machine);
+    machine.unplug();
+    host.node.removeInterface(machine.interfaceName);
+    if (machine.isBound) {
+      const { repository } = this.cluster;
+      this.changeTopology(`${machine.interfaceName} is not bound`, () => repository.delete('port', machine.id));
+    } else {
+      host.journal.delete(machine);
+      if (host.isUp) host.detach(machine);
+    }
   }
 
-  private startHost(host: VirtualHost): void {
+  private async bind(machine: Machine, host: VirtualHost): Promise<void> {
+    const { repository } = this.cluster;
+    const binding = { hostId: host.id, interfaceName: machine.interfaceName };
+    if ((await repository.get('port', machine.id)) === undefined) {
+      await repository.create('port', { ...machine.port, binding });
+    } else {
+      await repository.modify('port', machine.id, (port) => ({ ...port, binding }));
+    }
+  }
+
+  /** Begins a change. It may fail, as the NSDB may be away, and objects may not be there. */
+  private changeTopology(what: string, make: () => Promise<unknown>): void {
+    this.cluster.attempt(async () => {
+      const before = this.lastChange;
+      this.lastChange = before.then(make).catch((error: unknown) => {
+        if (!(error instanceof MidonetError)) throw error;
+        this.note(`it was not made that ${what}: ${error.code}`);
+      });
+      await this.lastChange;
+    });
+  }
+
+  private start(host: VirtualHost): void {
     this.note(`${host.name} starts`);
     host.start();
   }
@@ -159,8 +232,9 @@ export class Scenario {
   }
 
   private stopNsdb(): void {
-    this.note('the NSDB stops');
-    this.cluster.stopNsdb(this.dice.chance(50));
+    const byPowerLoss = this.dice.chance(50);
+    this.note(`the NSDB ${byPowerLoss ? 'loses its power' : 'is killed'}`);
+    this.cluster.stopNsdb(byPowerLoss);
   }
 
   private loseFrames(): void {
@@ -170,18 +244,23 @@ export class Scenario {
     cluster.network.setUnderlay(() => !dice.chance(percent));
   }
 
-  private packets(): void {
+  private chat(): void {
     const plugged = [...this.places.keys()];
     for (let i = 0; i < 10 && plugged.length > 0; i++) {
-      this.send(this.dice.pick(plugged)!, this.dice.pick(this.machines)!);
+      const from = this.dice.pick(plugged)!;
+      const source = { ip: from.ip, port: 1000 + i };
+      if (this.usesService && this.dice.chance(20)) {
+        from.send(undefined, source, SERVICE, this.text());
+      } else {
+        const to = this.dice.pick(this.machines)!;
+        from.send(neighborOf(from, to), source, { ip: to.ip, port: 2000 }, this.text());
+      }
     }
   }
 
-  /** Sends a packet of which the text is nobody else's. */
-  private send(from: Machine, to: Machine): string {
-    const text = `<${++this.texts}>`;
-    from.send(to, 1000, 2000, text);
-    return text;
+  /** One that is nobody else's. */
+  private text(about = ''): string {
+    return `packet ${++this.texts} ${about}`;
   }
 
   /** Everything is put right, and all agents run. */
@@ -195,51 +274,159 @@ export class Scenario {
       if (!host.isStarted) host.start();
     }
     await cluster.settled();
+    await cluster.change('the topology says where machines are bound', async () => {
+      await this.lastChange;
+      for (const machine of this.machines.filter(({ isBound }) => isBound)) {
+        const host = this.places.get(machine);
+        if (host !== undefined) await this.bind(machine, host);
+        else await cluster.repository.deleteIf('port', machine.id, () => true);
+      }
+    });
     await cluster.world.advance(CALM_MS);
+    for (const machine of this.machines) if (!machine.isKnown) machine.announce();
+    await cluster.world.advance(ARRIVAL_MS);
     for (const machine of this.machines) machine.received();
   }
 
-  /** Sends packets from each machine to each other, and looks what has come where. */
-  private async checkReachability(): Promise<void> {
-    const sent: { from: Machine; to: Machine; text: string }[] = [];
-    for (const from of this.places.keys()) {
-      for (const to of this.places.keys()) if (from !== to) sent.push({ from, to, text: this.send(from, to) });
-    }
-    await this.cluster.world.advance(1000);
-    const received = new Map([...this.places.keys()].map((machine) => [machine, machine.received()]));
-    for (const { from, to, text } of sent) {
-      const expected = this.reaches(from, to) ? 1 : 0;
-      const count = received.get(to)!.filter((other) => other === text).length;
-      if (count !== expected) {
-        const names = `${from.interfaceName} on ${this.places.get(from)!.name} to ${to.interfaceName} on ${this.places.get(to)!.name}`;
-        throw new Error(`from ${names}: ${count} packets came instead of ${expected}`);
+  // How it should be
+
+  /** What the NSDB says, which must be where machines are. */
+  private async truth(): Promise<Truth> {
+    const truth = await this.cluster.change('the topology is read', () => this.plan.read(this.machines));
+    for (const machine of this.machines) {
+      const host = this.places.get(machine);
+      const hostId = truth.ports.get(machine.id)?.binding?.hostId;
+      if (hostId !== host?.id) {
+        throw new Error(`${machine.interfaceName} is on ${host?.name}, the NSDB says on ${hostId}`);
+      }
+      if (host !== undefined && !host.agent.bindings.isActive(machine.id)) {
+        throw new Error(`${machine.interfaceName} is on ${host.name}, whose agent does not know it`);
       }
     }
+    return truth;
   }
 
-  private reaches(from: Machine, to: Machine): boolean {
-    return from.segment === to.segment;
-  }
-
-  private traceFlows(): void {
-    const { events } = this.cluster.world;
-    for (const host of this.cluster.hosts) {
-      for (const { id, key, mask, actions } of host.switch.flows()) {
-        events.trace(`${host.name} ${id} ${key.words} ${mask.words} ${JSON.stringify(actions)}`);
+  private conversations(truth: Truth): Conversation[] {
+    const found: Conversation[] = [];
+    const plugged = [...this.places.keys()];
+    for (const from of plugged) {
+      for (const to of plugged) if (from !== to) found.push(this.conversation(truth, from, to));
+      if (this.usesService && from.segment.number === 1) {
+        const server = plugged.find(({ ip }) => formatIpv4(ip) === truth.server);
+        if (server !== undefined) found.push(this.serviceConversation(truth, from, server));
       }
     }
+    return found;
+  }
+
+  private conversation(truth: Truth, from: Machine, to: Machine): Conversation {
+    const [source, destination] = [this.newSource(from), { ip: to.ip, port: 2000 }];
+    const { plan } = this;
+    const isNear = from.segment === to.segment;
+    const way = isNear || (truth.routed.has(from.segment.number) && truth.routed.has(to.segment.number));
+    const arrives =
+      way && plan.passes(truth, from, 'in', from.ip, true) && plan.passes(truth, to, 'out', from.ip, true);
+    const isAnswered = plan.passes(truth, to, 'in', to.ip, false) && plan.passes(truth, from, 'out', to.ip, false);
+    return { from, to, source, destination, seenAs: from.ip, arrives, isAnswered };
+  }
+
+  /** Through the service both addresses are translated. */
+  private serviceConversation(truth: Truth, from: Machine, to: Machine): Conversation {
+    const { plan } = this;
+    const way = truth.routed.has(1) && truth.routed.has(2);
+    const arrives =
+      way && plan.passes(truth, from, 'in', from.ip, true) && plan.passes(truth, to, 'out', OUTER_IP, true);
+    const isAnswered = plan.passes(truth, to, 'in', to.ip, false) && plan.passes(truth, from, 'out', to.ip, false);
+    return { from, to, source: this.newSource(from), destination: SERVICE, seenAs: OUTER_IP, arrives, isAnswered };
+  }
+
+  private newSource({ ip }: Machine): Endpoint {
+    return { ip, port: ++this.sourcePort };
+  }
+
+  /** Every machine opens a connection to each other, those that hear of it answer, and more is said. */
+  private async converse(truth: Truth): Promise<void> {
+    const conversations = this.conversations(truth);
+    const opened = await this.exchange(conversations.map((conversation) => this.open(conversation)));
+    const answers = conversations.flatMap((conversation, i): Packet[] => {
+      const packet = opened[i];
+      if (packet === undefined) return [];
+      const { from, to, destination, isAnswered } = conversation;
+      const text = this.text(`the answer of ${to.interfaceName} to ${from.interfaceName}`);
+      to.send(neighborOf(to, from), packet.to, packet.from, text);
+      return [{ from: to, to: from, text, arrives: isAnswered, seenAs: destination.ip }];
+    });
+    await this.exchange(answers);
+    await this.exchange(conversations.map((conversation) => this.open(conversation)));
+  }
+
+  private open({ from, to, source, destination, arrives, seenAs }: Conversation): Packet {
+    const text = this.text(`of ${from.interfaceName} to ${to.interfaceName}`);
+    from.send(destination.ip === to.ip ? neighborOf(from, to) : undefined, source, destination, text);
+    return { from, to, text, arrives, seenAs };
+  }
+
+  /** Waits for packets that were sent; returns them as they came. @throws if they came otherwise than they should */
+  private async exchange(packets: readonly Packet[]): Promise<(Received | undefined)[]> {
+    await this.cluster.world.advance(ARRIVAL_MS);
+    const byText = new Map<string, { readonly at: Machine; readonly packet: Received }[]>();
+    for (const at of this.machines) {
+      for (const packet of at.received()) byText.set(packet.text, [...(byText.get(packet.text) ?? []), { at, packet }]);
+    }
+    return packets.map(({ from, to, text, arrives, seenAs }) => {
+      const arrivals = byText.get(text) ?? [];
+      const there = arrivals.filter(({ at }) => at === to);
+      // What is for a machine that the topology does not know may be flooded, and so may be what is for a router that is not there.
+      const isFlooded = !to.isKnown || (from.segment !== to.segment && !from.segment.hasRouter);
+      const astray = !isFlooded ? arrivals.filter(({ at }) => at !== to) : [];
+      const faults = astray.map(({ at }) => `came to ${at.interfaceName}`);
+      if (there.length !== (arrives ? 1 : 0)) faults.push(`came ${there.length} times instead of ${arrives ? 1 : 0}`);
+      for (const { packet } of there)
+        if (packet.from.ip !== seenAs) faults.push(`came from ${formatIpv4(packet.from.ip)}`);
+      if (faults.length > 0) {
+        const places = [from, to].map((machine) => this.places.get(machine)!.name);
+        throw new Error(`${text} (${places.join(' to ')}) ${faults.join(', ')}`);
+      }
+      return there[0]?.packet;
+    });
+  }
+
+  /** Agents that are started again find no flow that should be another. */
+  private async checkFlows(): Promise<void> {
+    const { cluster } = this;
+    const before = this.flows();
+    for (const line of before) cluster.world.events.trace(line);
+    for (const host of cluster.hosts) {
+      host.kill();
+      host.start();
+    }
+    await cluster.settled();
+    await cluster.world.advance(ARRIVAL_MS);
+    const after = this.flows();
+    const changed = [
+      ...before.filter((flow) => !after.includes(flow)).map((flow) => `was: ${flow}`),
+      ...after.filter((flow) => !before.includes(flow)).map((flow) => `is: ${flow}`),
+    ];
+    if (changed.length > 0) throw new Error(`after a restart flows are others: ${changed.join('; ')}`);
+  }
+
+  private flows(): string[] {
+    return this.cluster.hosts.flatMap(({ name, switch: datapath }) =>
+      datapath
+        .flows()
+        .map(({ id, key, mask, actions }) => `${name} ${id} ${describeMatch(key, mask)} ${JSON.stringify(actions)}`),
+    );
   }
 
   private async clear(): Promise<void> {
     const { cluster } = this;
     this.note('everything is taken away');
-    for (const [machine, host] of [...this.places]) this.detach(machine, host);
+    for (const machine of [...this.places.keys()]) this.unplug(machine);
     await cluster.world.advance(5000);
-    await cluster.change('the topology is removed', async () => {
-      for (const { bridgeId } of this.segments) await cluster.repository.delete('bridge', bridgeId);
-    });
-    for (let seconds = 0; seconds < FORGET_SECONDS && this.leftovers() !== ''; seconds++)
-      await cluster.world.advance(1000);
+    await cluster.change('the topology is removed', () => this.plan.remove());
+    for (let seconds = 0; seconds < FORGET_SECONDS && this.leftovers() !== ''; seconds += 10) {
+      await cluster.world.advance(10_000);
+    }
   }
 
   /** Nodes but for shard folders, which stay. */
@@ -275,4 +462,9 @@ export class Scenario {
     ].filter((text) => text !== '');
     if (differences.length > 0) throw new Error(differences.join('; '));
   }
+}
+
+/** The machine itself if it is on the same bridge: others are reached by the gateway. */
+function neighborOf(from: Machine, to: Machine): Machine | undefined {
+  return from.segment === to.segment ? to : undefined;
 }
