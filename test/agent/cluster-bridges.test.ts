@@ -228,6 +228,23 @@ cluster('a bridge knows the addresses of routers that are linked to it', 2, asyn
   await until('nobody knows where the router is', async () => (await ask(toRouter)).flooded === 1);
 });
 
+cluster('what is for a router whose port is down goes nowhere, the first packet included', 2, async (t, c) => {
+  const bridge = await c.createBridge();
+  const [pod, other] = await c.populate(bridge, 1);
+  await c.connects(pod, other);
+  const router = (await c.repository.create('router', { id: randomUUID(), name: 'r' })).id;
+  const mac = 0x0200_0000_6000;
+  const port = { id: randomUUID(), routerId: router, mac: formatMac(mac), adminStateUp: false };
+  await c.repository.create('port', port);
+  await c.repository.create('port', { id: randomUUID(), bridgeId: bridge, peerId: port.id });
+  await until('the packet is dropped', async () => {
+    pod.send(frameOf(pod.mac, mac).frame);
+    await quiet(c);
+    return c.hosts[0].agent.metrics.drops.get('port-down') === 1;
+  });
+  t.deepEqual(other.device!.received(), []);
+});
+
 cluster(
   'an address that a machine announces is known on every host, until it moves or is heard of no more',
   2,

@@ -130,8 +130,10 @@ export class TopologyCache implements DeviceSource {
 
   private watchPort(id: string, cell: Cell<PortFact>): Watch {
     const follow = (port: Port | undefined) => {
+      // Packets that waited for the port are not to be flooded, but to go where the router is.
+      if (port !== undefined) this.linkedRouters.portChanged(id, port);
       cell.set(port === undefined ? null : this.portFact(port));
-      this.linkedRouters.portChanged(id, port);
+      if (port === undefined) this.linkedRouters.portChanged(id, undefined);
     };
     const watch = this.repository.watch('port', id, follow, this.invalid);
     const close = () => {
