@@ -17,7 +17,8 @@ import { FlowStateExchange } from './flow-state/flow-state-exchange.js';
 import { StatefulGroups } from './flow-state/stateful-groups.js';
 import type { OpenStateTransport } from './flow-state/transport.js';
 import { Configurator } from './forwarding/configurator.js';
-import { Forwarder, type ForwarderOptions, type Heard } from './forwarding/forwarder.js';
+import { Forwarder, type Heard } from './forwarding/forwarder.js';
+import type { FlowLimits } from './forwarding/installed-flows.js';
 import { ForwarderMetrics } from './forwarding/metrics.js';
 import { RouterAdvertiser } from './forwarding/router-advertiser.js';
 import { Tracer } from './forwarding/tracer.js';
@@ -44,7 +45,7 @@ export interface AgentOptions {
   readonly datapath: Datapath;
   readonly devices: TunnelDevices;
   readonly tunnelZones: readonly ZoneMembership[];
-  readonly flows: ForwarderOptions;
+  readonly flows: FlowLimits;
   /** What carries the state of connections between hosts. */
   readonly openStateTransport: OpenStateTransport;
   readonly log: Logger;
@@ -178,23 +179,23 @@ export class Agent {
       clock,
       log,
     });
-    this.forwarder = new Forwarder(
+    this.forwarder = new Forwarder({
       datapath,
-      (port) => this.bindings.ingress(port),
-      (cell) => this.cache.load(cell),
-      new MacLearner(this.repository.store, clock, log),
-      (heard, frame) => this.heard(heard, frame),
-      new Configurator({
+      ingress: (port) => this.bindings.ingress(port),
+      load: (cell) => this.cache.load(cell),
+      learner: new MacLearner(this.repository.store, clock, log),
+      hear: (heard, frame) => this.heard(heard, frame),
+      configurator: new Configurator({
         load: (cell) => this.cache.load(cell),
         keep: (cell, seconds) => this.cache.keep(cell, seconds),
         mtu: () => this.tunnels.mtu,
         metrics: this.metrics,
       }),
-      this.metrics,
-      options.flows,
+      metrics: this.metrics,
+      limits: options.flows,
       clock,
       log,
-    );
+    });
     this.tracer = new Tracer({
       datapath,
       recirculations: this.forwarder.recirculations,

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { type Logger, pino } from 'pino';
 import { Agent } from '../../src/agent/agent.js';
 import type { StateTransport } from '../../src/agent/flow-state/transport.js';
-import type { ForwarderOptions } from '../../src/agent/forwarding/forwarder.js';
+import type { FlowLimits } from '../../src/agent/forwarding/installed-flows.js';
 import type { ZoneMembership } from '../../src/agent/host/registration.js';
 import type { TunnelDevices, TunnelType } from '../../src/agent/underlay/tunnels.js';
 import type { Datapath, DatapathFeatures, Flow } from '../../src/datapath/datapath.js';
@@ -126,7 +126,7 @@ export class TestHost {
     readonly gate: StoreGate,
     /** Counts from the next start. */
     public zones: readonly ZoneMembership[],
-    private readonly flowOptions: ForwarderOptions,
+    private readonly flowOptions: FlowLimits,
     readonly id: string = randomUUID(),
   ) {
     this.node = cluster.network.node(address);
@@ -279,7 +279,7 @@ export class StateNetwork {
 export interface ClusterOptions {
   readonly hosts: number;
   readonly zones?: readonly TunnelType[];
-  readonly flows?: Partial<ForwarderOptions>;
+  readonly flows?: Partial<FlowLimits>;
   /** What the hosts' kernels lack. */
   readonly features?: Partial<DatapathFeatures>;
 }
