@@ -1,5 +1,5 @@
 import type { Datapath, FlowOperation, Upcall } from '../../src/datapath/datapath.js';
-import { actionsEqual } from '../../src/flow/action.js';
+import { type Action, actionsEqual } from '../../src/flow/action.js';
 import { Classifier } from '../../src/flow/classifier.js';
 import { describeActions, describeMatch, describePacket } from '../../src/flow/describe.js';
 import { extractKey } from '../../src/flow/extract.js';
@@ -159,9 +159,17 @@ export class SimulatedHost {
 
   private submit(operation: FlowOperation): void {
     this.datapath.submit([operation], ([error]) => {
-      if (error !== undefined) this.faults.push(`${operation.type}: ${error.message}`);
+      // A connection that clashes with another is not committed, and its packet dropped.
+      if (error === undefined || (operation.type === 'execute' && commits(operation.actions))) return;
+      this.faults.push(`${operation.type}: ${error.message}`);
     });
   }
+}
+
+function commits(actions: readonly Action[]): boolean {
+  return actions.some((action) =>
+    action.type === 'clone' ? commits(action.actions) : action.type === 'ct' && action.commit,
+  );
 }
 
 /** Key `a` in the bits of the mask, `b` in all others. */

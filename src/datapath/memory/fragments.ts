@@ -24,8 +24,9 @@ interface Incomplete {
   readonly identity: readonly number[];
   readonly deadline: number;
   readonly pieces: Piece[];
-  /** Frame of the first fragment up to its payload. */
+  /** Frame of the first fragment up to its payload, and where IP begins in it: not all need have the same VLAN tags. */
   head: Uint8Array | undefined;
+  ip: number;
   /** Length of the whole payload, once the last fragment is there. */
   length: number;
   /** Longest fragment, in bytes of IP. */
@@ -64,7 +65,7 @@ export class Fragments {
     const identity = [zone, ...piece.identity];
     let entry = this.incomplete.find((other) => other.identity.every((word, i) => word === identity[i]));
     if (entry === undefined) {
-      entry = { identity, deadline: this.now() + TIMEOUT, pieces: [], head: undefined, length: -1, largest: 0 };
+      entry = { identity, deadline: this.now() + TIMEOUT, pieces: [], head: undefined, ip: 0, length: -1, largest: 0 };
       this.incomplete.push(entry);
       if (this.incomplete.length > MAX_INCOMPLETE) this.incomplete.shift();
     }
@@ -79,13 +80,16 @@ export class Fragments {
     }
     entry.pieces.push({ offset: piece.offset, data });
     entry.largest = Math.max(entry.largest, piece.end - ip);
-    if (piece.offset === 0) entry.head = bytes.slice(0, piece.payload);
+    if (piece.offset === 0) {
+      entry.head = bytes.slice(0, piece.payload);
+      entry.ip = ip;
+    }
     if (!piece.more) entry.length = end;
     const have = entry.pieces.reduce((sum, other) => sum + other.data.length, 0);
     if (entry.head === undefined || entry.length < 0 || have < entry.length) return false;
     this.incomplete.splice(this.incomplete.indexOf(entry), 1);
     if (have > entry.length) return false;
-    packet.bytes = assemble(entry.head, ip, entry.pieces, entry.length);
+    packet.bytes = assemble(entry.head, entry.ip, entry.pieces, entry.length);
     packet.fragmentSize = entry.largest;
     packet.refresh();
     packet.key.nwFrag = Frag.NONE;
