@@ -23,6 +23,7 @@ import { ForwarderMetrics } from './forwarding/metrics.js';
 import { RouterAdvertiser } from './forwarding/router-advertiser.js';
 import { Tracer } from './forwarding/tracer.js';
 import { HealthChecks } from './health/health-checks.js';
+import { MemberConnections } from './health/member-connections.js';
 import { nearbyBalancers } from './health/nearby-balancers.js';
 import { Publisher } from './host/publisher.js';
 import { Registration, type ZoneMembership } from './host/registration.js';
@@ -73,6 +74,7 @@ export class Agent {
   readonly tracer: Tracer;
   readonly natLeases: NatLeases;
   readonly healthChecks: HealthChecks;
+  private readonly memberConnections: MemberConnections;
   readonly flowState: FlowStateExchange;
   private readonly statefulGroups: StatefulGroups;
   private registration: Registration | undefined;
@@ -93,6 +95,7 @@ export class Agent {
       this.healthChecks.factChanged();
     };
     this.repository = new TopologyRepository(store);
+    this.memberConnections = new MemberConnections(datapath, log);
     this.publisher = new Publisher(store, log);
     this.tunnelTargets = new TunnelTargets({
       keys,
@@ -142,6 +145,7 @@ export class Agent {
       datapath.features.nat ? { store, leases: this.natLeases, zones } : undefined,
       datapath,
       (id) => this.bindings.forgetPort(id),
+      (protocol, { address, port }) => this.memberConnections.memberDown({ protocol, words: address, port }),
       onChange,
       clock,
       log,
@@ -340,6 +344,7 @@ export class Agent {
     this.forwarder.close();
     await this.neighbors.close();
     await this.healthChecks.close();
+    this.memberConnections.close();
     this.publisher.close();
     this.bindings.close();
     this.statefulGroups.close();

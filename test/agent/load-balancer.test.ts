@@ -14,6 +14,9 @@ const PORT = 53;
 const MEMBER_PORT = 5353;
 const GATEWAY_MAC = 0x0a00_0000_0001;
 
+/** On a busy machine. */
+const PATIENCE_MS = 30_000;
+
 interface Received {
   readonly src: number;
   readonly srcPort: number;
@@ -137,6 +140,53 @@ test('members come, are switched off and go; a VIP moves and goes', async (t) =>
   await until('it has its port back', async () => (await answeredBy()) === second);
   await repository.delete('vip', vip.id);
   await until('it is gone', async () => (await answeredBy()) === undefined);
+});
+
+test('connections of a member that does not work move to another, those of one that is switched off stay', async (t) => {
+  t.timeout(4 * PATIENCE_MS);
+  const { cluster, repository, pods, pool } = await setUp(t, { hosts: 2, perHost: 2, members: 3 });
+  const [client, ...others] = pods;
+  const memberAt = (pod: Pod) => pool[others.indexOf(pod)];
+  const answeredBy = async (port: number) => (await converse(cluster, client, others, port))?.member;
+  const ports = Array.from({ length: 4 }, (_, i) => 1000 + i);
+  const before = new Map<number, Pod>();
+  for (const port of ports) {
+    await until(
+      'somebody answers',
+      async () => {
+        const member = await answeredBy(port);
+        if (member !== undefined) before.set(port, member);
+        return member !== undefined;
+      },
+      PATIENCE_MS,
+    );
+  }
+  const [[port, first]] = before;
+  let newest = 2000;
+  await repository.modify('pool-member', memberAt(first).id, (member) => ({ ...member, adminStateUp: false }));
+  await until(
+    'new connections go elsewhere',
+    async () => {
+      for (let i = 0; i < 8; i++) if ((await answeredBy(++newest)) === first) return false;
+      return true;
+    },
+    PATIENCE_MS,
+  );
+  t.is(await answeredBy(port), first, 'it finishes what it has begun');
+
+  await repository.modify('pool-member', memberAt(first).id, (member) => ({ ...member, status: 'inactive' }));
+  await until(
+    'its connections have moved',
+    async () => {
+      const member = await answeredBy(port);
+      return member !== undefined && member !== first;
+    },
+    PATIENCE_MS,
+  );
+  for (const [other, member] of before) {
+    if (member === first) t.not(await answeredBy(other), first);
+    else t.is(await answeredBy(other), member, 'the others have kept theirs');
+  }
 });
 
 test('what the load balancer needed is given up when nothing asks it any more', async (t) => {

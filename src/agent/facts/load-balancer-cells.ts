@@ -32,7 +32,11 @@ export class LoadBalancerCells {
   private readonly balancers = new Map<string, Cell<LoadBalancerFact>>();
   private readonly pools = new Map<string, Cell<PoolFact>>();
 
-  constructor(private readonly source: TopologySource) {}
+  /** @param onMemberDown is told of members that do not work, for the protocol of their pool */
+  constructor(
+    private readonly source: TopologySource,
+    private readonly onMemberDown: (protocol: number, member: BalancedMember) => void,
+  ) {}
 
   /** How many load balancers and pools are kept. */
   get size(): number {
@@ -78,6 +82,9 @@ export class LoadBalancerCells {
   private watchPool(id: string, cell: Cell<PoolFact>): Watch {
     const { repository, invalid } = this.source;
     const members = new Map<string, BalancedMember>();
+    const down = new Set<string>();
+    /** Those of which nobody was told. */
+    const newlyDown = new Set<string>();
     let pool: Pool | null | undefined;
     let areMembersKnown = false;
     let updating: NodeJS.Immediate | undefined;
@@ -88,6 +95,8 @@ export class LoadBalancerCells {
         if (pool === null) cell.set(null);
         else if (pool !== undefined && areMembersKnown) {
           cell.set({ id, adminStateUp: pool.adminStateUp, members: new MemberTable([...members.values()]) });
+          for (const memberId of newlyDown) this.onMemberDown(PROTOCOLS[pool.protocol], members.get(memberId)!);
+          newlyDown.clear();
         }
       });
     };
@@ -108,6 +117,13 @@ export class LoadBalancerCells {
         (memberId, member) => {
           if (member === undefined) members.delete(memberId);
           else members.set(memberId, balancedMember(member));
+          if (member?.status !== 'inactive') {
+            down.delete(memberId);
+            newlyDown.delete(memberId);
+          } else if (!down.has(memberId)) {
+            down.add(memberId);
+            newlyDown.add(memberId);
+          }
           update();
         },
         invalid,

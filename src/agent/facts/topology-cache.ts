@@ -39,7 +39,7 @@ export class TopologyCache implements DeviceSource {
   readonly chains = new ChainCells(this);
   readonly mirrors = new MirrorCells(this, this.chains);
   readonly insertions = new InsertionCells(this, this.chains);
-  readonly loadBalancers = new LoadBalancerCells(this);
+  readonly loadBalancers: LoadBalancerCells;
   readonly qos: QosCells;
   readonly meters: Meters;
   readonly hosts: HostLiveness;
@@ -57,6 +57,7 @@ export class TopologyCache implements DeviceSource {
    * @param findNeighbor finds out the MAC address of a neighbour at a port of a router, and watches it
    * @param nat is absent when the datapath cannot translate
    * @param forgotten is told of ports that no packet has needed for a while
+   * @param onMemberDown is told of members of load balancers that do not work
    * @param onChange is told of every fact that changes
    */
   constructor(
@@ -68,10 +69,12 @@ export class TopologyCache implements DeviceSource {
     private readonly nat: SourceNatOptions | undefined,
     datapath: Pick<Datapath, 'features' | 'putMeter' | 'deleteMeter'>,
     private readonly forgotten: (portId: string) => void,
+    onMemberDown: ConstructorParameters<typeof LoadBalancerCells>[1],
     private readonly onChange: (cell: Cell<unknown>) => void,
     private readonly clock: () => number,
     private readonly log: Logger,
   ) {
+    this.loadBalancers = new LoadBalancerCells(this, onMemberDown);
     this.hosts = new HostLiveness(repository.store, clock);
     this.meters = new Meters(this, datapath, log);
     this.qos = new QosCells(this, this.meters);

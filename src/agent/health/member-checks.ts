@@ -30,7 +30,7 @@ const RISE = 2;
 /** Ticks come by so much too early at times. */
 const EARLY_MS = 100;
 
-/** So many questions are asked at a tick; the others are late. */
+/** So many questions are asked at a tick about one load balancer; the others are late. */
 const QUESTIONS_AT_ONCE = 2000;
 
 /** What came of a question: see {@link HealthAnswer}; `silent`: nothing in time, which is good news of UDP only. */
@@ -168,16 +168,16 @@ export class MemberChecks {
   /** To be called once a second. */
   tick(): void {
     const now = this.options.clock();
-    let left = QUESTIONS_AT_ONCE;
+    const due: Check[] = [];
     for (const pool of this.pools.values()) {
       for (const check of pool.checks.values()) {
         const timeout = 1000 * (pool.monitor?.timeout ?? 0);
         if (check.asked !== undefined && now >= check.asked.at + timeout - EARLY_MS) this.silent(check);
-        if (check.asked !== undefined || check.dueAt > now + EARLY_MS || left === 0) continue;
-        left--;
-        this.ask(check);
+        if (check.asked === undefined && check.dueAt <= now + EARLY_MS) due.push(check);
       }
     }
+    if (due.length > QUESTIONS_AT_ONCE) due.sort((a, b) => a.dueAt - b.dueAt);
+    for (const check of due.slice(0, QUESTIONS_AT_ONCE)) this.ask(check);
   }
 
   /** Some fact changed: those that waited for it are asked. */
@@ -388,6 +388,8 @@ export class MemberChecks {
   private count(check: Check, result: HealthResult): void {
     const { pool, member } = check;
     this.options.onResult(result);
+    // It may have been switched off since it was asked.
+    if (this.pathTo(check) === undefined) return this.forget(check);
     const isGood = result === 'accepted' || (result === 'silent' && pool.pool.protocol === 'udp');
     check.good = isGood ? check.good + 1 : 0;
     check.bad = isGood ? 0 : check.bad + 1;

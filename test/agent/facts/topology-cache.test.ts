@@ -44,6 +44,7 @@ async function setUp(t: ExecutionContext) {
     undefined,
     new MemoryNetwork({ now: () => clock.now }).node(1).datapath('dp'),
     (id) => forgotten.push(id),
+    () => {},
     (cell) => changed.push(cell.tag),
     () => clock.now,
     pino({ level: 'error' }, { write: (line: string) => errors.push(line) }),

@@ -18,14 +18,21 @@ const MONITOR = { delay: 2, timeout: 1, maxRetries: 2 };
 
 type Behaviour = 'accepts' | 'refuses' | 'silent';
 
+type Protocol = 'tcp' | 'udp' | 'sctp';
+
 interface Options {
   readonly hosts?: number;
   readonly device?: 'bridge' | 'router';
-  readonly protocol?: 'tcp' | 'udp' | 'sctp';
+  /** There is a pool for each. */
+  readonly protocols?: readonly Protocol[];
 }
 
-/** A pod on each host: all are members of one pool with a health monitor. */
-async function setUp(t: ExecutionContext, { hosts = 2, device = 'bridge', protocol = 'tcp' }: Options = {}) {
+/** Clusters take their time on a busy machine. */
+const PATIENCE_MS = 30_000;
+
+/** A pod on each host: all are members of pools with a health monitor. */
+async function setUp(t: ExecutionContext, { hosts = 2, device = 'bridge', protocols = ['tcp'] }: Options = {}) {
+  t.timeout(4 * PATIENCE_MS);
   const cluster = await Cluster.start({ hosts });
   t.teardown(() => cluster.close());
   const { repository } = cluster;
@@ -44,14 +51,19 @@ async function setUp(t: ExecutionContext, { hosts = 2, device = 'bridge', protoc
   }
 
   const monitor = await repository.create('health-monitor', { id: randomUUID(), ...MONITOR });
-  const pool = { id: randomUUID(), loadBalancerId, protocol, healthMonitorId: monitor.id };
-  await repository.create('pool', pool);
-  await repository.create('vip', { id: randomUUID(), poolId: pool.id, address: formatIpv4(VIP), protocolPort: 80 });
   const pods = await cluster.populate(bridgeId, 1);
-  const members: PoolMember[] = [];
-  for (const { ip } of pods) {
-    const input = { id: randomUUID(), poolId: pool.id, address: formatIpv4(ip), protocolPort: MEMBER_PORT };
-    members.push(await repository.create('pool-member', input));
+  const pools: string[] = [];
+  /** By pod. */
+  const members: string[][] = pods.map(() => []);
+  for (const protocol of protocols) {
+    const poolId = randomUUID();
+    pools.push(poolId);
+    await repository.create('pool', { id: poolId, loadBalancerId, protocol, healthMonitorId: monitor.id });
+    await repository.create('vip', { id: randomUUID(), poolId, address: formatIpv4(VIP), protocolPort: 80 });
+    for (const [i, { ip }] of pods.entries()) {
+      const input = { id: randomUUID(), poolId, address: formatIpv4(ip), protocolPort: MEMBER_PORT };
+      members[i].push((await repository.create('pool-member', input)).id);
+    }
   }
   const behaviours = new Map(pods.map((pod) => [pod, 'accepts' as Behaviour]));
   const asked = new Map(pods.map((pod) => [pod, 0]));
@@ -70,14 +82,36 @@ async function setUp(t: ExecutionContext, { hosts = 2, device = 'bridge', protoc
     }
     await cluster.quiet();
   };
-  const status = async (i: number) => (await repository.get('pool-member', members[i].id))?.object.status;
-  const becomes = (i: number, expected: PoolMember['status']) =>
-    until(`member ${i} is ${expected}`, async () => {
+  /** Of all members that a pod is. */
+  const status = async (i: number) => {
+    const found = await Promise.all(members[i].map((id) => repository.get('pool-member', id)));
+    return [...new Set(found.map((member) => member?.object.status))].join();
+  };
+  const comes = (what: string, check: () => boolean | Promise<boolean>) => {
+    const stepped = async () => {
       await step();
-      return (await status(i)) === expected;
-    });
+      return check();
+    };
+    return until(what, stepped, PATIENCE_MS);
+  };
+  const becomes = (i: number, expected: PoolMember['status']) =>
+    comes(`member ${i} is ${expected}`, async () => (await status(i)) === expected);
   const checkers = () => cluster.hosts.filter((host) => host.isRunning && host.agent.healthChecks.members > 0);
-  return { cluster, repository, pods, members, pool, monitor, behaviours, asked, step, status, becomes, checkers };
+  return {
+    cluster,
+    repository,
+    pods,
+    members,
+    pools,
+    monitor,
+    behaviours,
+    asked,
+    step,
+    status,
+    comes,
+    becomes,
+    checkers,
+  };
 }
 
 /** What a machine says to a question of a health check; undefined to something else. */
@@ -125,39 +159,29 @@ function payloadTo(
 }
 
 for (const device of ['bridge', 'router'] as const) {
-  for (const protocol of ['tcp', 'udp', 'sctp'] as const) {
-    test(`one host checks the ${protocol} members of a ${device}'s VIP on all hosts, and tells which work`, async (t) => {
-      const { pods, asked, behaviours, becomes, checkers, step, status } = await setUp(t, { device, protocol });
-      await until('both members were asked three times', async () => {
-        await step();
-        return [...asked.values()].every((count) => count >= 3);
-      });
-      t.is(checkers().length, 1);
-      for (const i of [0, 1]) t.is(await status(i), 'active');
-      for (const i of [0, 1]) {
-        behaviours.set(pods[i], 'refuses');
-        await becomes(i, 'inactive');
-        t.is(await status(1 - i), 'active');
-        behaviours.set(pods[i], 'accepts');
-        await becomes(i, 'active');
-      }
-      t.is(checkers()[0].agent.healthChecks.statusChanges, 4);
-    });
-  }
+  test.serial(`one host checks the members of a ${device}'s VIP on all hosts, and tells which work`, async (t) => {
+    const protocols = ['tcp', 'udp', 'sctp'] as const;
+    const { pods, asked, behaviours, comes, becomes, checkers, status } = await setUp(t, { device, protocols });
+    await comes('all were asked three times', () => [...asked.values()].every((count) => count >= 9));
+    t.is(checkers().length, 1);
+    for (const i of [0, 1]) t.is(await status(i), 'active');
+    for (const i of [0, 1]) {
+      behaviours.set(pods[i], 'refuses');
+      await becomes(i, 'inactive');
+      t.is(await status(1 - i), 'active');
+      behaviours.set(pods[i], 'accepts');
+      await becomes(i, 'active');
+    }
+    t.is(checkers()[0].agent.healthChecks.statusChanges, 4 * protocols.length);
+  });
 }
 
-test('when the agent that checks dies another one does', async (t) => {
-  const { cluster, pods, behaviours, becomes, checkers, step } = await setUp(t);
-  await until('somebody checks', async () => {
-    await step();
-    return checkers().length === 1;
-  });
+test.serial('when the agent that checks dies another one does', async (t) => {
+  const { cluster, pods, behaviours, comes, becomes, checkers } = await setUp(t);
+  await comes('somebody checks', () => checkers().length === 1);
   const [first] = checkers();
   await first.crash();
-  await until('somebody else checks', async () => {
-    await step();
-    return checkers().length === 1 && checkers()[0] !== first;
-  });
+  await comes('somebody else checks', () => checkers().length === 1 && checkers()[0] !== first);
   // The kernel of the dead agent's host goes on forwarding, so its member is still to be reached.
   const survivor = cluster.hosts.findIndex((host) => host !== first);
   behaviours.set(pods[survivor], 'refuses');
@@ -168,14 +192,11 @@ test('when the agent that checks dies another one does', async (t) => {
   t.not(checkers()[0], first);
 });
 
-test('silence counts as often as the monitor says, and the status is written when it changes', async (t) => {
-  const { repository, pods, members, asked, behaviours, becomes, monitor, step } = await setUp(t, { hosts: 1 });
+test.serial('silence counts as often as the monitor says, and the status is written when it changes', async (t) => {
+  const { repository, pods, members, asked, behaviours, comes, becomes, monitor, step } = await setUp(t, { hosts: 1 });
   await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, maxRetries: 3 }));
-  await until('the member was asked', async () => {
-    await step();
-    return asked.get(pods[0])! >= 1;
-  });
-  const version = async () => (await repository.get('pool-member', members[0].id))!.version;
+  await comes('the member was asked', () => asked.get(pods[0])! >= 1);
+  const version = async () => (await repository.get('pool-member', members[0][0]))!.version;
   const before = await version();
   asked.set(pods[0], 0);
   behaviours.set(pods[0], 'silent');
@@ -190,45 +211,50 @@ test('silence counts as often as the monitor says, and the status is written whe
   t.is(await version(), before + 2);
 });
 
-test('monitors, members and pools are changed, switched off and taken away while members are asked', async (t) => {
-  const { cluster, repository, pods, members, pool, monitor, asked, behaviours, becomes, step } = await setUp(t, {
-    hosts: 1,
-  });
-  const [pod] = pods;
-  const isAsked = async () => {
-    asked.set(pod, 0);
-    for (let i = 0; i < 6; i++) await step();
-    return asked.get(pod)! > 0;
-  };
-  const switchMember = (adminStateUp: boolean) =>
-    repository.modify('pool-member', members[0].id, (found) => ({ ...found, adminStateUp }));
-  behaviours.set(pod, 'silent');
-  await becomes(0, 'inactive');
+test.serial(
+  'monitors, members and pools are changed, switched off and taken away while members are asked',
+  async (t) => {
+    const { cluster, repository, pods, members, pools, monitor, asked, behaviours, becomes, step } = await setUp(t, {
+      hosts: 1,
+    });
+    const [pod] = pods;
+    const [[memberId], [poolId]] = [members[0], pools];
+    const isAsked = async () => {
+      asked.set(pod, 0);
+      for (let i = 0; i < 6; i++) await step();
+      return asked.get(pod)! > 0;
+    };
+    const isNotAsked = async () => !(await isAsked());
+    const switchMember = (adminStateUp: boolean) =>
+      repository.modify('pool-member', memberId, (found) => ({ ...found, adminStateUp }));
+    behaviours.set(pod, 'silent');
+    await becomes(0, 'inactive');
 
-  await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, adminStateUp: false }));
-  await becomes(0, 'active');
-  t.false(await isAsked());
-  await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, adminStateUp: true }));
-  await becomes(0, 'inactive');
+    await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, adminStateUp: false }));
+    await becomes(0, 'active');
+    t.false(await isAsked());
+    await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, adminStateUp: true }));
+    await becomes(0, 'inactive');
 
-  await switchMember(false);
-  await until('a member that is switched off is not asked', async () => !(await isAsked()));
-  await switchMember(true);
-  await until('it is asked again', isAsked);
+    await switchMember(false);
+    await until('a member that is switched off is not asked', isNotAsked, PATIENCE_MS);
+    await switchMember(true);
+    await until('it is asked again', isAsked, PATIENCE_MS);
 
-  await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, delay: 3600 }));
-  await until('it is asked rarely', async () => !(await isAsked()));
-  await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, delay: 1 }));
-  await until('it is asked often', isAsked);
+    await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, delay: 3600 }));
+    await until('it is asked rarely', isNotAsked, PATIENCE_MS);
+    await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, delay: 1 }));
+    await until('it is asked often', isAsked, PATIENCE_MS);
 
-  await repository.modify('pool', pool.id, ({ healthMonitorId, ...rest }) => rest);
-  await becomes(0, 'active');
-  t.false(await isAsked());
-  t.is(cluster.hosts[0].agent.healthChecks.balancers, 0);
-  await repository.modify('pool', pool.id, (found) => ({ ...found, healthMonitorId: monitor.id }));
-  await becomes(0, 'inactive');
+    await repository.modify('pool', poolId, ({ healthMonitorId, ...rest }) => rest);
+    await becomes(0, 'active');
+    t.false(await isAsked());
+    t.is(cluster.hosts[0].agent.healthChecks.balancers, 0);
+    await repository.modify('pool', poolId, (found) => ({ ...found, healthMonitorId: monitor.id }));
+    await becomes(0, 'inactive');
 
-  await repository.delete('pool-member', members[0].id);
-  await until('a member that is gone is not asked', async () => !(await isAsked()));
-  t.is(cluster.hosts[0].agent.healthChecks.members, 0);
-});
+    await repository.delete('pool-member', memberId);
+    await until('a member that is gone is not asked', isNotAsked, PATIENCE_MS);
+    t.is(cluster.hosts[0].agent.healthChecks.members, 0);
+  },
+);
