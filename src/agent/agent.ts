@@ -28,7 +28,7 @@ import { nearbyBalancers } from './health/nearby-balancers.js';
 import { Publisher } from './host/publisher.js';
 import { Registration, type ZoneMembership } from './host/registration.js';
 import { AnnouncedAddresses } from './learning/announced-addresses.js';
-import { MacLearner } from './learning/mac-learner.js';
+import { MACS_PER_PORT, MacLearner } from './learning/mac-learner.js';
 import { Neighbors } from './learning/neighbors.js';
 import { NatLeases } from './numbers/nat-leases.js';
 import { TunnelKeys } from './numbers/tunnel-keys.js';
@@ -47,6 +47,8 @@ export interface AgentOptions {
   readonly devices: TunnelDevices;
   readonly tunnelZones: readonly ZoneMembership[];
   readonly flows: FlowLimits;
+  /** How many MAC addresses are learned behind a port; {@link MACS_PER_PORT} when absent. */
+  readonly macsPerPort?: number;
   /** What carries the state of connections between hosts. */
   readonly openStateTransport: OpenStateTransport;
   readonly log: Logger;
@@ -69,6 +71,7 @@ export class Agent {
   readonly cache: TopologyCache;
   readonly neighbors: Neighbors;
   readonly addresses: AnnouncedAddresses;
+  readonly learner: MacLearner;
   readonly forwarder: Forwarder;
   readonly advertiser: RouterAdvertiser;
   readonly tracer: Tracer;
@@ -183,11 +186,12 @@ export class Agent {
       clock,
       log,
     });
+    this.learner = new MacLearner(this.repository.store, options.macsPerPort ?? MACS_PER_PORT, clock, log);
     this.forwarder = new Forwarder({
       datapath,
       ingress: (port) => this.bindings.ingress(port),
       load: (cell) => this.cache.load(cell),
-      learner: new MacLearner(this.repository.store, clock, log),
+      learner: this.learner,
       hear: (heard, frame) => this.heard(heard, frame),
       configurator: new Configurator({
         load: (cell) => this.cache.load(cell),

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { z } from 'zod';
+import { MACS_PER_PORT } from '../agent/learning/mac-learner.js';
 import { InvalidInputError } from '../errors.js';
 import { CONSISTENCIES } from '../nsdb/flow-state/consistency.js';
 import { interfaceNameSchema, nameSchema } from '../topology/types.js';
@@ -91,6 +92,12 @@ export const configSchema = z.strictObject({
       maxFlows: z.int().min(16, 'expected at least 16').max(1_000_000).default(200_000),
     })
     .prefault({}),
+  learning: z
+    .strictObject({
+      /** MAC addresses learned behind one port. */
+      macsPerPort: z.int().min(1, 'expected at least 1').max(1_000_000).default(MACS_PER_PORT),
+    })
+    .prefault({}),
   flowState: z
     .strictObject({
       /** UDP port at which hosts tell each other of connections. */
@@ -157,6 +164,7 @@ export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
   MIDONET_TUNNEL_ZONES: ['tunnels', 'zones'],
   MIDONET_FLOW_IDLE_TIMEOUT: ['flows', 'idleTimeout'],
   MIDONET_MAX_FLOWS: ['flows', 'maxFlows'],
+  MIDONET_MACS_PER_PORT: ['learning', 'macsPerPort'],
 };
 
 /**
@@ -233,6 +241,7 @@ const NUMBERS: ReadonlySet<string> = new Set([
   'sessionTimeout',
   'idleTimeout',
   'maxFlows',
+  'macsPerPort',
 ]);
 
 /** `name=type:address`, comma-separated. */

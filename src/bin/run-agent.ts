@@ -56,6 +56,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
         devices: new KernelTunnelDevices(links, datapath, config.tunnels.vxlanPort),
         tunnelZones: config.tunnels.zones,
         flows: config.flows,
+        macsPerPort: config.learning.macsPerPort,
         openStateTransport: (receive) => new UdpStateTransport(config.flowState.port, receive, log),
         log,
       },

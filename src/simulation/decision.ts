@@ -70,6 +70,8 @@ export type Effect =
   | {
       readonly type: 'neighbor';
       readonly port: RouterPortFact;
+      /** The exterior port where it said so; undefined if it came in at none. */
+      readonly source?: string;
       /** One word of IPv4, four of IPv6. */
       readonly address: Uint32Array;
       readonly mac: number;

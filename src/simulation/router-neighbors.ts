@@ -98,7 +98,7 @@ function hear(
     if (context.read(isIpv4 ? bridge.ipv4(words[offset]) : bridge.ipv6(words, offset)) !== null) return;
   }
   const address = words.slice(offset, offset + (isIpv4 ? 1 : 4));
-  context.hear({ type: 'neighbor', port, address, mac, isForRouter });
+  context.hear({ type: 'neighbor', port, source: context.ingress?.value?.id, address, mac, isForRouter });
 }
 
 /** The router's address at the port that is in `words[offset…]`, if it is one. */

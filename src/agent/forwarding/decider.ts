@@ -1,15 +1,15 @@
 import type { Logger } from 'pino';
 import type { Datapath } from '../../datapath/datapath.js';
-import { describePacket } from '../../flow/describe.js';
 import type { FlowKey } from '../../flow/key.js';
 import { FlowMask } from '../../flow/mask.js';
 import type { Decision, Effect } from '../../simulation/decision.js';
 import type { Fact, Ingress } from '../../simulation/fact.js';
 import { simulate, simulateSent } from '../../simulation/simulate.js';
-import { formatTrace, type TraceStep } from '../../simulation/trace.js';
+import type { TraceStep } from '../../simulation/trace.js';
 import type { Cell } from '../facts/cell.js';
 import type { ForwarderMetrics } from './metrics.js';
 import type { RecirculationTable } from './recirculation-table.js';
+import { TraceLog } from './trace-log.js';
 import type { Waiting } from './waiting-room.js';
 
 /** A decision that waits for nothing. */
@@ -50,11 +50,13 @@ const FAILED: Done = {
 
 /** Decides what becomes of packets, and has what is missing for that read. */
 export class Decider {
-  /** How many packets were traced, by trace request. */
-  private readonly traced = new Map<string, number>();
+  private readonly traceLog: TraceLog;
   private tellOfFailureAt = 0;
 
-  constructor(private readonly options: DeciderOptions) {}
+  constructor(private readonly options: DeciderOptions) {
+    const { metrics, clock, log } = options;
+    this.traceLog = new TraceLog(metrics, clock, log);
+  }
 
   /**
    * Begins to read the facts that the decision waits for, unless it is said that it may not.
@@ -81,15 +83,7 @@ export class Decider {
     { traceRequestId, limit }: Extract<Effect, { type: 'trace' }>,
     packet: PacketInHand & Pick<Waiting, 'key'>,
   ): void {
-    const traced = this.traced.get(traceRequestId) ?? 0;
-    if (limit !== undefined && traced >= limit) return;
-    this.traced.set(traceRequestId, traced + 1);
-    const steps: TraceStep[] = [];
-    this.simulate(packet.key, packet, steps);
-    this.options.log.info(
-      { traceRequestId, packet: describePacket(packet.key), steps: formatTrace(steps) },
-      'traced a packet',
-    );
+    this.traceLog.trace(traceRequestId, limit, packet.key, (steps) => this.simulate(packet.key, packet, steps));
   }
 
   private simulate(key: FlowKey, packet?: PacketInHand, trace?: TraceStep[]): Decision {

@@ -202,7 +202,8 @@ export class InstalledFlows {
       if (effect.type !== 'learn') continue;
       const { bridge, vlan, mac, port } = effect;
       const before = known.find((entry) => entry.mac === mac && entry.vlan === vlan && entry.bridgeId === bridge.id);
-      learned.push(before ?? this.options.learner.learn(bridge.id, vlan, mac, port.id));
+      const entry = before ?? this.options.learner.learn(bridge.id, vlan, mac, port.id);
+      if (entry !== undefined) learned.push(entry);
     }
     return learned;
   }

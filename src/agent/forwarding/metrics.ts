@@ -12,6 +12,8 @@ export class ForwarderMetrics {
   replies = 0;
   /** Packets that a router did not tell their senders of, as there were too many. */
   unanswered = 0;
+  /** Packets that a rule wants traced and that were not logged, as there were too many at a time. */
+  tracesLeftOut = 0;
   installed = 0;
   revisits = 0;
   replaced = 0;

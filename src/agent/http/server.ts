@@ -72,6 +72,17 @@ function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
     ['midonet_packets_answered_total', 'ARP requests and neighbour solicitations answered here', () => metrics.answers],
     ['midonet_router_messages_total', 'ICMP messages that routers sent from here', () => metrics.replies],
     ['midonet_router_messages_left_out_total', 'ICMP messages over the limit', () => metrics.unanswered],
+    [
+      'midonet_macs_not_learned_total',
+      'Sightings of MAC addresses behind ports that have too many',
+      () => agent.learner.refused,
+    ],
+    [
+      'midonet_neighbors_not_learned_total',
+      'Neighbours not heard, or given up for others, as a port of a router has too many',
+      () => agent.neighbors.refused,
+    ],
+    ['midonet_traces_left_out_total', 'Packets that rules wanted traced too often', () => metrics.tracesLeftOut],
     ['midonet_flows_installed_total', 'Flows put in the kernel', () => metrics.installed],
     ['midonet_flows_revisited_total', 'Flows simulated again after a change', () => metrics.revisits],
     ['midonet_flows_replaced_total', 'Flows whose actions were replaced in place', () => metrics.replaced],

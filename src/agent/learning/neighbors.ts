@@ -31,7 +31,10 @@ const JITTER_MS = 9000;
  */
 const BELIEF_MS = 60_000;
 
-/** So many neighbours are learned at one port on this host: machines can make up any number of addresses. */
+/**
+ * So many neighbours are learned at one port on this host: machines can make up any number of addresses. Then the port of
+ * the virtual network that most of them came in at gives some up for those of others.
+ */
 const MAX_NEIGHBORS = 1024;
 
 type Heard = Extract<Effect, { type: 'neighbor' }>;
@@ -53,6 +56,8 @@ interface Learned {
   readonly portId: string;
   readonly address: string;
   readonly ip: Ip;
+  /** The port where it came in; empty if at none. */
+  readonly source: string;
   readonly jitter: number;
   mac: number;
   confirmedAt: number;
@@ -63,6 +68,8 @@ interface Learned {
 interface LearnedTable {
   readonly table: SharedTable<string, IpEntry>;
   readonly entries: Map<string, Learned>;
+  /** The same by where they came in, those known for longest first. */
+  readonly bySource: Map<string, Set<Learned>>;
   /** Whether it was told that there are too many. */
   isFullTold: boolean;
 }
@@ -91,6 +98,8 @@ export class Neighbors {
   private readonly learned = new Map<string, LearnedTable>();
   /** Least recently confirmed first. */
   private readonly byAge = new Set<Learned>();
+  /** Neighbours that were not learned, or given up for others, as a port had too many. */
+  refused = 0;
 
   constructor(private readonly options: NeighborsOptions) {}
 
@@ -139,7 +148,7 @@ export class Neighbors {
   }
 
   /** A neighbour at a port told its MAC address. */
-  heard({ port, address: words, mac, isForRouter }: Heard): void {
+  heard({ port, source = '', address: words, mac, isForRouter }: Heard): void {
     const portId = port.id;
     const ip: Ip = { family: words.length === 1 ? 4 : 6, words: [...words] };
     const address = formatIp(ip);
@@ -147,7 +156,7 @@ export class Neighbors {
     const cell = this.needed.get(nameOf(portId, address))?.cell;
     if (known === undefined) {
       if (!isForRouter && (cell === undefined || cell.value?.mac === mac)) return;
-      return this.learn(portId, address, ip, mac);
+      return this.learn(portId, address, ip, mac, source);
     }
     known.confirmedAt = this.options.clock();
     known.asked = 0;
@@ -232,22 +241,41 @@ export class Neighbors {
     if (frame !== undefined) send(fact, frame);
   }
 
-  private learn(portId: string, address: string, ip: Ip, mac: number): void {
+  private learn(portId: string, address: string, ip: Ip, mac: number, source: string): void {
     const { clock, log } = this.options;
-    const learned = this.tableOf(portId);
-    const { table, entries } = learned;
-    if (entries.size >= MAX_NEIGHBORS) {
-      if (!learned.isFullTold)
-        log.warn({ port: portId }, 'neighbours are not learned, as the port of the router has too many');
-      learned.isFullTold = true;
-      return;
+    const isNeeded = this.needed.has(nameOf(portId, address));
+    const before = this.learned.get(portId);
+    if (before !== undefined && before.entries.size >= MAX_NEIGHBORS) {
+      this.refused++;
+      if (!before.isFullTold) log.warn({ port: portId }, 'the port of the router has too many neighbours to learn all');
+      before.isFullTold = true;
+      const victim = this.victim(before, source, isNeeded);
+      if (victim === undefined) return;
+      this.forget(victim);
     }
+    const { table, entries, bySource } = this.tableOf(portId);
     const jitter = fnv1a(address) % JITTER_MS;
-    const entry: Learned = { portId, address, ip, jitter, mac, confirmedAt: clock(), asked: 0 };
+    const entry: Learned = { portId, address, ip, source, jitter, mac, confirmedAt: clock(), asked: 0 };
     entries.set(address, entry);
+    bySource.set(source, (bySource.get(source) ?? new Set()).add(entry));
     this.byAge.add(entry);
     void table.learn(address, { mac: formatMac(mac) });
     this.needed.get(nameOf(portId, address))?.cell.setLocal({ mac });
+  }
+
+  /** Who is to go so that one more that came in at `source` may be learned; undefined if nobody is. */
+  private victim({ bySource }: LearnedTable, source: string, isNeeded: boolean): Learned | undefined {
+    const own = bySource.get(source);
+    let most: Set<Learned> | undefined;
+    for (const learned of bySource.values()) if (learned.size > (most?.size ?? 0)) most = learned;
+    if (most !== undefined && most.size > (own?.size ?? 0) + 1) return this.dispensable(most) ?? first(most);
+    return isNeeded && own !== undefined ? this.dispensable(own) : undefined;
+  }
+
+  /** The one known for longest that no packet of this host needs. */
+  private dispensable(learned: ReadonlySet<Learned>): Learned | undefined {
+    for (const entry of learned) if (!this.needed.has(nameOf(entry.portId, entry.address))) return entry;
+    return undefined;
   }
 
   private forget(entry: Learned): void {
@@ -261,6 +289,9 @@ export class Neighbors {
     if (learned === undefined || entry === undefined) return undefined;
     this.byAge.delete(entry);
     learned.entries.delete(address);
+    const siblings = learned.bySource.get(entry.source)!;
+    siblings.delete(entry);
+    if (siblings.size === 0) learned.bySource.delete(entry.source);
     if (learned.entries.size === 0) this.learned.delete(portId);
     const question = this.needed.get(nameOf(portId, address));
     if (question !== undefined) {
@@ -280,11 +311,16 @@ export class Neighbors {
           if (entry !== undefined && this.learned.get(portId)?.entries === entries) this.remove(entry);
         },
       });
-      learned = { table, entries, isFullTold: false };
+      learned = { table, entries, bySource: new Map(), isFullTold: false };
       this.learned.set(portId, learned);
     }
     return learned;
   }
+}
+
+function first<T>(set: ReadonlySet<T>): T | undefined {
+  const [item] = set;
+  return item;
 }
 
 function nameOf(portId: string, address: string): string {

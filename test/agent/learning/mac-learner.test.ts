@@ -23,7 +23,8 @@ async function setUp(t: ExecutionContext) {
   const clock = { now: 0 };
   const warnings: string[] = [];
   const log = pino({ level: 'warn' }, { write: (line: string) => warnings.push(line) });
-  const learner = (store: Store = nsdb.store()) => new MacLearner(store, () => clock.now, log);
+  const learner = (store: Store = nsdb.store(), maxPerPort = 4) =>
+    new MacLearner(store, maxPerPort, () => clock.now, log);
   const portAt = async () => {
     const node = await repository.store.get(path);
     return node && (JSON.parse(Buffer.from(node.data).toString()) as { portId: string }).portId;
@@ -35,7 +36,7 @@ test('an address is written with its port, moves, and goes 15 s after the last f
   const { bridgeId, path, clock, learner, portAt, repository } = await setUp(t);
   const [p, q] = [randomUUID(), randomUUID()];
   const one = learner();
-  const learned = one.learn(bridgeId, 0, MAC, p);
+  const learned = one.learn(bridgeId, 0, MAC, p)!;
   one.use(learned);
   one.use(learned);
   await until('it is learned', async () => (await portAt()) === p);
@@ -59,7 +60,7 @@ test('an address is learned in each VLAN by itself', async (t) => {
   const { repository, bridgeId, clock, learner, portAt } = await setUp(t);
   const [p, q] = [randomUUID(), randomUUID()];
   const one = learner();
-  one.use(one.learn(bridgeId, 0, MAC, p));
+  one.use(one.learn(bridgeId, 0, MAC, p)!);
   one.learn(bridgeId, 10, MAC, q);
   const inVlan = () => new SharedTable(repository.store, macTable(10), bridgeId).get(MAC);
   await until('both are learned', async () => (await portAt()) === p && (await inVlan())?.value.portId === q);
@@ -88,10 +89,10 @@ test('of two hosts the one that saw the address last has it, and the other leave
   const { bridgeId, path, learner, portAt, repository } = await setUp(t);
   const [p, q] = [randomUUID(), randomUUID()];
   const [one, two] = [learner(), learner()];
-  const first = one.learn(bridgeId, 0, MAC, p);
+  const first = one.learn(bridgeId, 0, MAC, p)!;
   one.use(first);
   await until('one has it', async () => (await portAt()) === p);
-  two.use(two.learn(bridgeId, 0, MAC, q));
+  two.use(two.learn(bridgeId, 0, MAC, q)!);
   await until('two has it', async () => (await portAt()) === q);
   const created = (await repository.store.get(path))?.stat.czxid;
   await delay(100);
@@ -109,7 +110,7 @@ test('an entry that the topology seeded is never replaced', async (t) => {
   const { bridgeId, path, learner, portAt, repository } = await setUp(t);
   const port = await repository.create('port', { id: randomUUID(), bridgeId, mac: '02:00:00:00:00:01' });
   const one = learner();
-  one.use(one.learn(bridgeId, 0, MAC, randomUUID()));
+  one.use(one.learn(bridgeId, 0, MAC, randomUUID())!);
   await delay(50);
   t.is(await portAt(), port.id);
   t.is((await repository.store.get(path))?.stat.version, 0);
@@ -123,13 +124,13 @@ test('what cannot be learned now is learned when the NSDB is back; a bridge that
   await nsdb.stop();
   await until('it has noticed', () => store.state !== 'connected');
   const [p, q] = [randomUUID(), randomUUID()];
-  const learned = one.learn(bridgeId, 0, MAC, p);
+  const learned = one.learn(bridgeId, 0, MAC, p)!;
   t.is(one.learn(bridgeId, 0, MAC, q), learned);
   await nsdb.resume();
   await until('it is learned', async () => (await portAt()) === q);
   t.deepEqual(warnings, []);
   const gone = randomUUID();
-  const lost = one.learn(gone, 0, MAC, p);
+  const lost = one.learn(gone, 0, MAC, p)!;
   await until('that is said', () => warnings.length === 1);
   t.not(one.learn(gone, 0, MAC, p), lost);
   t.deepEqual(await repository.store.children('/bridges'), [bridgeId]);
@@ -150,4 +151,38 @@ test('what was unused while the NSDB was away is taken back when it returns', as
   await nsdb.resume();
   await until('it is gone', async () => (await portAt()) === undefined);
   t.is(store.sessionId, session);
+});
+
+test('a port with too many addresses has none learned in place of those that flows need, and others are not concerned', async (t) => {
+  const { bridgeId, clock, warnings, learner, repository } = await setUp(t);
+  const [p, q] = [randomUUID(), randomUUID()];
+  const one = learner();
+  const learn = (i: number, port: string) => one.learn(bridgeId, 0, MAC + i, port);
+  const all = [0, 1, 2, 3].map((i) => learn(i, p)!);
+  for (const learned of all) one.use(learned);
+  t.is(learn(4, p), undefined);
+  t.is(learn(5, p), undefined);
+  t.is(one.refused, 2);
+  t.is(warnings.filter((line) => line.includes(p)).length, 1);
+  for (const i of [4, 5]) t.truthy(learn(i, q), 'at another port');
+
+  clock.now = 1000;
+  one.release(all[2]);
+  one.release(all[1]);
+  const sixth = learn(6, p)!;
+  const has = async (i: number) =>
+    (await repository.store.get(macPath(bridgeId, `02:00:00:00:00:0${i + 1}`))) !== undefined;
+  await until('it took the place of what was unused for longest', async () => (await has(6)) && !(await has(2)));
+  t.true(await has(1));
+  one.use(all[1]);
+  one.use(sixth);
+  t.is(learn(4, p), undefined, 'it does not come from another port, either');
+  one.release(sixth);
+  t.truthy(learn(7, p));
+  await until('what was unused went', async () => (await has(7)) && !(await has(6)));
+  one.use(all[2]);
+  one.release(all[2]);
+  t.truthy(learn(2, p), 'what had been given up is learned anew');
+  await until('in place of another', async () => (await has(2)) && !(await has(7)));
+  t.true((await has(0)) && (await has(1)));
 });
