@@ -20,7 +20,7 @@ import type { Cell } from './cell.js';
 import type { TopologySource } from './topology-source.js';
 
 /** What the host that checks the members of a load balancer tells the others of itself. */
-export const healthCheckerSchema = z.strictObject({ hostId: z.uuid(), tunnelKey: z.int().min(1).max(MAX_TUNNEL_KEY) });
+const healthCheckerSchema = z.strictObject({ hostId: z.uuid(), tunnelKey: z.int().min(1).max(MAX_TUNNEL_KEY) });
 
 export const PROTOCOLS = { tcp: IpProtocol.TCP, udp: IpProtocol.UDP, sctp: IpProtocol.SCTP } as const;
 

@@ -1,13 +1,12 @@
 import type { Logger } from 'pino';
 import type { Datapath } from '../../datapath/datapath.js';
-import { decodeJson, encodeJson } from '../../nsdb/json.js';
+import { encodeJson } from '../../nsdb/json.js';
 import { healthCheckerPath } from '../../nsdb/layout.js';
 import { parentPath } from '../../nsdb/path.js';
 import type { TopologyRepository } from '../../nsdb/repository/topology-repository.js';
-import type { EphemeralNode, EphemeralState, StoreNode, Watch } from '../../nsdb/store.js';
+import type { EphemeralNode, EphemeralState, Watch } from '../../nsdb/store.js';
 import type { Fact, PortFact } from '../../simulation/fact.js';
 import type { Pool } from '../../topology/types.js';
-import { healthCheckerSchema } from '../facts/load-balancer-cells.js';
 import type { Publisher } from '../host/publisher.js';
 import { type HealthAnswer, parseAnswer, SHORT_TOKEN } from './frames.js';
 import { type AskedQuestion, type BalancedDevices, type HealthResult, MemberChecks } from './member-checks.js';
@@ -160,21 +159,10 @@ export class HealthChecks {
     const path = healthCheckerPath(id);
     return store.ephemeral(path, encodeJson({ hostId, tunnelKey: tunnelKey() }), {
       makeParent: () => store.ensure(parentPath(path)!),
-      takeOver: (current) => this.isOurs(current, path),
       onState: (state, node) => {
         if (candidacy.node === node) this.elected(id, candidacy, state);
       },
     });
-  }
-
-  /** Whether the node was left by an earlier run of this agent. */
-  private isOurs(node: StoreNode, path: string): boolean {
-    try {
-      return decodeJson(healthCheckerSchema, node.data, path).hostId === this.options.hostId;
-    } catch (error) {
-      this.options.invalid(error as Error);
-      return false;
-    }
   }
 
   private elected(id: string, candidacy: Candidacy, state: EphemeralState): void {
