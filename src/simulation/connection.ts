@@ -18,7 +18,7 @@ export const TRACKED_TUNNEL_KEY = 0x80_0000;
 /** The bit which says besides that the destination was translated, so that replies to it are marked. */
 export const TRANSLATED_TUNNEL_KEY = 0x40_0000;
 
-/** The bit of `ctMark` of connections whose destination was translated before they came to the zone's port. */
+/** The bit of `ctMark` of connections whose destination was translated before they came to the zone's port. The others are the agent's. */
 export const TRANSLATED_MARK = 1;
 
 /** Basis of the hash by which one of several targets is chosen. */

@@ -39,48 +39,46 @@ async function refusal(bench: Bench, operation: ConnectionOperation): Promise<st
   return error instanceof DatapathError ? error.kind : undefined;
 }
 
-/** Make known in another zone what the first one knows. */
-async function copy(bench: Bench): Promise<TrackedConnection> {
-  const connection = { ...(await connectionIn(bench, HERE)), zone: THERE };
-  await change(bench, { type: 'create', connection });
-  return connection;
-}
-
 export function connectionsCompliance(driver: string, factory: DatapathFactory): void {
   const run = runner(driver, factory);
 
   for (const [title, family, protocol] of PROTOCOLS) {
     if (protocol === IpProtocol.SCTP) continue;
-    for (const kind of ['none', 'src', 'dst'] as const) {
-      const how = kind === 'none' ? 'its answers are known' : `its ${kind} is translated back`;
-      run(`${title} over IPv${family}: a connection is made as it is in another zone, and ${how}`, async (bench, t) => {
-        const talk = conversation(family, protocol);
-        const other = { ip: address(family, 99), port: kind === 'src' ? 40000 : isEcho(protocol) ? 0 : 8080 };
-        const outside: Conversation =
-          kind === 'src' ? { ...talk, client: other } : kind === 'dst' ? { ...talk, server: other } : talk;
-        const nat: NatSpec | undefined = kind === 'none' ? undefined : toOne(kind, talk, other);
-        await after(bench, packet(talk, 0), ct({ zone: HERE, commit: true, nat, mark: 5 }));
-        const made = await copy(bench);
-        const { timeoutMs, tcpState, ...lasting } = made;
-        t.like(await connectionIn(bench, THERE), lasting);
+    run(
+      `${title} over IPv${family}: a connection is made as it is in another zone, translations included`,
+      async (bench, t) => {
+        for (const [i, kind] of (['none', 'src', 'dst'] as const).entries()) {
+          const [here, there] = [HERE + 2 * i, THERE + 2 * i];
+          const talk = conversation(family, protocol);
+          const other = { ip: address(family, 99), port: kind === 'src' ? 40000 : isEcho(protocol) ? 0 : 8080 };
+          const outside: Conversation =
+            kind === 'src' ? { ...talk, client: other } : kind === 'dst' ? { ...talk, server: other } : talk;
+          const nat: NatSpec | undefined = kind === 'none' ? undefined : toOne(kind, talk, other);
+          await after(bench, packet(talk, 0), ct({ zone: here, commit: true, nat, mark: 5 }));
+          const known = await connectionIn(bench, here);
+          const made = { ...known, zone: there };
+          await change(bench, { type: 'create', connection: made });
+          const { timeoutMs, tcpState, ...lasting } = made;
+          t.like(await connectionIn(bench, there), lasting);
 
-        for (const step of [1, 3] as const) {
-          const reply = await after(bench, packet(outside, step), ct({ zone: THERE, nat: RESTORE }));
-          t.regex(reply.state, /^established reply tracked/);
-          t.is(reply.key.ctMark, 5);
-          t.deepEqual([reply.from, reply.to], [talk.server, talk.client]);
+          for (const step of [1, 3] as const) {
+            const reply = await after(bench, packet(outside, step), ct({ zone: there, nat: RESTORE }));
+            t.regex(reply.state, /^established reply tracked/, kind);
+            t.is(reply.key.ctMark, 5);
+            t.deepEqual([reply.from, reply.to], [talk.server, talk.client], kind);
+          }
+          // What has been answered elsewhere is answered.
+          for (const connection of [known, made]) {
+            const { zone } = connection;
+            await change(bench, { type: 'change', connection, answered: true });
+            const later = await after(bench, packet(talk, 2), ct({ zone, nat: RESTORE }));
+            t.regex(later.state, /^established tracked/, kind);
+            t.deepEqual([later.from, later.to], [outside.client, outside.server], kind);
+            t.true((await connectionIn(bench, zone)).answered);
+          }
         }
-        // What has been answered elsewhere is answered.
-        await change(bench, { type: 'change', connection: made, answered: true });
-        await change(bench, { type: 'change', connection: { ...made, zone: HERE }, answered: true });
-        for (const zone of [HERE, THERE]) {
-          const later = await after(bench, packet(talk, 2), ct({ zone, nat: RESTORE }));
-          t.regex(later.state, /^established tracked/);
-          t.deepEqual([later.from, later.to], [outside.client, outside.server]);
-          t.true((await connectionIn(bench, zone)).answered);
-        }
-      });
-    }
+      },
+    );
   }
 
   run('both ends of a connection that is made are translated', async (bench, t) => {
@@ -139,6 +137,8 @@ export function connectionsCompliance(driver: string, factory: DatapathFactory):
     const { srcPort } = connection.original;
     const hidden = { ...connection, original: { ...connection.original, srcPort: srcPort + 1 } };
     t.is(await refusal(bench, { type: 'create', connection: hidden }), 'exists');
+    const redirected = { ...connection, original: { ...connection.original, dst: address(4, 77), dstPort: 90 } };
+    t.is(await refusal(bench, { type: 'create', connection: redirected }), 'exists');
     t.is(
       await refusal(bench, { type: 'create', connection: { ...connection, protocol: IpProtocol.SCTP } }),
       'unsupported',

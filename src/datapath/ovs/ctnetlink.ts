@@ -126,7 +126,11 @@ function writeCreation(writer: MessageWriter, connection: Omit<TrackedConnection
     dstPort: isEcho ? reply.dstPort : original.srcPort,
   });
   const { source, destination } = translationsOf(connection);
-  if (source !== undefined) writeTranslation(writer, CTA_NAT_SRC, source);
+  if (source !== undefined || destination !== undefined) {
+    // Left to itself the kernel would take another source port where this one is taken.
+    const port = isEcho ? reply.srcPort : reply.dstPort;
+    writeTranslation(writer, CTA_NAT_SRC, { address: reply.dst, port });
+  }
   if (destination !== undefined) writeTranslation(writer, CTA_NAT_DST, destination);
   writer.be32(CTA_TIMEOUT, seconds(timeoutMs));
   writer.be32(CTA_MARK, mark);

@@ -107,7 +107,7 @@ async function setUp(t: ExecutionContext, { hosts = 2, nat = false, stateful = t
   ]);
   const uplinks: Uplink[] = [];
   for (const [i, world] of ['203.0.113.0/24', '198.18.0.0/16'].entries()) {
-    const uplink = new Uplink(c.hosts[i], i + 1);
+    const uplink = new Uplink(c.hosts[i % hosts], i + 1);
     uplinks.push(uplink);
     await repository.create('port', {
       id: uplink.portId,
@@ -116,7 +116,7 @@ async function setUp(t: ExecutionContext, { hosts = 2, nat = false, stateful = t
       subnets: [`169.254.${uplink.number}.1/30`],
       portGroupIds: [groupId],
       inboundFilterId: answers,
-      binding: { hostId: c.hosts[i].id, interfaceName: uplink.device.name },
+      binding: { hostId: uplink.host.id, interfaceName: uplink.device.name },
     });
     const route = { id: randomUUID(), routerId, type: 'normal', destination: world } as const;
     await repository.create('route', { ...route, nextHopPortId: uplink.portId, gateway: uplink.neighbor });
@@ -180,7 +180,8 @@ async function createChain(c: Cluster, rules: readonly object[]): Promise<string
 
 /** Whether all gateways have told each other what there is. */
 function shared({ uplinks }: Gateways): boolean {
-  return uplinks.every(({ host }) => host.agent.flowState.peerCount === 1 && host.agent.flowState.isSettled);
+  const others = new Set(uplinks.map(({ host }) => host)).size - 1;
+  return uplinks.every(({ host }) => host.agent.flowState.peerCount === others && host.agent.flowState.isSettled);
 }
 
 async function settled(g: Gateways): Promise<void> {
@@ -256,6 +257,20 @@ for (const hosts of [2, 3]) {
     );
   });
 }
+
+test('two uplinks of one host share connections, too', async (t) => {
+  const g = await setUp(t, { hosts: 1, nat: true });
+  const [first, second] = g.uplinks;
+  await request(g, udp(g.machine.ip, FIRST_WORLD, 1000, 2000));
+  const known = () => connectionsAt(second).filter(({ original }) => original.dst[0] === FIRST_WORLD);
+  await until('it is known at the other', () => known().some(({ original }) => original.dstPort === 2000));
+  const [{ original }] = known().filter(({ original: { dstPort } }) => dstPort === 2000);
+  const answer = udp(FIRST_WORLD, original.src[0], 2000, original.srcPort);
+  t.like(await arrivesInTheEnd(g, second, answer), { ipv4Dst: g.machine.ip, tpDst: 1000 });
+  await until('it is answered at the first', () =>
+    connectionsAt(first).some((connection) => connection.original.dstPort === 2000 && connection.answered),
+  );
+});
 
 test('in a group that is not stateful they do not', async (t) => {
   const g = await setUp(t, { stateful: false });
