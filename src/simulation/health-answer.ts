@@ -23,7 +23,10 @@ export function takeHealthAnswer(context: SimulationContext, balancer: LoadBalan
   return true;
 }
 
-/** Whether a packet of TCP, UDP or SCTP goes to a port that members are asked from. What is read of it the look-up of VIPs has seen. */
+/**
+ * Whether a packet goes to a port that members are asked from: of TCP, UDP or SCTP, as codes of ICMP are smaller. What is read of it
+ * the look-up of VIPs has seen.
+ */
 export function isToHealthPort({ nwFrag, tpDst }: FlowKey): boolean {
   return nwFrag === Frag.NONE && isHealthPort(tpDst);
 }

@@ -36,6 +36,8 @@ export function balance(context: SimulationContext, device: BalancedDevice): Out
   if (vip === undefined) return 'wait';
   if (vip !== null) context.trace?.push(vipStep(balancer, vip));
   if (vip !== null && vip !== 'tracked' && !vip.adminStateUp) return 'pass';
+  const isAnswer = vip === 'tracked' && isToHealthPort(context.packet);
+  if (isAnswer && takeHealthAnswer(context, balancer) !== false) return 'wait';
   context.tracking.track();
   if (vip === null) return 'pass';
   return vip === 'tracked' ? followConnection(context, balancer, device) : toMember(context, vip, device);
@@ -47,8 +49,6 @@ function followConnection(
   balancer: LoadBalancerFact,
   { sourceNat }: BalancedDevice,
 ): Outcome {
-  const isError = isIcmp(context);
-  if (!isError && isToHealthPort(context.packet) && takeHealthAnswer(context, balancer) !== false) return 'wait';
   // The answer of a member to itself: see `toItself`.
   if (sourceNat !== undefined) {
     const outcome = reverseHere(context, sourceNat);
@@ -56,7 +56,7 @@ function followConnection(
   }
   const outcome = translateDestination(context, () => RESTORE);
   if (outcome === 'wait' || outcome === 'done') return outcome;
-  return isError && takeHealthError(context, balancer) ? 'wait' : 'pass';
+  return isIcmp(context) && takeHealthError(context, balancer) ? 'wait' : 'pass';
 }
 
 function isIcmp({ packet }: SimulationContext): boolean {

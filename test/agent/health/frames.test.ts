@@ -1,4 +1,5 @@
 import test from 'ava';
+import fc from 'fast-check';
 import {
   buildQuestion,
   buildReset,
@@ -113,4 +114,21 @@ test('frames that are cut anywhere say nothing, and nothing throws', (t) => {
       for (let length = 0; length < frame.length; length++) t.is(parseAnswer(frame.subarray(0, length)), undefined);
     }
   }
+});
+
+test('whatever comes says something or nothing, and nothing throws', (t) => {
+  const starts = questions().map((question) => buildQuestion(question, MAC.here, MAC.there));
+  fc.assert(
+    fc.property(
+      fc.constantFrom(...starts),
+      fc.array(fc.tuple(fc.nat(80), fc.nat(255)), { maxLength: 12 }),
+      (start, changes) => {
+        const frame = start.slice();
+        for (const [at, byte] of changes) if (at < frame.length) frame[at] = byte;
+        parseAnswer(frame);
+      },
+    ),
+    { numRuns: 2000 },
+  );
+  t.pass();
 });
