@@ -6,11 +6,14 @@ import { joinPath } from '../../../src/nsdb/path.js';
 import { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../../../src/nsdb/zookeeper/client.js';
 import { PowerLossDisk } from '../../nsdb/embedded/power-loss-disk.js';
+import type { Ignores } from './datapath.js';
 import { VirtualProcess } from './events.js';
 import { VirtualHost } from './host.js';
 import { World } from './world.js';
 
 const UNDERLAY = 0xc0a8_6400;
+/** From the shortest that a server gives, to one that outlasts many faults. */
+const SESSION_TIMEOUTS_MS = [4000, 8000, 20_000];
 /** Bytes of log after which the server makes a snapshot. */
 const SNAPSHOT_AFTER = 100_000;
 
@@ -26,7 +29,11 @@ export class VirtualCluster {
   private server: VirtualProcess | undefined;
   private servers = 0;
 
-  constructor(seed: number) {
+  /** @param ignores see {@link Ignores} */
+  constructor(
+    seed: number,
+    private readonly ignores: Ignores,
+  ) {
     this.world = new World(seed);
     const { events } = this.world;
     this.disk = new PowerLossDisk(events.dice);
@@ -39,8 +46,11 @@ export class VirtualCluster {
     await world.call('the NSDB is filled', this.client, async () => {
       this.repository = new TopologyRepository(new ZookeeperStore({ connect: '10.0.0.1:2181' }));
       await this.repository.initialize();
+      const sessionTimeout = world.events.dice.pick(SESSION_TIMEOUTS_MS)!;
       for (let i = 1; i <= hosts; i++) {
-        this.hosts.push(new VirtualHost(world, this.network, `host-${i}`, randomUUID(), UNDERLAY + i));
+        this.hosts.push(
+          new VirtualHost(world, this.network, `host-${i}`, randomUUID(), UNDERLAY + i, sessionTimeout, this.ignores),
+        );
       }
     });
     for (const host of this.hosts) host.start();

@@ -1,15 +1,23 @@
-import type { Datapath } from '../../../src/datapath/datapath.js';
+import type { Datapath, FlowOperation } from '../../../src/datapath/datapath.js';
 import type { MemoryDatapath } from '../../../src/datapath/memory/datapath.js';
 import type { Events, VirtualProcess } from './events.js';
 
 /** Milliseconds that what the datapath says is on its way at most. */
 const LATENCY_MS = 1;
 
+/** Which operations the datapath does not carry out, without saying so: a fault that must be found. */
+export type Ignores = (operation: FlowOperation) => boolean;
+
 /**
  * A process's driver of a datapath in memory: what is asked of the datapath happens at once; what it has to say comes later, in order,
  * and only as long as the process lives.
  */
-export function virtualDatapath(events: Events, process: VirtualProcess, driver: MemoryDatapath): Datapath {
+export function virtualDatapath(
+  events: Events,
+  process: VirtualProcess,
+  driver: MemoryDatapath,
+  ignores: Ignores,
+): Datapath {
   let lastArrival = 0;
   const latency = () => (LATENCY_MS * events.dice.below(1000)) / 1000;
   const tell = (news: () => void) => {
@@ -28,7 +36,8 @@ export function virtualDatapath(events: Events, process: VirtualProcess, driver:
       for (const { type, ...operation } of operations) {
         events.trace(`${process.name} ${type} ${'id' in operation ? operation.id : 'a packet'}`);
       }
-      driver.submit(operations, done && ((errors) => tell(() => done(errors))));
+      const heeded = operations.filter((operation) => !ignores(operation));
+      driver.submit(heeded, done && ((errors) => tell(() => done(errors))));
     },
     watchConnections: (listener) =>
       driver.watchConnections({

@@ -8,13 +8,11 @@ import type { MemoryNode } from '../../../src/datapath/memory/node.js';
 import type { MemorySwitch } from '../../../src/datapath/memory/switch.js';
 import { ZookeeperStore } from '../../../src/nsdb/zookeeper/client.js';
 import { formatIpv4 } from '../../../src/packet/address.js';
-import { virtualDatapath } from './datapath.js';
+import { type Ignores, virtualDatapath } from './datapath.js';
 import { VirtualProcess } from './events.js';
 import type { Machine } from './machine.js';
 import type { World } from './world.js';
 
-/** The shortest that a server gives. */
-const SESSION_TIMEOUT_MS = 4000;
 /** Milliseconds that it takes to make a tunnel device. */
 const DEVICE_MS = 5;
 
@@ -55,6 +53,8 @@ export class VirtualHost {
   readonly journal = new Set<Machine>();
   /** What agents of this host warned of. */
   readonly warnings: string[] = [];
+  /** What should never happen to them. */
+  readonly errors: string[] = [];
   private readonly log: Logger;
   private run: Run | undefined;
   private runs = 0;
@@ -65,15 +65,18 @@ export class VirtualHost {
     readonly name: string,
     readonly id: string,
     readonly address: number,
+    /** Milliseconds. */
+    private readonly sessionTimeout: number,
+    private readonly ignores: Ignores,
   ) {
     this.node = network.node(address);
     this.switch = this.node.switch('dp');
-    const write = (line: string) => {
-      const { level, time, msg, ...fields } = JSON.parse(line) as { level: number; time: number; msg: string };
+    const write = (text: string) => {
+      const { level, time, msg, ...fields } = JSON.parse(text) as { level: number; time: number; msg: string };
       world.events.trace(`${name}: ${msg}`);
-      if (level >= pino.levels.values.warn) {
-        this.warnings.push(`${world.events.now.toFixed(0)} ${msg} ${JSON.stringify(fields)}`);
-      }
+      const line = `${world.events.now.toFixed(0)} ${msg} ${JSON.stringify(fields)}`;
+      if (level >= pino.levels.values.warn) this.warnings.push(line);
+      if (level >= pino.levels.values.error) this.errors.push(line);
     };
     this.log = pino({ level: 'info', base: null }, { write });
   }
@@ -123,8 +126,8 @@ export class VirtualHost {
   }
 
   private async startAgent(run: Run): Promise<void> {
-    const datapath = virtualDatapath(this.world.events, run.process, run.driver);
-    const store = new ZookeeperStore({ connect: `${this.way}:2181`, sessionTimeout: SESSION_TIMEOUT_MS });
+    const datapath = virtualDatapath(this.world.events, run.process, run.driver, this.ignores);
+    const store = new ZookeeperStore({ connect: `${this.way}:2181`, sessionTimeout: this.sessionTimeout });
     run.store = store;
     this.world.files.mkdir(this.folder);
     const agent = await Agent.start({
