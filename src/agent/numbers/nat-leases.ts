@@ -38,6 +38,8 @@ export type PortsListener = (ranges: readonly PortRange[] | null) => void;
 interface Holder {
   readonly range: PortRange;
   readonly listener: PortsListener;
+  /** Whether as many blocks were leased for it as there should be, or could be had. */
+  isServed: boolean;
 }
 
 /** What is leased of one address for one device. */
@@ -99,7 +101,7 @@ export class NatLeases {
   /** Lease ports of the address, as long as the result is not closed. */
   hold(deviceId: string, address: string, range: PortRange, listener: PortsListener): { close(): void } {
     const supply = this.supply(deviceId, address);
-    const holder = { range, listener };
+    const holder = { range, listener, isServed: false };
     supply.holders.add(holder);
     this.announce(supply, holder);
     this.lease(supply);
@@ -218,29 +220,37 @@ export class NatLeases {
   /** A holder has to go without if others have all. */
   private async leaseNow(supply: Supply): Promise<void> {
     for (const holder of supply.holders) {
-      if (hasPorts(supply, holder)) continue;
-      const first = await this.take(supply, holder.range);
-      if (first === undefined) {
-        holder.listener(null);
-        this.options.log.error({ address: supply.address, device: supply.deviceId }, 'no source ports are left');
-        continue;
+      if (!hasPorts(supply, holder)) {
+        if ((await this.take(supply, holder.range)) === undefined) {
+          holder.listener(null);
+          this.options.log.error({ address: supply.address, device: supply.deviceId }, 'no source ports are left');
+          continue;
+        }
+        holder.isServed = false;
+        this.announce(supply, holder);
       }
-      this.announce(supply, holder);
-      await this.extend(supply, first, holder.range);
-      this.announce(supply, ...supply.holders);
+      if (holder.isServed) continue;
+      try {
+        await this.extend(supply, holder.range);
+      } finally {
+        // What was leased before it failed can be used.
+        this.announce(supply, ...supply.holders);
+      }
+      holder.isServed = true;
     }
   }
 
-  /** More blocks, since connections to one destination need a port each: those next to it, as long as they are free. */
-  private async extend(supply: Supply, block: NatBlock, range: PortRange): Promise<void> {
-    let last = block;
-    for (let count = 1; count < BLOCKS_AT_ONCE; count++) {
-      const first = last.last + 1;
+  /** More blocks, since connections to one destination need a port each: those next to the last, as long as they are free. */
+  private async extend(supply: Supply, range: PortRange): Promise<void> {
+    const blocks = supply.blocks.filter((block) => isWithin(block, range));
+    let { last } = blocks.at(-1)!;
+    for (let count = blocks.length; count < BLOCKS_AT_ONCE; count++) {
+      const first = last + 1;
       const isInRange = first <= range.last;
-      const beside = isInRange ? await this.take(supply, { first, last: last.last + NAT_BLOCK_PORTS }) : undefined;
+      const beside = isInRange ? await this.take(supply, { first, last: last + NAT_BLOCK_PORTS }) : undefined;
       const next = beside ?? (await this.take(supply, range));
       if (next === undefined) return;
-      last = next;
+      last = next.last;
     }
   }
 
@@ -306,7 +316,12 @@ function isIdle({ holders, isBusy }: Supply): boolean {
 }
 
 function hasPorts({ blocks }: Supply, { range }: Holder): boolean {
-  return blocks.some(({ first, last }) => first <= range.last && last >= range.first);
+  return blocks.some((block) => isWithin(block, range));
+}
+
+/** Whether any port of the block is in the range. */
+function isWithin({ first, last }: NatBlock, range: PortRange): boolean {
+  return first <= range.last && last >= range.first;
 }
 
 /** What is in the range of the blocks, those side by side as one. */

@@ -110,6 +110,24 @@ test('what nobody needs is given back after five minutes, but for what connectio
   t.deepEqual([nothingLeft, leases.size, leases.has(deviceId), await taken()], [[deviceId], 0, false, []]);
 });
 
+test('ports that are leased before the NSDB goes away can be used, and the others follow when it is back', async (t) => {
+  const { store, deviceId, newHost, open } = await setUp(t);
+  const leases = open(await newHost());
+  // The first block is made out of a few calls; another one takes two.
+  const others = hold(leases, deviceId, { first: 30_000, last: 30_000 });
+  await until('something is leased', () => count(others.told.ranges) === 1);
+  let left = 8;
+  store.fate = () => (left-- > 0 ? 'live' : 'lost');
+  const { told } = hold(leases, deviceId);
+  await until(
+    'what could be leased is told',
+    () => left < 0 && leases.size > 2 && count(told.ranges) === 64 * leases.size,
+  );
+  t.true(leases.size < 16);
+  store.fate = () => 'live';
+  await until('all are leased', () => count(told.ranges) === 1024);
+});
+
 test('after a restart the same ports are translated to', async (t) => {
   const { deviceId, newHost, open } = await setUp(t);
   const hostId = await newHost();
