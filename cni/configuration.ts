@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { NetworkDescription, Subnet } from '../src/agent/attachments/networks.js';
 import { InvalidInputError } from '../src/errors.js';
 import { formatMac, isMulticastMac, parseMac } from '../src/packet/address.js';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Attachment, ListedAttachment } from '../src/agent/attachments/attachments.js';
 import { formatMac, parseMac } from '../src/packet/address.js';
 import { formatCidr, formatIp, parseCidr, parseIp } from '../src/packet/ip.js';

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
-import { z } from 'zod';
+import * as z from 'zod';
 import { MACS_PER_PORT } from '../agent/learning/mac-learner.js';
 import { InvalidInputError } from '../errors.js';
 import { CONSISTENCIES } from '../nsdb/flow-state/consistency.js';

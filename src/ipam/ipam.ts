@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { MidonetError } from '../errors.js';
 import type { LeaseStore } from '../nsdb/leases/lease-registry.js';
 import type { Store } from '../nsdb/store.js';

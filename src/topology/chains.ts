@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { parseMac } from '../packet/address.js';
 import { parseIp } from '../packet/ip.js';
 import { cidr, ipAddress, mac, nameSchema, reference, references, tenantId, vlanId, vlanPriority } from './fields.js';

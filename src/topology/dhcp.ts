@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { parseDhcpOption } from '../packet/dhcp-options.js';
 import { isDomainName } from '../packet/dns-name.js';
 import { parseCidr } from '../packet/ip.js';

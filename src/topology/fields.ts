@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { formatMac, parseMac } from '../packet/address.js';
 import { formatCidr, formatIp, parseCidr, parseIp } from '../packet/ip.js';
 

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { cidr, ipAddress, ipv4Address, mac, nameSchema, reference, references, transportPort, vni } from './fields.js';
 
 /** Ways to other networks: BGP, hardware VTEPs, routers of other sites. */

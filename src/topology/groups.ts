@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { nameSchema, tenantId } from './fields.js';
 
 /** Groups that rules compare with. */

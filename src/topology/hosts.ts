@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { ipv4Address, nameSchema, reference, references } from './fields.js';
 
 /** Machines and the underlay between them. */

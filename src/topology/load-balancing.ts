@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { adminStateUp, ipAddress, nameSchema, reference, tenantId, transportPort } from './fields.js';
 
 /** Load balancers. One is attached by naming it in a router or in bridges. */

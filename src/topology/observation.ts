@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { conditionSchema } from './chains.js';
 import { mac, nameSchema, reference, tenantId, vlanId } from './fields.js';
 

@@ -1,6 +1,6 @@
 import { mkdir, readFile, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Datapath } from '../../datapath/datapath.js';
 import { InvalidInputError, MidonetError } from '../../errors.js';
 import type { Ipam } from '../../ipam/ipam.js';

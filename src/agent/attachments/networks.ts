@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { InvalidInputError } from '../../errors.js';
 import { defaultBlockSize } from '../../ipam/pool-layout.js';
 import { bridgeAddressPoolPath } from '../../nsdb/layout.js';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { decodeJson } from '../../nsdb/json.js';
 import { healthCheckerPath } from '../../nsdb/layout.js';
 import type { Watch } from '../../nsdb/store.js';

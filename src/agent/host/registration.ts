@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import { z } from 'zod';
+import * as z from 'zod';
 import { decodeJson, encodeJson } from '../../nsdb/json.js';
 import { hostAlivePath } from '../../nsdb/layout.js';
 import { ObjectExistsError, type TopologyRepository } from '../../nsdb/repository/topology-repository.js';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { InvalidInputError, MidonetError } from '../../errors.js';
 import { validate } from '../../topology/validate.js';
 

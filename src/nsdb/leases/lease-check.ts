@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { MidonetError } from '../../errors.js';
 import { type Kind, SCHEMAS } from '../../topology/types.js';
 import { decodeJson, encodeJson } from '../json.js';

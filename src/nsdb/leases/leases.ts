@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { deleteIfEmpty, deleteIfThere } from '../delete-if.js';
 import { decodeJson, encodeJson } from '../json.js';
 import { deviceNatBlocksPath, hostLeasesPath, natBlocksPath, natSpaceId } from '../layout.js';

@@ -20,7 +20,7 @@ import { dirname } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { crc32, createGunzip, createGzip } from 'node:zlib';
-import { z } from 'zod';
+import * as z from 'zod';
 import { MidonetError, UnsupportedError } from '../../errors.js';
 import { parentPath, pathFault } from '../path.js';
 import { bytesOf, type Image } from './image.js';

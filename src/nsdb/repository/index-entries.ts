@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { type Reference, referencesIn } from '../../topology/references.js';
 import { encodeObject } from '../../topology/stored-form.js';
 import type { Host, Kind, Port, Rule, TopologyTypes } from '../../topology/types.js';

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { z } from 'zod';
+import * as z from 'zod';
 import { InvalidInputError } from '../../errors.js';
 import { positionSchema } from '../../topology/position.js';
 import { REFERENCES, type ReferenceRow, refersTo } from '../../topology/references.js';

@@ -1,5 +1,5 @@
 /** The tables that hosts share, see docs/nsdb.md. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { InvalidInputError } from '../../errors.js';
 import { formatMac, parseMac } from '../../packet/address.js';
 import { formatCidr, formatIp, parseCidr, parseIp } from '../../packet/ip.js';
