@@ -243,6 +243,11 @@ export function ipv6MulticastMac(address: ArrayLike<number>): number {
   return 0x3333 * TWO_32 + address[3];
 }
 
+/** Whether the IPv6 address in `words[offset…]` is one of the link only: fe80::/10 (RFC 4291 section 2.5.6). */
+export function isLinkLocalIpv6(words: ArrayLike<number>, offset = 0): boolean {
+  return words[offset] >>> 22 === 0x3fa;
+}
+
 /** The link-local address made from a MAC address by modified EUI-64 (RFC 4291 appendix A). */
 export function linkLocalAddress(mac: number): Ipv6 {
   const high = Math.floor(mac / TWO_32);

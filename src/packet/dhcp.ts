@@ -161,36 +161,6 @@ export function buildDhcp(
   return bytes;
 }
 
-/** A client's message, broadcast in a frame from its MAC address (RFC 2131 section 4.1). */
-export function buildDhcpRequest(
-  type: number,
-  clientMac: number,
-  transaction: number,
-  options: ReadonlyMap<number, Uint8Array> = new Map(),
-): Uint8Array {
-  const payload = buildDhcp({
-    reply: false,
-    hops: 0,
-    transaction,
-    seconds: 0,
-    broadcast: false,
-    clientAddress: 0,
-    yourAddress: 0,
-    serverAddress: 0,
-    relayAddress: 0,
-    clientMac,
-    type,
-    options,
-  });
-  return buildEthernet(
-    { dst: MAC_BROADCAST, src: clientMac, type: EtherType.IPV4 },
-    buildIpv4(
-      { src: 0, dst: 0xffff_ffff, protocol: IpProtocol.UDP },
-      buildUdp(DHCP_CLIENT_PORT, DHCP_SERVER_PORT, payload),
-    ),
-  );
-}
-
 export interface DhcpReplySpec {
   /** OFFER, ACK or NAK. */
   readonly type: number;

@@ -65,13 +65,19 @@ export function isIcmpError(type: number): boolean {
   );
 }
 
-/** A message (RFC 792) with its checksum. `rest`: the 32-bit word behind the checksum. */
-export function buildIcmp(type: number, code: number, rest: number, payload: Uint8Array): Uint8Array {
+/** A message of either ICMP (RFC 792, RFC 4443 section 2.1) without its checksum. `rest`: the 32-bit word behind that. */
+export function icmpMessage(type: number, code: number, rest: number, payload: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(ICMP_HEADER + payload.length);
   bytes[0] = type;
   bytes[1] = code;
   writeU32(bytes, 4, rest);
   bytes.set(payload, ICMP_HEADER);
+  return bytes;
+}
+
+/** A message (RFC 792) with its checksum. `rest`: the 32-bit word behind the checksum. */
+export function buildIcmp(type: number, code: number, rest: number, payload: Uint8Array): Uint8Array {
+  const bytes = icmpMessage(type, code, rest, payload);
   writeU16(bytes, 2, checksum(bytes, 0, bytes.length));
   return bytes;
 }

@@ -1,5 +1,6 @@
 import { IPV6_UNSPECIFIED, ipv6Equal, isMulticastIpv6 } from './address.js';
-import { readU16, readU32, writeU32 } from './big-endian.js';
+import { readU16, readU32 } from './big-endian.js';
+import { icmpMessage } from './icmp.js';
 import { IpProtocol } from './ip-protocol.js';
 import { buildIpv6, ipv6Destination, ipv6Source, newIpv6Header, parseIpv6Header } from './ipv6.js';
 
@@ -44,24 +45,14 @@ export function isIcmpv6Error(type: number): boolean {
   return type < 128;
 }
 
-/** A message (RFC 4443 section 2.1) whose checksum is left to the builder of the IPv6 packet around it. */
-export function buildIcmpv6(type: number, code: number, rest: number, payload: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(ICMPV6_HEADER + payload.length);
-  bytes[0] = type;
-  bytes[1] = code;
-  writeU32(bytes, 4, rest);
-  bytes.set(payload, ICMPV6_HEADER);
-  return bytes;
-}
-
-/** An echo request or reply (RFC 4443 section 4), without its checksum. */
+/** An echo request or reply (RFC 4443 section 4) whose checksum is left to the builder of the IPv6 packet around it. */
 export function buildIcmpv6Echo(
   type: typeof Icmpv6Type.ECHO_REQUEST | typeof Icmpv6Type.ECHO_REPLY,
   id: number,
   sequence: number,
   payload: Uint8Array = new Uint8Array(0),
 ): Uint8Array {
-  return buildIcmpv6(type, 0, (id << 16) | sequence, payload);
+  return icmpMessage(type, 0, (id << 16) | sequence, payload);
 }
 
 /**
@@ -76,7 +67,7 @@ export function buildIcmpv6EchoReply(bytes: Uint8Array, offset: number, hopLimit
   if (bytes[ip.payload] !== Icmpv6Type.ECHO_REQUEST) return undefined;
   const dst = ipv6Destination(bytes, offset);
   if (isMulticastIpv6(dst)) return undefined;
-  const message = buildIcmpv6(
+  const message = icmpMessage(
     Icmpv6Type.ECHO_REPLY,
     0,
     readU32(bytes, ip.payload + 4),
@@ -112,6 +103,6 @@ export function buildIcmpv6Error(
   if (ipv6Equal(src, IPV6_UNSPECIFIED) || isMulticastIpv6(src)) return undefined;
   if (type !== Icmpv6Type.PACKET_TOO_BIG && isMulticastIpv6(ipv6Destination(bytes, offset))) return undefined;
   const quotedEnd = Math.min(ip.end, offset + ERROR_MAX_PACKET - 40 - ICMPV6_HEADER);
-  const message = buildIcmpv6(type, code, rest, bytes.subarray(offset, quotedEnd));
+  const message = icmpMessage(type, code, rest, bytes.subarray(offset, quotedEnd));
   return buildIpv6({ src: source, dst: src, protocol: IpProtocol.ICMPV6, hopLimit: 64 }, message);
 }

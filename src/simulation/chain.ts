@@ -168,19 +168,23 @@ export function areStateful(
   filters: readonly Fact<ChainFact>[] | undefined,
 ): boolean | undefined {
   if (filters === undefined || filters.length === 0) return false;
-  if (filters.length === 1) {
-    const chain = context.read(filters[0]);
-    if (chain === undefined) return undefined;
-    if (chain === null || chain.jumps.size === 0) return chain?.isStateful ?? false;
-  }
-  const reached = new Set(filters);
   let isKnown = true;
-  // A set goes on with what is added to it meanwhile.
-  for (const fact of reached) {
-    const chain = context.read(fact);
+  let isJump = false;
+  for (let i = 0; i < filters.length; i++) {
+    const chain = context.read(filters[i]);
     if (chain === undefined) isKnown = false;
     else if (chain?.isStateful) return true;
-    else if (chain !== null) for (const jump of chain.jumps.keys()) reached.add(jump);
+    else if (chain !== null && chain.jumps.size > 0) isJump = true;
+  }
+  if (isJump) {
+    // A set goes on with what is added to it meanwhile.
+    const reached = new Set(filters);
+    for (const fact of reached) {
+      const chain = context.read(fact);
+      if (chain === undefined) isKnown = false;
+      else if (chain?.isStateful) return true;
+      else if (chain !== null) for (const jump of chain.jumps.keys()) reached.add(jump);
+    }
   }
   return isKnown ? false : undefined;
 }

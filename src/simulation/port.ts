@@ -182,9 +182,10 @@ function isReady(context: SimulationContext, { adminStateUp, peer, location }: P
  * router has sent it on.
  */
 export function outputHereToAll(context: SimulationContext, { outputs, zones }: TunnelTarget): void {
-  outputs.forEach((port, i) => {
-    if (port === context.key.inPort && !context.headers.isRouted) return;
+  for (let i = 0; i < outputs.length; i++) {
+    const port = outputs[i];
+    if (port === context.key.inPort && !context.headers.isRouted) continue;
     const tracking = zones === undefined ? [] : context.tracking.actionsAtEgress(zones[i]);
     context.output([...tracking, { type: 'output', port }]);
-  });
+  }
 }

@@ -1,4 +1,4 @@
-import { type Ipv6, ipv6Equal, linkLocalAddress } from '../packet/address.js';
+import { type Ipv6, ipv6Equal, isLinkLocalIpv6, linkLocalAddress } from '../packet/address.js';
 import { buildRouterAdvertisement } from '../packet/router-advertisement.js';
 import { type Answer, CONFIGURATION_SERVER_MAC, FOR_EVER, nameService, noAnswer } from './answer.js';
 import type { BridgeFact, DhcpV6SubnetFact, Fact, NeighborFact } from './fact.js';
@@ -102,7 +102,7 @@ function isAdvertised(subnet: DhcpV6SubnetFact): subnet is AdvertisedSubnet {
 export function advertise({ subnets, gateway }: Advertised, reader: AdvertisementReader, mtu: number): Uint8Array {
   const mac = gateway?.mac ?? CONFIGURATION_SERVER_MAC;
   // A router is known by its link-local address (RFC 4861 section 4.2).
-  const src = gateway !== undefined && isLinkLocal(gateway.address) ? gateway.address : linkLocalAddress(mac);
+  const src = gateway !== undefined && isLinkLocalIpv6(gateway.address) ? gateway.address : linkLocalAddress(mac);
   return buildRouterAdvertisement(
     {
       hopLimit: HOP_LIMIT,
@@ -125,9 +125,4 @@ export function advertise({ subnets, gateway }: Advertised, reader: Advertisemen
     },
     { src, dst: reader.address, dstMac: reader.mac },
   );
-}
-
-/** fe80::/10. */
-function isLinkLocal(address: ArrayLike<number>): boolean {
-  return address[0] >>> 22 === 0x3fa;
 }

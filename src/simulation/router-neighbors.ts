@@ -1,5 +1,5 @@
 import { Word } from '../flow/key.js';
-import { IPV6_UNSPECIFIED, ipv6Equal, isMachineMac, linkLocalAddress } from '../packet/address.js';
+import { IPV6_UNSPECIFIED, ipv6Equal, isLinkLocalIpv6, isMachineMac, linkLocalAddress } from '../packet/address.js';
 import { ArpOp, buildArpReply } from '../packet/arp.js';
 import { EtherType } from '../packet/ethernet.js';
 import { buildNeighborAdvertisement, NdType } from '../packet/nd.js';
@@ -118,5 +118,5 @@ function ownAddress(
 function isNeighborIpv6(port: RouterPortFact, words: Uint32Array, offset: number): boolean {
   if (ownAddress(port, words, offset, 4) !== undefined) return false;
   const isInNetwork = (one: InterfaceAddress) => one.words.length === 4 && prefixContains(one, words, offset);
-  return words[offset] >>> 22 === 0x3fa || port.addresses.some(isInNetwork);
+  return isLinkLocalIpv6(words, offset) || port.addresses.some(isInNetwork);
 }

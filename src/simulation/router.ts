@@ -1,5 +1,5 @@
 import { type FlowKey, Frag, Word } from '../flow/key.js';
-import { isMulticastMac } from '../packet/address.js';
+import { isLinkLocalIpv6, isMulticastMac } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
 import { IcmpType, UnreachableCode } from '../packet/icmp.js';
 import { Icmpv6Type, Unreachable6Code } from '../packet/icmpv6.js';
@@ -48,17 +48,12 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
   // A router takes no part in groups.
   if (isForMany) return context.drop('not-routable');
   if (!isRoutable(context)) return context.drop('not-routable');
-  const tell = (reason: DropReason, reply: Reply) => {
-    context.reply(fact, port, reply);
-    context.drop(reason);
-  };
-  if (!router.adminStateUp) return tell('router-down', prohibited(packet));
+  if (!router.adminStateUp) return refuse(context, 'router-down', prohibited(packet));
 
   const balanced = balance(context, router);
   if (balanced === 'wait') return;
-  if (balanced === 'pass' && !passesRouter(context, router.inboundFilters, tell)) return;
-  const echo = () => context.reply(fact, port, { type: 'echo' });
-  route(context, router, tell, echo);
+  if (balanced === 'pass' && !passesRouter(context, router.inboundFilters)) return;
+  route(context, router);
 }
 
 /**
@@ -68,57 +63,60 @@ export function routerInput(context: SimulationContext, fact: Fact<PortFact>, po
 export function routeReply(context: SimulationContext, router: RouterFact): void {
   context.pass(router.id);
   trackBy(context, router);
-  const tell = (reason: DropReason) => context.drop(reason);
-  route(context, router, tell, () => context.drop('for-router'));
+  route(context, router);
 }
 
-function route(
-  context: SimulationContext,
-  router: RouterFact,
-  tell: (reason: DropReason, reply: Reply) => void,
-  echo: () => void,
-): void {
+/** Drop the packet, and tell its sender out of the port of the router where it came in, if it came in at one. */
+function refuse(context: SimulationContext, reason: DropReason, reply: Reply): void {
+  answer(context, reply);
+  context.drop(reason);
+}
+
+/** @returns whether it is known where the packet came in, and so where to answer */
+function answer(context: SimulationContext, reply: Reply): boolean {
+  const { inPort } = context;
+  const port = inPort?.value;
+  if (inPort === undefined || port?.type !== 'router') return false;
+  context.reply(inPort, port, reply);
+  return true;
+}
+
+function route(context: SimulationContext, router: RouterFact): void {
   const { packet, mask } = context;
   const routes = context.read(router.routes(packet, mask));
   if (routes === undefined) return;
-  if (routes === null || routes.length === 0) return tell('no-route', noRoute(packet));
+  if (routes === null || routes.length === 0) return refuse(context, 'no-route', noRoute(packet));
   const chosen = chooseRoute(routes, packet, mask);
   context.trace?.push({ type: 'route', route: chosen.id, kind: chosen.type, of: routes.length });
   switch (chosen.type) {
     case 'blackhole':
       return context.drop('blackhole');
     case 'reject':
-      return tell('rejected', prohibited(packet));
+      return refuse(context, 'rejected', prohibited(packet));
     case 'local':
-      if (isEchoRequest(context)) return echo();
-      if (takeRenewal(context)) return;
+      if (isEchoRequest(context) ? answer(context, { type: 'echo' }) : takeRenewal(context)) return;
       return context.drop('for-router');
     case 'normal':
-      return forward(context, router, chosen, tell);
+      return forward(context, router, chosen);
   }
 }
 
-function forward(
-  context: SimulationContext,
-  router: RouterFact,
-  route: NormalRoute,
-  tell: (reason: DropReason, reply: Reply) => void,
-): void {
+function forward(context: SimulationContext, router: RouterFact, route: NormalRoute): void {
   const { packet, mask } = context;
   mask.seeNwTtl();
   const ttl = packet.nwTtl;
-  if (ttl <= 1) return tell('ttl-exceeded', timeExceeded(packet));
+  if (ttl <= 1) return refuse(context, 'ttl-exceeded', timeExceeded(packet));
   const out = context.read(route.port);
   if (out === undefined) return;
   if (out === null || out.type !== 'router') return context.drop('no-port');
-  if (!out.adminStateUp) return tell('port-down', prohibited(packet));
+  if (!out.adminStateUp) return refuse(context, 'port-down', prohibited(packet));
   if (route.gateway === undefined && isToAll(context, out)) return context.drop('not-routable');
   context.outPort = route.port;
-  if (!passesRouter(context, router.outboundFilters, tell)) return;
+  if (!passesRouter(context, router.outboundFilters)) return;
   const neighbor = nextHop(context, out, route.gateway);
   if (neighbor === undefined) return;
   context.trace?.push(nextHopStep(packet, route.gateway, neighbor));
-  if (neighbor === null) return tell('no-neighbor', unreachable(packet, route.gateway !== undefined));
+  if (neighbor === null) return refuse(context, 'no-neighbor', unreachable(packet, route.gateway !== undefined));
   context.setEthernet(out.mac, neighbor.mac);
   context.headers.setTtl(ttl - 1);
   mirror(context, router.outboundMirrors);
@@ -129,17 +127,13 @@ function forward(
  * Whether the packet passes the router's own filters. What is dropped as a first fragment may be so because it is one: as
  * in MidoNet, the sender is asked to send smaller ones.
  */
-function passesRouter(
-  context: SimulationContext,
-  filters: RouterFact['inboundFilters'],
-  tell: (reason: DropReason, reply: Reply) => void,
-): boolean {
+function passesRouter(context: SimulationContext, filters: RouterFact['inboundFilters']): boolean {
   if (filters === undefined || filters.length === 0) return true;
   const verdict = filter(context, filters);
   if (verdict === 'drop' && context.packet.ethType === EtherType.IPV4) {
     context.mask.seeNwFrag();
     if (context.packet.nwFrag === Frag.FIRST) {
-      tell('filtered', error(IcmpType.UNREACHABLE, UnreachableCode.FRAGMENTATION_NEEDED));
+      refuse(context, 'filtered', error(IcmpType.UNREACHABLE, UnreachableCode.FRAGMENTATION_NEEDED));
     }
   }
   return verdict === 'accept';
@@ -204,7 +198,7 @@ function isRoutable({ packet, mask }: SimulationContext): boolean {
   mask.seeIpv6Src(16);
   mask.seeIpv6Dst(16);
   const { words } = packet;
-  if (!isRoutableIpv6(words[Word.NW_SRC]) || !isRoutableIpv6(words[Word.NW_DST])) return false;
+  if (!isRoutableIpv6(words, Word.NW_SRC) || !isRoutableIpv6(words, Word.NW_DST)) return false;
   if (words[Word.NW_SRC] >>> 16 !== 0 && words[Word.NW_DST] >>> 16 !== 0) return true;
   mask.seeIpv6Src(96);
   mask.seeIpv6Dst(96);
@@ -216,9 +210,9 @@ function isRoutableIpv4(address: number): boolean {
   return first !== 0 && first !== 127 && first < 224;
 }
 
-/** By the first word: ff00::/8 are groups, fe80::/10 is one link. */
-function isRoutableIpv6(first: number): boolean {
-  return first >>> 24 !== 0xff && first >>> 22 !== 0x3fa;
+/** Not groups (ff00::/8), nor what is of one link. */
+function isRoutableIpv6(words: Uint32Array, offset: number): boolean {
+  return words[offset] >>> 24 !== 0xff && !isLinkLocalIpv6(words, offset);
 }
 
 /** Whether the first 96 bits are zero: ::, ::1 and the addresses that RFC 4291 section 2.5.5.1 made obsolete. */

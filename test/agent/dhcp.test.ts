@@ -28,7 +28,7 @@ import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildRouterSolicitation, parseRouterAdvertisement } from '../../src/packet/router-advertisement.js';
 import { buildUdp } from '../../src/packet/udp.js';
 import { CONFIGURATION_SERVER_MAC } from '../../src/simulation/answer.js';
-import { dhcpFrame, dhcpV6Frame } from '../simulation/configuration.js';
+import { dhcpFrame, dhcpV6Frame } from '../packet/dhcp-frames.js';
 import { Cluster, type Pod, type TestHost } from './cluster.js';
 import { until } from './until.js';
 

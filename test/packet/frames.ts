@@ -1,7 +1,6 @@
 import fc from 'fast-check';
 import type { Ipv6 } from '../../src/packet/address.js';
 import { buildArpRequest } from '../../src/packet/arp.js';
-import { buildDhcpRequest } from '../../src/packet/dhcp.js';
 import {
   addressList,
   buildDhcpV6,
@@ -19,6 +18,7 @@ import { buildNeighborAdvertisement, buildNeighborSolicitation } from '../../src
 import { buildRouterAdvertisement } from '../../src/packet/router-advertisement.js';
 import { buildTcp } from '../../src/packet/tcp.js';
 import { buildUdp } from '../../src/packet/udp.js';
+import { dhcpRequest } from './dhcp-frames.js';
 
 const MAC_A = 0x02aa_0000_0001;
 const MAC_B = 0x02aa_0000_0002;
@@ -97,7 +97,7 @@ export const VALID_FRAMES: readonly Uint8Array[] = [
   frame(EtherType.IPV6, buildIcmpv6Error(1, 0, B, v6(17, udp), 0)!),
   buildNeighborSolicitation({ src: A, srcMac: MAC_A, target: B }),
   buildNeighborAdvertisement({ target: B, targetMac: MAC_B, dst: A, dstMac: MAC_A }),
-  buildDhcpRequest(1, MAC_A, 99, new Map([[55, new Uint8Array([1, 3, 6])]])),
+  dhcpRequest(1, MAC_A, 99, new Map([[55, new Uint8Array([1, 3, 6])]])),
   frame(EtherType.IPV6, v6(IpProtocol.UDP, buildUdp(546, 547, dhcpV6))),
   buildRouterAdvertisement(advertisement, { src: B, dst: A, dstMac: MAC_A }),
   frame(20, new Uint8Array([0xaa, 0xaa, 3, 0, 0, 0, 8, 0, ...v4(17, udp)])),

@@ -15,7 +15,6 @@ import {
 import {
   buildDhcp,
   buildDhcpReply,
-  buildDhcpRequest,
   classlessRoutes,
   type DhcpMessage,
   DhcpMessageType,
@@ -46,6 +45,7 @@ import {
 import { buildTcp, newTcpHeader, parseTcpHeader } from '../../src/packet/tcp.js';
 import { buildUdp, parseUdpHeader } from '../../src/packet/udp.js';
 import { popTag, pushTag } from '../../src/packet/vlan.js';
+import { dhcpRequest } from './dhcp-frames.js';
 
 const mac = fc.integer({ min: 0, max: 2 ** 48 - 1 });
 const u32 = fc.integer({ min: 0, max: 0xffff_ffff });
@@ -404,7 +404,7 @@ test('DHCP messages', (t) => {
 });
 
 test('DHCP messages that are malformed or of another kind are refused', (t) => {
-  const discover = buildDhcpRequest(DhcpMessageType.DISCOVER, 1, 7);
+  const discover = dhcpRequest(DhcpMessageType.DISCOVER, 1, 7);
   const parse = (change: (bytes: Uint8Array) => void) => {
     const bytes = discover.slice(42);
     change(bytes);
@@ -424,7 +424,7 @@ test('DHCP messages that are malformed or of another kind are refused', (t) => {
 });
 
 test('DHCP answers go where the client can hear them', (t) => {
-  const discover = buildDhcpRequest(DhcpMessageType.DISCOVER, 0x02aa_0000_0001, 7);
+  const discover = dhcpRequest(DhcpMessageType.DISCOVER, 0x02aa_0000_0001, 7);
   const request = parseDhcp(discover, 42, discover.length)!;
   const ip = newIpv4Header();
   const spec = {

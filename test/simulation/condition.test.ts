@@ -5,8 +5,7 @@ import { FlowMask } from '../../src/flow/mask.js';
 import { formatMac } from '../../src/packet/address.js';
 import { buildArp } from '../../src/packet/arp.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
-import { buildIcmp } from '../../src/packet/icmp.js';
-import { buildIcmpv6 } from '../../src/packet/icmpv6.js';
+import { buildIcmp, icmpMessage } from '../../src/packet/icmp.js';
 import { cidrContains, formatCidr, formatIp, type Ip, parseCidr } from '../../src/packet/ip.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
@@ -66,7 +65,7 @@ function transportOf(protocol: number, ports: readonly [number, number] | null):
   if (protocol === IpProtocol.TCP) return buildTcp({ srcPort: src, dstPort: dst });
   if (protocol === IpProtocol.UDP) return buildUdp(src, dst);
   if (protocol === IpProtocol.ICMP) return buildIcmp(src, dst, 0, rest);
-  if (protocol === IpProtocol.ICMPV6) return buildIcmpv6(src, dst, 0, rest);
+  if (protocol === IpProtocol.ICMPV6) return icmpMessage(src, dst, 0, rest);
   return Uint8Array.from([src >> 8, src & 255, dst >> 8, dst & 255, ...rest]);
 }
 

@@ -2,7 +2,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import { Word } from '../../src/flow/key.js';
 import { linkLocalAddress, MAC_BROADCAST, parseIpv4, parseIpv6 } from '../../src/packet/address.js';
-import { buildDhcpRequest, DhcpMessageType, DhcpOption, dhcpOptionU32, parseDhcp } from '../../src/packet/dhcp.js';
+import { DhcpMessageType, DhcpOption, dhcpOptionU32, parseDhcp } from '../../src/packet/dhcp.js';
 import { DhcpV6MessageType, DhcpV6Option, linkLayerDuid } from '../../src/packet/dhcpv6.js';
 import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
@@ -13,7 +13,8 @@ import { type Answer, CONFIGURATION_SERVER_MAC } from '../../src/simulation/answ
 import { answerConfigurationRequest } from '../../src/simulation/configuration.js';
 import type { Effect } from '../../src/simulation/decision.js';
 import { type BridgePortFact, type DhcpHostFact, type DhcpV6HostFact, servedBy } from '../../src/simulation/fact.js';
-import { dhcpV6Frame, subnet, subnetV6 } from './configuration.js';
+import { dhcpRequest, dhcpV6Frame } from '../packet/dhcp-frames.js';
+import { subnet, subnetV6 } from './configuration.js';
 import { joinToBridge, TestRouter } from './routers.js';
 import { fact, keyOf, TestBridge, tcpFrame, World } from './world.js';
 
@@ -27,7 +28,7 @@ const advertisement = {
   onLink: true,
 };
 
-const discover = buildDhcpRequest(DhcpMessageType.DISCOVER, MAC, 1);
+const discover = dhcpRequest(DhcpMessageType.DISCOVER, MAC, 1);
 const solicit = dhcpV6Frame(MAC, {
   type: DhcpV6MessageType.SOLICIT,
   transaction: 1,
@@ -210,7 +211,7 @@ test('a machine has what the first enabled subnet that knows it says', (t) => {
   t.is(offered(answer).yourAddress, parseIpv4('10.0.0.5')!);
   t.is(answer.type === 'frame' && answer.renewal?.facts.length, 3);
   t.is(answer.type === 'frame' && answer.renewal?.seconds, 86_400);
-  t.deepEqual(ask(bridge, buildDhcpRequest(DhcpMessageType.DISCOVER, OTHER, 1), 'dhcp'), {
+  t.deepEqual(ask(bridge, dhcpRequest(DhcpMessageType.DISCOVER, OTHER, 1), 'dhcp'), {
     type: 'none',
     reason: 'unknown-machine',
   });

@@ -12,7 +12,8 @@ import {
 } from '../../src/packet/dhcp.js';
 import { type Answer, CONFIGURATION_SERVER_MAC } from '../../src/simulation/answer.js';
 import { answerDhcp, type DhcpAssignment, dhcpServerAddress, subnetOf } from '../../src/simulation/dhcp.js';
-import { dhcpFrame, subnet } from './configuration.js';
+import { dhcpFrame } from '../packet/dhcp-frames.js';
+import { subnet } from './configuration.js';
 
 const MAC = 0x0200_0000_0001;
 const ADDRESS = parseIpv4('10.0.0.5')!;

@@ -22,7 +22,8 @@ import { ipv6Destination, ipv6Source } from '../../src/packet/ipv6.js';
 import { type Answer, CONFIGURATION_SERVER_MAC } from '../../src/simulation/answer.js';
 import { answerDhcpV6, type DhcpV6Client } from '../../src/simulation/dhcpv6.js';
 import type { DhcpV6HostFact } from '../../src/simulation/fact.js';
-import { dhcpV6Frame, subnetV6 } from './configuration.js';
+import { dhcpV6Frame } from '../packet/dhcp-frames.js';
+import { subnetV6 } from './configuration.js';
 import { fact } from './world.js';
 
 const MAC = 0x0200_0000_0001;

@@ -1,4 +1,4 @@
-import { IPV6_UNSPECIFIED, linkLocalAddress, MAC_BROADCAST, parseMac } from '../../packet/address.js';
+import { IPV6_UNSPECIFIED, isLinkLocalIpv6, linkLocalAddress, MAC_BROADCAST, parseMac } from '../../packet/address.js';
 import { ArpOp, buildArp, buildGratuitousArp } from '../../packet/arp.js';
 import { buildEthernet, EtherType } from '../../packet/ethernet.js';
 import { type Ip, parseIp } from '../../packet/ip.js';
@@ -24,8 +24,8 @@ export function neighborQuestion(port: RouterPortFact, target: Ip, mac?: number)
     };
     return buildEthernet({ dst: mac ?? MAC_BROADCAST, src: port.mac, type: EtherType.ARP }, buildArp(question));
   }
-  if (own === undefined && !isLinkLocal(words)) return undefined;
-  const src = own === undefined || isLinkLocal(words) ? linkLocalAddress(port.mac) : own.words;
+  if (own === undefined && !isLinkLocalIpv6(words)) return undefined;
+  const src = own === undefined || isLinkLocalIpv6(words) ? linkLocalAddress(port.mac) : own.words;
   const question = { src, srcMac: port.mac, target: words };
   return buildNeighborSolicitation(mac === undefined ? question : { ...question, dst: words, dstMac: mac });
 }
@@ -39,9 +39,4 @@ export function announcements(port: Port): Uint8Array[] {
     const advertisement = { target: words, targetMac: mac, dst: IPV6_UNSPECIFIED, dstMac: 0, router: true };
     return buildNeighborAdvertisement(advertisement);
   });
-}
-
-/** fe80::/10 (RFC 4291 section 2.5.6). */
-function isLinkLocal(words: ArrayLike<number>): boolean {
-  return words[0] >>> 22 === 0x3fa;
 }
