@@ -31,7 +31,9 @@ const RISE = 2;
 const EARLY_MS = 100;
 
 /** So many questions are asked at a tick about one load balancer; the others are late. */
-const QUESTIONS_AT_ONCE = 2000;
+const QUESTIONS_A_TICK = 2000;
+/** And so many before other work gets its turn. */
+const QUESTIONS_AT_ONCE = 64;
 
 /** What came of a question: see {@link HealthAnswer}; `silent`: nothing in time, which is good news of UDP only. */
 export type HealthResult = HealthAnswer['verdict'] | 'silent' | 'no-way';
@@ -108,6 +110,9 @@ export class MemberChecks {
   private balancer: LoadBalancer | undefined;
   /** Those that wait, and for which facts. */
   private readonly waiting = new Map<Check, readonly Fact<unknown>[]>();
+  /** Those that are to be asked now, the first of them last. */
+  private due: Check[] = [];
+  private asking: NodeJS.Immediate | undefined;
   /** Whether another host checks from here on. */
   private isReplaced = false;
 
@@ -176,22 +181,41 @@ export class MemberChecks {
         if (check.asked === undefined && check.dueAt <= now + EARLY_MS) due.push(check);
       }
     }
-    if (due.length > QUESTIONS_AT_ONCE) due.sort((a, b) => a.dueAt - b.dueAt);
-    for (const check of due.slice(0, QUESTIONS_AT_ONCE)) this.ask(check);
+    if (due.length > QUESTIONS_A_TICK) due.sort((a, b) => a.dueAt - b.dueAt);
+    this.due = due.slice(0, QUESTIONS_A_TICK).reverse();
+    this.askSome();
+  }
+
+  private askSome(): void {
+    clearImmediate(this.asking);
+    for (let count = 0; count < QUESTIONS_AT_ONCE; count++) {
+      const check = this.due.pop();
+      if (check === undefined) return;
+      if (this.isCurrent(check) && check.asked === undefined) this.ask(check);
+    }
+    this.asking = setImmediate(() => this.askSome());
+  }
+
+  private isCurrent(check: Check): boolean {
+    const { pool, member } = check;
+    return this.pools.get(pool.pool.id) === pool && pool.checks.get(member.id) === check;
   }
 
   /** Some fact changed: those that waited for it are asked. */
   retry(): void {
-    const ready: Check[] = [];
     for (const [check, missing] of this.waiting) {
-      if (missing.every(({ value }) => value !== undefined)) ready.push(check);
+      if (missing.some(({ value }) => value === undefined)) continue;
+      this.waiting.delete(check);
+      this.due.push(check);
     }
-    for (const check of ready) this.ask(check);
+    this.askSome();
   }
 
   /** @param isReplaced another host checks from here on; otherwise nobody does */
   close(isReplaced: boolean): void {
     this.isReplaced = isReplaced;
+    this.due = [];
+    clearImmediate(this.asking);
     for (const watch of this.watches) watch.close();
     for (const pool of this.pools.values()) this.leave(pool);
     this.waiting.clear();
