@@ -107,6 +107,8 @@ test('facts are read when they are needed, and follow the NSDB', async (t) => {
     vlanId: undefined,
     isIsolated: false,
     qos: undefined,
+    service: undefined,
+    services: undefined,
     inboundFilters: [],
     outboundFilters: [],
     groupIds: new Set(),
