@@ -6,9 +6,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import type { Flow } from '../../src/datapath/datapath.js';
+import type { Flow, MeterCounters } from '../../src/datapath/datapath.js';
 import { Namespace } from '../../src/datapath/link/namespace.js';
-import { OvsDatapath } from '../../src/datapath/ovs/ovs-datapath.js';
+import { OvsDatapath, type OvsStatistics } from '../../src/datapath/ovs/ovs-datapath.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { ApacheEnsemble } from '../nsdb/apache-ensemble.js';
@@ -329,6 +329,16 @@ export class LabNode {
     return this.withDatapath((datapath) => datapath.flows());
   }
 
+  /** What the kernel has counted: look-ups of packets that found a flow, and that found none. */
+  async statistics(): Promise<OvsStatistics> {
+    return this.withDatapath((datapath) => datapath.statistics());
+  }
+
+  /** Counters of a meter of the kernel, if there is one. */
+  async meter(id: number): Promise<MeterCounters | undefined> {
+    return this.withDatapath((datapath) => datapath.meter(id));
+  }
+
   /** Names of the interfaces attached to this node's datapath. */
   async ports(): Promise<string[]> {
     return this.withDatapath(async (datapath) => (await datapath.ports()).map((port) => port.name).sort());
@@ -380,6 +390,9 @@ export interface CniCall {
   readonly args?: string;
   readonly config?: unknown;
 }
+
+/** Where programs run. */
+export type Place = Pick<Pod, 'run' | 'start'>;
 
 /** A pod: a network namespace that the CNI program has attached. */
 export class Pod {

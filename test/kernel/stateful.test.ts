@@ -1,31 +1,28 @@
 import { randomUUID } from 'node:crypto';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import test from 'ava';
 import type { Condition } from '../../src/topology/chains.js';
 import { idFromName } from '../../src/topology/id.js';
 import { positionsAfter } from '../../src/topology/position.js';
 import { cleanUp } from './clean-up.js';
-import { Lab, must, NETWORK, type Pod, until } from './lab.js';
+import { ConnectionProgram } from './connections.js';
+import { Lab, NETWORK, type Pod, until } from './lab.js';
 
 /** A firewall that knows connections, between pods on two nodes. One lab serves all tests, one after the other. */
-const SOURCE = fileURLToPath(new URL('../../../test/kernel/connections.c', import.meta.url));
-const CONNECTIONS = 10_000;
+const CONNECTIONS = 2000;
 const SERVED_PORT = 5000;
 const OTHER_PORT = 5001;
 
 let lab: Lab;
 let red: Pod;
 let blue: Pod;
-let program: string;
+let program: ConnectionProgram;
 
 test.before(async (t) => {
   t.timeout(300_000);
   lab = await Lab.start({ agent: { flows: { idleTimeout: 60 } } });
   red = await lab.nodes[0].addPod('red');
   blue = await lab.nodes[1].addPod('blue');
-  program = join(lab.folder, 'connections');
-  await must('cc', '-O2', '-o', program, SOURCE);
+  program = await ConnectionProgram.compile(lab.folder);
 });
 
 test.afterEach(async (t) => {
@@ -34,18 +31,9 @@ test.afterEach(async (t) => {
 
 test.after.always(() => cleanUp(...[red, blue].map((pod) => () => pod?.remove()), () => lab?.close()));
 
-/** Whoever connects gets a byte. */
-async function serve(pod: Pod, port: number): Promise<() => void> {
-  const server = pod.start(program, 'serve', `${port}`);
-  const listens = async () => (await pod.run('ss', '-Hltn', `sport = :${port}`)).stdout !== '';
-  await until('the server to listen', listens);
-  return () => server.kill('SIGKILL');
-}
-
 /** How many of `count` connections, one after the other, were answered. */
 async function connect(from: Pod, address: string, port: number, count: number): Promise<number> {
-  const outcome = await from.run(program, 'open', address, `${port}`, `${count}`);
-  return outcome.status === 0 ? Number(outcome.stdout) : Promise.reject(new Error(outcome.stderr));
+  return (await program.open(from, { protocol: 'tcp', address, ports: [port, port], count })).total;
 }
 
 async function upcalls(): Promise<number[]> {
@@ -71,7 +59,7 @@ test.serial('a firewall lets in what answers and what is served, and no connecti
       [blue, OTHER_PORT],
       [red, OTHER_PORT],
     ] as const) {
-      stops.push(await serve(pod, port));
+      stops.push(await program.serve(pod, port));
     }
     const isOpen = async () => (await connect(red, blue.ipv4, OTHER_PORT, 1)) === 1;
     await until('the nodes to know each other, before there is a firewall', isOpen);
@@ -84,7 +72,7 @@ test.serial('a firewall lets in what answers and what is served, and no connecti
 
     for (const [family, address, count] of [
       ['IPv4', blue.ipv4, CONNECTIONS],
-      ['IPv6', blue.ipv6, CONNECTIONS / 10],
+      ['IPv6', blue.ipv6, CONNECTIONS / 2],
     ] as const) {
       const before = await upcalls();
       const began = performance.now();
@@ -119,7 +107,7 @@ test.serial('a firewall lets in what answers and what is served, and no connecti
 test.serial('connections go on while the agent is away and after it is back', async (t) => {
   t.timeout(300_000);
   const [node] = lab.nodes;
-  const stop = await serve(blue, SERVED_PORT);
+  const stop = await program.serve(blue, SERVED_PORT);
   try {
     t.is(await connect(red, blue.ipv4, SERVED_PORT, 20), 20);
     await node.stopAgent('SIGKILL');
