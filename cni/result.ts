@@ -1,5 +1,6 @@
 import * as z from 'zod';
-import type { Attachment, ListedAttachment } from '../src/agent/attachments/attachments.js';
+import type { Attachment } from '../src/agent/attachments/attachment.js';
+import type { ListedAttachment } from '../src/agent/attachments/check.js';
 import { formatMac, parseMac } from '../src/packet/address.js';
 import { formatCidr, formatIp, parseCidr, parseIp } from '../src/packet/ip.js';
 import { validate } from '../src/topology/validate.js';

@@ -1,4 +1,5 @@
-import type { Attachment, AttachmentKey, Attachments } from '../src/agent/attachments/attachments.js';
+import type { Attachment, AttachmentKey } from '../src/agent/attachments/attachment.js';
+import type { Attachments } from '../src/agent/attachments/attachments.js';
 import type { Networks } from '../src/agent/attachments/networks.js';
 import { InvalidInputError, MidonetError } from '../src/errors.js';
 import type { Ipam } from '../src/ipam/ipam.js';
