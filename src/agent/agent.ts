@@ -26,7 +26,7 @@ import { HealthChecks } from './health/health-checks.js';
 import { MemberConnections } from './health/member-connections.js';
 import { nearbyBalancers } from './health/nearby-balancers.js';
 import { Publisher } from './host/publisher.js';
-import { Registration, type ZoneMembership } from './host/registration.js';
+import { Registration, type ZoneMembership, zoneIdOf } from './host/registration.js';
 import { AnnouncedAddresses } from './learning/announced-addresses.js';
 import { MACS_PER_PORT, MacLearner } from './learning/mac-learner.js';
 import { Neighbors } from './learning/neighbors.js';
@@ -123,6 +123,7 @@ export class Agent {
     });
     this.tunnels = new Tunnels({
       hostId,
+      configuredZoneIds: options.tunnelZones.map(({ name }) => zoneIdOf(name)),
       repository: this.repository,
       devices: options.devices,
       onEndpoints: () => this.endpointsChanged(),

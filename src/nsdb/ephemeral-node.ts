@@ -164,7 +164,10 @@ export class KeptEphemeralNode implements EphemeralNode {
     const { seen, data, path } = this;
     if (seen === undefined) {
       this.become('pending');
+      const { sessionId } = this.store;
       await this.create();
+      // The watch is going to show it, too, but there is no need to wait for that.
+      if (this.store.sessionId === sessionId && this.seen === undefined) this.become('held');
     } else if (this.isOurs(seen)) {
       if (Buffer.compare(seen.data, data) === 0) this.become('held');
       else await this.store.set(path, data, seen.stat.version);

@@ -25,6 +25,8 @@ export class StoreGate {
   traffic: Traffic = noTraffic();
   private readonly sockets = new Set<Socket>();
   private open = true;
+  /** Answers that are kept back; undefined when none are. */
+  private held: { readonly to: Socket; readonly chunk: Buffer }[] | undefined;
 
   private constructor(
     readonly path: string,
@@ -43,6 +45,12 @@ export class StoreGate {
         return;
       }
       const far = connect(gate.target);
+      near.pipe(far);
+      far.on('data', (chunk: Buffer) => {
+        if (gate.held === undefined) near.write(chunk);
+        else gate.held.push({ to: near, chunk });
+      });
+      far.on('end', () => near.end());
       gate.join(near, far, (xid, bytes) => {
         if (xid === Xid.ping) return;
         gate.traffic.requests++;
@@ -69,6 +77,46 @@ export class StoreGate {
     this.open = true;
   }
 
+  /**
+   * Let answers through in turns only, each when the client has nothing more to ask before it has them, as if the NSDB were far
+   * away. Returns how many turns it took until what is waited for came about.
+   */
+  async turnsUntil(isDone: () => boolean): Promise<number> {
+    let turns = 0;
+    let told = this.toldCount;
+    this.held = [];
+    while (!isDone()) {
+      const { requests } = this.traffic;
+      for (let idle = 0; idle < 5; idle++) await new Promise((resolve) => setTimeout(resolve, 4));
+      if (this.traffic.requests !== requests) continue;
+      // Answers to pings are none.
+      if (this.toldCount > told) turns++;
+      told = this.toldCount;
+      this.release();
+    }
+    this.release();
+    this.held = undefined;
+    return turns;
+  }
+
+  /** Until nothing has been asked or told for a while. */
+  async quiet(): Promise<void> {
+    for (let idle = 0, before = -1; idle < 10; idle++) {
+      const now = this.traffic.requests + this.toldCount;
+      if (now !== before) idle = 0;
+      before = now;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
+  private get toldCount(): number {
+    return this.traffic.answers + this.traffic.events;
+  }
+
+  private release(): void {
+    for (const { to, chunk } of this.held?.splice(0) ?? []) if (!to.destroyed) to.write(chunk);
+  }
+
   async close(): Promise<void> {
     this.shut();
     this.server.close();
@@ -89,7 +137,6 @@ export class StoreGate {
       this.sockets.delete(from);
       to.destroy();
     });
-    from.pipe(to);
   }
 }
 

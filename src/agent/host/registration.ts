@@ -22,6 +22,11 @@ export interface ZoneMembership {
   readonly address: string;
 }
 
+/** The zone that all hosts mean that name it in their configuration. */
+export function zoneIdOf(name: string): string {
+  return idFromName('tunnel-zone', name);
+}
+
 const aliveSchema = z.object({ since: z.string(), name: z.string(), machine: z.string() });
 const joinedSchema = z.strictObject({ name: nameSchema });
 
@@ -141,11 +146,11 @@ export class Registration {
     const file = (id: string) => join(stateFolder, 'tunnel-zones', `${id}.json`);
     const configured = new Set<string>();
     for (const { name, type, address } of tunnelZones) {
-      const id = idFromName('tunnel-zone', name);
+      const id = zoneIdOf(name);
       configured.add(id);
-      await this.createIfAbsent('tunnel-zone', { id, name, type }, signal);
       const zone = await repository.get('tunnel-zone', id, signal);
-      if (zone !== undefined && zone.object.type !== type) {
+      if (zone === undefined) await this.createIfAbsent('tunnel-zone', { id, name, type }, signal);
+      else if (zone.object.type !== type) {
         log.error({ zone: name, configured: type, type: zone.object.type }, 'the tunnel zone is of another type');
       }
       if (!this.joined.has(id)) {

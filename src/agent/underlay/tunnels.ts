@@ -48,6 +48,8 @@ export interface TunnelsOptions {
   readonly hostId: string;
   readonly repository: TopologyRepository;
   readonly devices: TunnelDevices;
+  /** Zones that this host is going to join, if it is not in them yet: they are read ahead. */
+  readonly configuredZoneIds?: readonly string[];
   /** The endpoints or the MTU are others now. */
   readonly onEndpoints: () => void;
   readonly onChange: (cell: Cell<unknown>) => void;
@@ -78,7 +80,8 @@ export class Tunnels {
   }
 
   start(): void {
-    const { repository, hostId } = this.options;
+    const { repository, hostId, configuredZoneIds = [] } = this.options;
+    for (const id of configuredZoneIds) this.watchZone(id);
     this.hostWatch = repository.watch('host', hostId, (host) => this.setZones(zoneIds(host)), this.invalid);
   }
 
@@ -179,8 +182,9 @@ export class Tunnels {
     let chosen: { name: string; path: TunnelPath } | undefined;
     for (const { id, zone, member } of this.zones.values()) {
       const remote = addresses.get(id);
-      if (zone === undefined || member === undefined || remote === undefined) return undefined;
-      if (zone === null || member === null || remote === null || zone.type === 'vtep') continue;
+      // The host is in the zone, so what is not there was not told yet.
+      if (!zone || !member || remote === undefined) return undefined;
+      if (remote === null || zone.type === 'vtep') continue;
       const output = this.ports.get(zone.type);
       if (output === undefined) return undefined;
       if (chosen !== undefined && chosen.name <= zone.name) continue;
@@ -191,6 +195,8 @@ export class Tunnels {
   }
 
   private setZones(ids: readonly string[]): void {
+    // On its very first start the host is not in its zones before it has joined them.
+    if (!this.zonesKnown && ids.length === 0 && this.zones.size > 0) return;
     for (const [id, zone] of this.zones) {
       if (ids.includes(id)) continue;
       for (const watch of zone.watches) watch.close();

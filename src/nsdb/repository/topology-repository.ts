@@ -193,16 +193,15 @@ export class TopologyRepository {
   ): Promise<void> {
     for (;;) {
       signal?.throwIfAborted();
-      const current = await this.get(kind, id, signal);
-      if (current === undefined) throw new ObjectNotFoundError(kind, id);
-      const next = change(current.object);
+      const changes = new ChangeSet(this.store, this.migrations);
+      const staged = await changes.load(kind, id, signal);
+      if (staged.before === undefined) throw new ObjectNotFoundError(kind, id);
+      const next = change(staged.before.object as TopologyTypes[K]);
       if (next === undefined) return;
-      try {
-        await this.update(kind, next as z.input<(typeof SCHEMAS)[K]>, current.version, signal);
-        return;
-      } catch (error) {
-        if (!(error instanceof ObjectConflictError)) throw error;
-      }
+      changes.replace(staged, checkObject(kind, next));
+      await changes.joinPeers(signal);
+      await noteInsertions(changes, signal);
+      if (await this.commits(changes.writes(), signal)) return;
     }
   }
 
