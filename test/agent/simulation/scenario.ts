@@ -404,7 +404,7 @@ export class Scenario {
     });
   }
 
-  /** Agents that are started again find no flow that should be another. */
+  /** Agents that are started again find no flow that should do something else. */
   private async checkFlows(): Promise<void> {
     const { cluster } = this;
     const before = this.flows();
@@ -415,12 +415,10 @@ export class Scenario {
     }
     await cluster.settled();
     await cluster.world.advance(ARRIVAL_MS);
-    const after = this.flows();
-    const changed = [
-      ...before.filter((flow) => !after.includes(flow)).map((flow) => `was: ${flow}`),
-      ...after.filter((flow) => !before.includes(flow)).map((flow) => `is: ${flow}`),
-    ];
-    if (changed.length > 0) throw new Error(`after a restart flows are others: ${changed.join('; ')}`);
+    // One may be gone: until all is known again some decisions depend on more of a packet than before.
+    const others = this.flows().filter((flow) => !before.includes(flow));
+    if (others.length > 0)
+      throw new Error(`after a restart flows are others: ${others.join('; ')} of ${before.join('; ')}`);
   }
 
   private flows(): string[] {
