@@ -71,9 +71,10 @@ export class CutProxy {
     return count;
   }
 
-  /** Lets what was kept back through in one piece. */
-  release(): void {
+  /** Lets what was kept back through in one piece, as `change` leaves it. */
+  release(change: (bytes: Buffer) => void = () => {}): void {
     const bytes = Buffer.concat(this.held ?? []);
+    change(bytes);
     this.held = undefined;
     for (const [near] of this.pairs) near.write(bytes);
   }

@@ -193,10 +193,12 @@ export class Requests {
 
   /** The answer to the request that is the first of those without one. */
   onAnswer(xid: number, err: number, r: JuteReader): void {
-    const request = this.unanswered.shift();
+    const request = this.unanswered.peek();
+    // It is not answered by this, and is to learn that the connection ends.
     if (request === undefined || request.xid !== xid) {
       throw new WireProtocolError(`answer to request ${xid}, expected ${request?.xid ?? 'none'}`);
     }
+    this.unanswered.shift();
     if (!request.settled) request.onReply(err, r);
   }
 

@@ -22,7 +22,7 @@ export function virtualDatapath(
   const latency = () => (LATENCY_MS * events.dice.below(1000)) / 1000;
   const tell = (news: () => void) => {
     lastArrival = Math.max(lastArrival, events.now + latency());
-    events.schedule(process, lastArrival - events.now, news);
+    events.scheduleAt(process, lastArrival, news);
   };
   const later = () => new Promise<void>((resolve) => events.schedule(process, latency(), resolve));
   const own: Pick<Datapath, 'start' | 'submit' | 'watchConnections'> = {

@@ -66,7 +66,12 @@ export class Events {
   }
 
   schedule(owner: VirtualProcess, delay: number, action: () => void, every?: number): VirtualTimer {
-    const timer = new VirtualTimer(owner, this.now + delay, this.sequence++, action, every);
+    return this.scheduleAt(owner, this.now + delay, action, every);
+  }
+
+  /** Of two that are due at the same time the one that was scheduled first comes first. */
+  scheduleAt(owner: VirtualProcess, due: number, action: () => void, every?: number): VirtualTimer {
+    const timer = new VirtualTimer(owner, due, this.sequence++, action, every);
     insert(this.queue, timer);
     return timer;
   }

@@ -150,7 +150,7 @@ export class VirtualNetwork {
     events.trace(`${from.owner.name} to ${to.owner.name}: ${typeof message === 'string' ? message : message.length}`);
     from.lastArrival = Math.max(from.lastArrival, events.now + this.latency());
     // A message is not lost with who has sent it.
-    events.schedule(to.owner, from.lastArrival - events.now, arrive);
+    events.scheduleAt(to.owner, from.lastArrival, arrive);
   }
 
   /** The system closes the connections of a process that is no more. */

@@ -1,3 +1,3 @@
 import { testSeeds } from './seeds.js';
 
-testSeeds(1, 50);
+testSeeds(1, 500);

@@ -1,3 +1,3 @@
 import { testSeeds } from './seeds.js';
 
-testSeeds(501, 50);
+testSeeds(501, 500);

@@ -99,6 +99,31 @@ test('a connection that is lost again and again is not made again and again with
   t.is(store.sessionId, session);
 });
 
+test('what an answer does not belong to is asked again on the next connection', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'midonet-nsdb-'));
+  const server = await EmbeddedServer.start({ listen: { port: 0 }, dataDir: folder, fsync: false });
+  const proxy = await CutProxy.to(server.address);
+  const store = new ZookeeperStore({ connect: proxy.address });
+  t.teardown(async () => {
+    await store.close();
+    await proxy.close();
+    await server.close();
+    await rm(folder, { recursive: true });
+  });
+  await store.create('/a', bytes('a'));
+  proxy.hold();
+  let children: readonly string[] | undefined;
+  const watch = store.watchChildren('/a', (names) => {
+    children = names;
+  });
+  const read = store.get('/a');
+  await until('both answers are on their way', () => proxy.heldFrames >= 2);
+  proxy.release((frames) => frames.writeInt32BE(0x7000_0000, 4));
+  t.is(text(await read), 'a');
+  await watch.ready;
+  t.deepEqual(children, []);
+});
+
 test('answers and what watches show are told in the order in which the server sent them, also in one piece', async (t) => {
   const folder = await mkdtemp(join(tmpdir(), 'midonet-nsdb-'));
   const server = await EmbeddedServer.start({ listen: { port: 0 }, dataDir: folder, fsync: false });
