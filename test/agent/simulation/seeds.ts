@@ -17,11 +17,10 @@ async function run(t: ExecutionContext, seed: number, showTrace: boolean): Promi
     await scenario.run();
   } catch (error) {
     if (!showTrace) for (const line of scenario.history) t.log(line);
-    for (const { name, warnings } of scenario.cluster.hosts)
+    for (const { name, warnings } of scenario.cluster.hosts) {
       for (const line of warnings.slice(-WARNINGS)) t.log(name, line);
-    t.log(
-      `to see it again: MIDONET_SEED=${seed} npm test -- ${import.meta.filename.replace(/.*\/build\/(.*)\/.*/, '$1')}`,
-    );
+    }
+    t.log(`to see it again: MIDONET_SEED=${seed} npm test -- test/agent/simulation/seeds-1.test.ts`);
     throw error;
   }
   return events.hash;
