@@ -228,7 +228,7 @@ function upcalls({ c }: Gateways): number {
 }
 
 for (const hosts of [2, 3]) {
-  test(`answers come in at the other gateway, and cost no upcall (hosts: ${hosts})`, async (t) => {
+  test.serial(`answers come in at the other gateway, and cost no upcall (hosts: ${hosts})`, async (t) => {
     const g = await setUp(t, { hosts });
     const [first, second] = g.uplinks;
     const answer = (port: number) => arrives(g, second, udp(FIRST_WORLD, g.machine.ip, 2000, port));
@@ -258,7 +258,7 @@ for (const hosts of [2, 3]) {
   });
 }
 
-test('two uplinks of one host share connections, too', async (t) => {
+test.serial('two uplinks of one host share connections, too', async (t) => {
   const g = await setUp(t, { hosts: 1, nat: true });
   const [first, second] = g.uplinks;
   await request(g, udp(g.machine.ip, FIRST_WORLD, 1000, 2000));
@@ -272,7 +272,7 @@ test('two uplinks of one host share connections, too', async (t) => {
   );
 });
 
-test('in a group that is not stateful they do not', async (t) => {
+test.serial('in a group that is not stateful they do not', async (t) => {
   const g = await setUp(t, { stateful: false });
   await request(g, udp(g.machine.ip, FIRST_WORLD, 1000, 2000));
   await g.c.quiet();
@@ -290,54 +290,60 @@ test('in a group that is not stateful they do not', async (t) => {
   );
 });
 
-test('what is masqueraded is answered at the other gateway, and a TCP connection goes on in both directions', async (t) => {
-  const g = await setUp(t, { nat: true });
-  const [, second] = g.uplinks;
-  const outer = parseIpv4(OUTER)!;
-  const out = await request(g, tcp(g.machine.ip, FIRST_WORLD, 1000, 443, TcpFlag.SYN));
-  t.is(out.ipv4Src, outer);
-  await settled(g);
-  const answer = (flags: number) => tcp(FIRST_WORLD, outer, 443, out.tpSrc, flags);
-  const accepted = await arrivesInTheEnd(g, second, answer(TcpFlag.SYN | TcpFlag.ACK));
-  t.like(accepted, { ipv4Dst: g.machine.ip, tpDst: 1000 });
-  await settled(g);
-  for (let i = 0; i < 3; i++) {
-    const next = await request(g, tcp(g.machine.ip, FIRST_WORLD, 1000, 443, TcpFlag.ACK));
-    t.is(next.tpSrc, out.tpSrc);
-    t.like(await arrives(g, second, answer(TcpFlag.ACK)), { ipv4Dst: g.machine.ip, tpDst: 1000 });
-  }
-  for (const uplink of g.uplinks) {
-    const [connection] = connectionsAt(uplink).filter(({ protocol }) => protocol === IpProtocol.TCP);
-    t.is(connection.tcpState, 'ESTABLISHED');
-  }
-});
+test.serial(
+  'what is masqueraded is answered at the other gateway, and a TCP connection goes on in both directions',
+  async (t) => {
+    const g = await setUp(t, { nat: true });
+    const [, second] = g.uplinks;
+    const outer = parseIpv4(OUTER)!;
+    const out = await request(g, tcp(g.machine.ip, FIRST_WORLD, 1000, 443, TcpFlag.SYN));
+    t.is(out.ipv4Src, outer);
+    await settled(g);
+    const answer = (flags: number) => tcp(FIRST_WORLD, outer, 443, out.tpSrc, flags);
+    const accepted = await arrivesInTheEnd(g, second, answer(TcpFlag.SYN | TcpFlag.ACK));
+    t.like(accepted, { ipv4Dst: g.machine.ip, tpDst: 1000 });
+    await settled(g);
+    for (let i = 0; i < 3; i++) {
+      const next = await request(g, tcp(g.machine.ip, FIRST_WORLD, 1000, 443, TcpFlag.ACK));
+      t.is(next.tpSrc, out.tpSrc);
+      t.like(await arrives(g, second, answer(TcpFlag.ACK)), { ipv4Dst: g.machine.ip, tpDst: 1000 });
+    }
+    for (const uplink of g.uplinks) {
+      const [connection] = connectionsAt(uplink).filter(({ protocol }) => protocol === IpProtocol.TCP);
+      t.is(connection.tcpState, 'ESTABLISHED');
+    }
+  },
+);
 
-test('what came in at one gateway is translated back at the other, also when the answer came before the news', async (t) => {
-  const g = await setUp(t, { nat: true });
-  const [first, second] = g.uplinks;
-  const vip = parseIpv4(VIP)!;
-  const answer = async (port: number) => {
-    g.machine.sendIp(udp(g.machine.ip, SECOND_WORLD, 8080, port));
-    const keys: FlowKey[] = [];
-    await until('the answer gets out', () => keys.push(...second.received()) > 0);
-    return keys[0];
-  };
-  t.like(await arrivesInTheEnd(g, first, udp(SECOND_WORLD, vip, 5000, 80)), { tpDst: 8080 });
-  await settled(g);
-  t.like(await answer(5000), { ipv4Src: vip, tpSrc: 80, tpDst: 5000 });
+test.serial(
+  'what came in at one gateway is translated back at the other, also when the answer came before the news',
+  async (t) => {
+    const g = await setUp(t, { nat: true });
+    const [first, second] = g.uplinks;
+    const vip = parseIpv4(VIP)!;
+    const answer = async (port: number) => {
+      g.machine.sendIp(udp(g.machine.ip, SECOND_WORLD, 8080, port));
+      const keys: FlowKey[] = [];
+      await until('the answer gets out', () => keys.push(...second.received()) > 0);
+      return keys[0];
+    };
+    t.like(await arrivesInTheEnd(g, first, udp(SECOND_WORLD, vip, 5000, 80)), { tpDst: 8080 });
+    await settled(g);
+    t.like(await answer(5000), { ipv4Src: vip, tpSrc: 80, tpDst: 5000 });
 
-  g.c.stateNetwork.copies = () => 0;
-  t.like(await arrives(g, first, udp(SECOND_WORLD, vip, 5001, 80)), { tpDst: 8080 });
-  t.not((await answer(5001)).ipv4Src, vip, 'nobody has told yet');
-  g.c.stateNetwork.copies = () => 1;
-  await settled(g);
-  t.like(await answer(5001), { ipv4Src: vip, tpSrc: 80, tpDst: 5001 });
-  t.is(second.host.agent.flowState.counters.replaced, 1);
-  t.is(first.host.agent.flowState.counters.replaced, 0);
-  t.truthy(await arrives(g, first, udp(SECOND_WORLD, vip, 5001, 80)));
-});
+    g.c.stateNetwork.copies = () => 0;
+    t.like(await arrives(g, first, udp(SECOND_WORLD, vip, 5001, 80)), { tpDst: 8080 });
+    t.not((await answer(5001)).ipv4Src, vip, 'nobody has told yet');
+    g.c.stateNetwork.copies = () => 1;
+    await settled(g);
+    t.like(await answer(5001), { ipv4Src: vip, tpSrc: 80, tpDst: 5001 });
+    t.is(second.host.agent.flowState.counters.replaced, 1);
+    t.is(first.host.agent.flowState.counters.replaced, 0);
+    t.truthy(await arrives(g, first, udp(SECOND_WORLD, vip, 5001, 80)));
+  },
+);
 
-test('an answer that came before the news is dropped, and the next one is let in', async (t) => {
+test.serial('an answer that came before the news is dropped, and the next one is let in', async (t) => {
   const g = await setUp(t);
   g.c.stateNetwork.copies = () => 0;
   await request(g, udp(g.machine.ip, FIRST_WORLD, 1000, 2000));
@@ -348,7 +354,7 @@ test('an answer that came before the news is dropped, and the next one is let in
   await until('it is let in', async () => (await answer()) !== undefined);
 });
 
-test('messages may get lost and come twice, and gateways may be gone for a while', async (t) => {
+test.serial('messages may get lost and come twice, and gateways may be gone for a while', async (t) => {
   const g = await setUp(t);
   const [first, second] = g.uplinks;
   let dice = 1;
@@ -374,70 +380,76 @@ test('messages may get lost and come twice, and gateways may be gone for a while
   t.is(known(), 200);
 });
 
-test('a gateway that has lost its memory is told all, and one whose agent was away what it has missed', async (t) => {
-  const g = await setUp(t);
-  const [first, second] = g.uplinks;
-  for (let port = 1000; port < 1100; port++) await request(g, udp(g.machine.ip, FIRST_WORLD, port, 2000));
-  await settled(g);
-  const { host } = second;
-  await host.stop();
-  host.node.conntrack.clear();
-  await request(g, udp(g.machine.ip, FIRST_WORLD, 1100, 2000));
-  await host.start();
-  await until('it is back', () => host.agent.bindings.isComplete);
-  await settled(g);
-  const known = () => connectionsAt(second).filter(({ original }) => original.srcPort >= 1000);
-  t.is(known().length, 101);
-  t.true(known().every(({ mark }) => (mark & COPY_MARK) !== 0));
-  t.truthy(await arrivesInTheEnd(g, second, udp(FIRST_WORLD, g.machine.ip, 2000, 1100)));
-
-  await first.host.stop();
-  await request(g, udp(g.machine.ip, FIRST_WORLD, 1101, 2000));
-  await first.host.start();
-  await settled(g);
-  t.is(known().length, 102);
-});
-
-test('a copy outlives what it was made of while it is used, and ends with it otherwise; nothing is left', async (t) => {
-  const g = await setUp(t);
-  const [first, second] = g.uplinks;
-  const count = (uplink: Uplink) => connectionsAt(uplink).length;
-  for (let port = 1000; port < 1010; port++) await request(g, udp(g.machine.ip, FIRST_WORLD, port, 2000));
-  await settled(g);
-  await arrivesInTheEnd(g, second, udp(FIRST_WORLD, g.machine.ip, 2000, 1000));
-  await settled(g);
-  // Answers go on, at the other gateway only, for longer than either would live without.
-  for (let i = 0; i < 8; i++) {
-    await g.c.advance(25_000);
+test.serial(
+  'a gateway that has lost its memory is told all, and one whose agent was away what it has missed',
+  async (t) => {
+    const g = await setUp(t);
+    const [first, second] = g.uplinks;
+    for (let port = 1000; port < 1100; port++) await request(g, udp(g.machine.ip, FIRST_WORLD, port, 2000));
     await settled(g);
-    t.truthy(await arrives(g, second, udp(FIRST_WORLD, g.machine.ip, 2000, 1000)), `after ${25 * (i + 1)} s`);
-  }
-  await until('what is not used ends', async () => {
+    const { host } = second;
+    await host.stop();
+    host.node.conntrack.clear();
+    await request(g, udp(g.machine.ip, FIRST_WORLD, 1100, 2000));
+    await host.start();
+    await until('it is back', () => host.agent.bindings.isComplete);
     await settled(g);
-    return count(first) <= 1 && count(second) === 1;
-  });
-  // The first host's are used on: the copies are told again before they end.
-  await request(g, udp(g.machine.ip, FIRST_WORLD, 3000, 2000));
-  await arrivesInTheEnd(g, first, udp(FIRST_WORLD, g.machine.ip, 2000, 3000));
-  for (let i = 0; i < 8; i++) {
-    await g.c.advance(25_000);
+    const known = () => connectionsAt(second).filter(({ original }) => original.srcPort >= 1000);
+    t.is(known().length, 101);
+    t.true(known().every(({ mark }) => (mark & COPY_MARK) !== 0));
+    t.truthy(await arrivesInTheEnd(g, second, udp(FIRST_WORLD, g.machine.ip, 2000, 1100)));
+
+    await first.host.stop();
+    await request(g, udp(g.machine.ip, FIRST_WORLD, 1101, 2000));
+    await first.host.start();
+    await settled(g);
+    t.is(known().length, 102);
+  },
+);
+
+test.serial(
+  'a copy outlives what it was made of while it is used, and ends with it otherwise; nothing is left',
+  async (t) => {
+    const g = await setUp(t);
+    const [first, second] = g.uplinks;
+    const count = (uplink: Uplink) => connectionsAt(uplink).length;
+    for (let port = 1000; port < 1010; port++) await request(g, udp(g.machine.ip, FIRST_WORLD, port, 2000));
+    await settled(g);
+    await arrivesInTheEnd(g, second, udp(FIRST_WORLD, g.machine.ip, 2000, 1000));
+    await settled(g);
+    // Answers go on, at the other gateway only, for longer than either would live without.
+    for (let i = 0; i < 8; i++) {
+      await g.c.advance(25_000);
+      await settled(g);
+      t.truthy(await arrives(g, second, udp(FIRST_WORLD, g.machine.ip, 2000, 1000)), `after ${25 * (i + 1)} s`);
+    }
+    await until('what is not used ends', async () => {
+      await settled(g);
+      return count(first) <= 1 && count(second) === 1;
+    });
+    // The first host's are used on: the copies are told again before they end.
     await request(g, udp(g.machine.ip, FIRST_WORLD, 3000, 2000));
-    await settled(g);
-    t.true(
-      connectionsAt(second).some(({ original }) => original.srcPort === 3000),
-      `after ${25 * (i + 1)} s`,
-    );
-  }
-  for (let i = 0; i < 4; i++) {
-    await g.c.advance(120_000);
-    await settled(g);
-  }
-  t.is(first.host.node.conntrack.connections().length, 0);
-  t.is(second.host.node.conntrack.connections().length, 0);
-  t.is(first.host.agent.flowState.unsent + second.host.agent.flowState.unsent, 0);
-});
+    await arrivesInTheEnd(g, first, udp(FIRST_WORLD, g.machine.ip, 2000, 3000));
+    for (let i = 0; i < 8; i++) {
+      await g.c.advance(25_000);
+      await request(g, udp(g.machine.ip, FIRST_WORLD, 3000, 2000));
+      await settled(g);
+      t.true(
+        connectionsAt(second).some(({ original }) => original.srcPort === 3000),
+        `after ${25 * (i + 1)} s`,
+      );
+    }
+    for (let i = 0; i < 4; i++) {
+      await g.c.advance(120_000);
+      await settled(g);
+    }
+    t.is(first.host.node.conntrack.connections().length, 0);
+    t.is(second.host.node.conntrack.connections().length, 0);
+    t.is(first.host.agent.flowState.unsent + second.host.agent.flowState.unsent, 0);
+  },
+);
 
-test('who leaves the group is told no more, and listens no more', async (t) => {
+test.serial('who leaves the group is told no more, and listens no more', async (t) => {
   const g = await setUp(t);
   const [first, second] = g.uplinks;
   await g.c.repository.modify('port', second.portId, (port) => ({ ...port, portGroupIds: [] }));
