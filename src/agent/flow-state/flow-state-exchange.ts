@@ -127,6 +127,7 @@ export class FlowStateExchange {
 
   /** To be called once a second: ways to other hosts may be others, and are forgotten when nobody asks. */
   refreshPaths(): void {
+    if (this.zones.size > 0 && this.peers.size > 0) this.watchConnections();
     const addresses = new Set<number>();
     for (const [hostId, peer] of this.peers) {
       peer.path = this.options.path(hostId);
@@ -211,17 +212,31 @@ export class FlowStateExchange {
     if (this.zones.size === 0) {
       this.unwatch?.();
       this.unwatch = undefined;
-    } else if (this.unwatch === undefined) {
+      return;
+    }
+    if (this.unwatch !== undefined) return;
+    try {
       this.unwatch = datapath.watchConnections({
         concerns: (zone) => this.zones.has(zone),
         events: (batch) => this.happened(batch),
         lost: () => {
           this.counters.gaps += 1;
           log.warn('connections came faster than they could be read: all are told again');
-          for (const { link } of this.peers.values()) link.begin(false);
+          this.tellAll();
         },
       });
+      // What began while nobody watched.
+      this.tellAll();
+    } catch (error) {
+      log.error(
+        { error: (error as Error).message },
+        'could not watch connections of stateful port groups; trying again',
+      );
     }
+  }
+
+  private tellAll(): void {
+    for (const { link } of this.peers.values()) link.begin(false);
   }
 
   private happened(batch: readonly ConnectionEvent[]): void {
