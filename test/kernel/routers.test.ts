@@ -1,5 +1,7 @@
+import { randomUUID } from 'node:crypto';
 import test from 'ava';
 import { idFromName } from '../../src/topology/id.js';
+import { ConnectionProgram } from './connections.js';
 import { must, received, until } from './lab.js';
 import { type Machine, ROUTER, RoutedLab } from './routed-lab.js';
 
@@ -177,3 +179,83 @@ const CLIENT = `const [address, count] = process.argv.slice(1);
     socket.on('close', resolve).on('error', reject).resume();
   });
 })();`;
+
+test.serial('a member of a VIP that stops serving gets no connections until it serves again', async (t) => {
+  t.timeout(240_000);
+  const repository = routed.lab.repository();
+  const program = await ConnectionProgram.compile(routed.lab.folder);
+  const [vipPort, memberPort] = [80, 5002];
+  const { id: loadBalancerId } = await repository.create('load-balancer', { id: randomUUID() });
+  // Machines that are emulated take their time.
+  const monitor = { id: randomUUID(), delay: 1, timeout: 5, maxRetries: 2 };
+  const { id: healthMonitorId } = await repository.create('health-monitor', monitor);
+  const members = new Map<Machine, string[]>();
+  const [ipv4, ipv6] = ['198.51.100.101', '2001:db8:198::101'];
+  const vips = [
+    { protocol: 'tcp', address: ipv4 },
+    { protocol: 'tcp', address: ipv6 },
+    { protocol: 'udp', address: ipv4 },
+  ] as const;
+  for (const { protocol, address } of vips) {
+    const pool = { id: randomUUID(), loadBalancerId, healthMonitorId, protocol };
+    const { id: poolId } = await repository.create('pool', pool);
+    await repository.create('vip', { id: randomUUID(), poolId, address, protocolPort: vipPort });
+    for (const machine of [green, blue]) {
+      const member = {
+        id: randomUUID(),
+        poolId,
+        address: address.includes(':') ? machine.ipv6 : machine.ipv4,
+        protocolPort: memberPort,
+      };
+      members.set(machine, [...(members.get(machine) ?? []), member.id]);
+      await repository.create('pool-member', member);
+    }
+  }
+  const becomes = (machine: Machine, status: 'active' | 'inactive') =>
+    until(`${machine.name} to be ${status}`, async () => {
+      const found = await Promise.all(members.get(machine)!.map((id) => repository.get('pool-member', id)));
+      return found.every((member) => member?.object.status === status);
+    });
+  /** The machines that answer, all connections together. */
+  const answerers = async () => {
+    const found = new Set<string>();
+    for (const { protocol, address } of vips) {
+      // Over UDP it is the same connections every time: who does not work must lose those that it has.
+      const source = protocol === 'udp' ? 40_000 : 0;
+      const ask = { protocol, address, ports: [vipPort, vipPort], count: 20, atOnce: 4, source } as const;
+      const { total, counts } = await program.open(red, ask);
+      if (total < ask.count) return `${total} of ${ask.count} of ${address} over ${protocol}`;
+      for (const answer of counts.keys()) {
+        for (const { name, ipv4, ipv6 } of [green, blue]) {
+          if (answer.endsWith(` ${ipv4}`) || answer.endsWith(` ${ipv6}`)) found.add(name);
+        }
+      }
+    }
+    return [...found].sort().join(' and ');
+  };
+  const stops = new Map<Machine, () => void>();
+  try {
+    for (const machine of [green, blue]) stops.set(machine, await program.serve(machine, memberPort));
+    await repository.modify('router', ROUTER, (router) => ({ ...router, loadBalancerId }));
+    await until('both to take connections', async () => (await answerers()) === 'blue and green');
+    for (const [machine, other] of [
+      [blue, green],
+      [green, blue],
+    ]) {
+      stops.get(machine)!();
+      await becomes(machine, 'inactive');
+      await until('the other to have all', async () => (await answerers()) === other.name);
+      stops.set(machine, await program.serve(machine, memberPort));
+      await becomes(machine, 'active');
+      await until('it takes connections again', async () => (await answerers()) === 'blue and green');
+    }
+    const changes = await Promise.all(
+      routed.lab.nodes.map((node) => node.metric('midonet_member_status_changes_total')),
+    );
+    t.log(`changes of the status of members, by node that checked: ${changes.join(' and ')}`);
+    t.true(Math.max(...changes) >= 2 * 2 * vips.length);
+  } finally {
+    for (const stop of stops.values()) stop();
+    await repository.modify('router', ROUTER, ({ loadBalancerId, ...router }) => router);
+  }
+});
