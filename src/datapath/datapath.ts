@@ -1,6 +1,7 @@
 import type { Action } from '../flow/action.js';
 import type { FlowKey } from '../flow/key.js';
 import type { FlowMask } from '../flow/mask.js';
+import type { TcpState } from './tcp-states.js';
 
 /** A port of a datapath. Numbers are the datapath's own and may change; identify ports by name and ifindex. */
 export interface DatapathPort {
@@ -133,8 +134,8 @@ export interface TrackedConnection {
   readonly reply: ConnectionTuple;
   /** An answer has been seen. */
   readonly answered: boolean;
-  /** Name of the state of a TCP connection as netfilter calls it: `SYN_SENT`, `ESTABLISHED` … */
-  readonly tcpState: string | undefined;
+  /** Of a TCP connection. */
+  readonly tcpState: TcpState | undefined;
   readonly mark: number;
   /** Milliseconds until it is forgotten if no packet comes. */
   readonly timeoutMs: number;

@@ -1,28 +1,14 @@
 import { randomUUID } from 'node:crypto';
-import test, { type ExecutionContext } from 'ava';
 import { formatMac, MAC_BROADCAST, parseIpv6 } from '../../src/packet/address.js';
 import { buildArpRequest, buildGratuitousArp } from '../../src/packet/arp.js';
 import { buildEthernet } from '../../src/packet/ethernet.js';
 import { buildNeighborSolicitation, newNeighborMessage, parseNeighborMessage } from '../../src/packet/nd.js';
 import { popTag, pushTag } from '../../src/packet/vlan.js';
-import { Cluster, type Pod } from './cluster.js';
+import type { Cluster, Pod } from './cluster.js';
+import { clusterTest } from './cluster-test.js';
 import { until } from './until.js';
 
 /** Bridges that are linked, on hosts that share an NSDB. */
-function cluster(title: string, hosts: number, run: (t: ExecutionContext, c: Cluster) => Promise<void>): void {
-  test.serial(title, async (t) => {
-    const started = await Cluster.start({ hosts });
-    try {
-      await run(t, started);
-    } catch (error) {
-      for (const host of started.hosts) for (const line of host.warnings.slice(-20)) t.log(host.name, line);
-      throw error;
-    } finally {
-      await started.close();
-    }
-  });
-}
-
 /** Everything that was sent has gone as far as it can, and what waited for the NSDB, too. */
 async function quiet(c: Cluster): Promise<void> {
   await c.quiet();
@@ -64,7 +50,7 @@ function tags(pod: Pod, text: string): number[] {
   return received(pod, text).map((frame) => (popTag(frame) === undefined ? 0 : ((frame[14] << 8) | frame[15]) & 0xfff));
 }
 
-cluster('a VLAN of a trunk is a bridge of its own, on every host', 2, async (t, c) => {
+clusterTest('a VLAN of a trunk is a bridge of its own, on every host', { hosts: 2 }, async (t, c) => {
   const { trunks, pods } = await trunked(c);
   const [here, there] = trunks;
   const outside = 0x0200_0000_7000;
@@ -130,7 +116,7 @@ cluster('a VLAN of a trunk is a bridge of its own, on every host', 2, async (t, 
   }
 });
 
-cluster('flows follow when bridges are linked and parted', 2, async (t, c) => {
+clusterTest('flows follow when bridges are linked and parted', { hosts: 2 }, async (t, c) => {
   const [a, b] = [await c.createBridge(), await c.createBridge()];
   const [x, y] = [...(await c.populate(a, 1)).slice(0, 1), ...(await c.populate(b, 1)).slice(1)];
   const arrives = async () => {
@@ -152,7 +138,7 @@ cluster('flows follow when bridges are linked and parted', 2, async (t, c) => {
   await until('they are parted for good', async () => (await arrives()) === 0);
 });
 
-cluster('isolated ports reach only those that are not, on their host and on others', 2, async (t, c) => {
+clusterTest('isolated ports reach only those that are not, on their host and on others', { hosts: 2 }, async (t, c) => {
   const bridge = await c.createBridge();
   const [open, ...clients] = [c.pod(bridge), ...c.hosts.map(() => c.pod(bridge))];
   await c.hosts[1].attach(open);
@@ -187,7 +173,7 @@ cluster('isolated ports reach only those that are not, on their host and on othe
   t.deepEqual(await arrives(open, MAC_BROADCAST), clients);
 });
 
-cluster('a bridge knows the addresses of routers that are linked to it', 2, async (t, c) => {
+clusterTest('a bridge knows the addresses of routers that are linked to it', { hosts: 2 }, async (t, c) => {
   const bridge = await c.createBridge();
   const [pod, other] = await c.populate(bridge, 1);
   const router = (await c.repository.create('router', { id: randomUUID(), name: 'r' })).id;
@@ -228,26 +214,30 @@ cluster('a bridge knows the addresses of routers that are linked to it', 2, asyn
   await until('nobody knows where the router is', async () => (await ask(toRouter)).flooded === 1);
 });
 
-cluster('what is for a router whose port is down goes nowhere, the first packet included', 2, async (t, c) => {
-  const bridge = await c.createBridge();
-  const [pod, other] = await c.populate(bridge, 1);
-  await c.connects(pod, other);
-  const router = (await c.repository.create('router', { id: randomUUID(), name: 'r' })).id;
-  const mac = 0x0200_0000_6000;
-  const port = { id: randomUUID(), routerId: router, mac: formatMac(mac), adminStateUp: false };
-  await c.repository.create('port', port);
-  await c.repository.create('port', { id: randomUUID(), bridgeId: bridge, peerId: port.id });
-  await until('the packet is dropped', async () => {
-    pod.send(frameOf(pod.mac, mac).frame);
-    await quiet(c);
-    return c.hosts[0].agent.metrics.drops.get('port-down') === 1;
-  });
-  t.deepEqual(other.device!.received(), []);
-});
+clusterTest(
+  'what is for a router whose port is down goes nowhere, the first packet included',
+  { hosts: 2 },
+  async (t, c) => {
+    const bridge = await c.createBridge();
+    const [pod, other] = await c.populate(bridge, 1);
+    await c.connects(pod, other);
+    const router = (await c.repository.create('router', { id: randomUUID(), name: 'r' })).id;
+    const mac = 0x0200_0000_6000;
+    const port = { id: randomUUID(), routerId: router, mac: formatMac(mac), adminStateUp: false };
+    await c.repository.create('port', port);
+    await c.repository.create('port', { id: randomUUID(), bridgeId: bridge, peerId: port.id });
+    await until('the packet is dropped', async () => {
+      pod.send(frameOf(pod.mac, mac).frame);
+      await quiet(c);
+      return c.hosts[0].agent.metrics.drops.get('port-down') === 1;
+    });
+    t.deepEqual(other.device!.received(), []);
+  },
+);
 
-cluster(
+clusterTest(
   'an address that a machine announces is known on every host, until it moves or is heard of no more',
-  2,
+  { hosts: 2 },
   async (t, c) => {
     const bridge = await c.createBridge();
     const [first, second] = await c.populate(bridge, 1);
@@ -284,7 +274,7 @@ cluster(
   },
 );
 
-cluster('a router may be linked to one VLAN of a trunk', 1, async (t, c) => {
+clusterTest('a router may be linked to one VLAN of a trunk', { hosts: 1 }, async (t, c) => {
   const outer = await c.createBridge();
   const trunk = c.pod(outer, false);
   await c.hosts[0].attach(trunk);

@@ -1,6 +1,5 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import test, { type ExecutionContext } from 'ava';
 import { hostAlivePath, tunnelZoneMemberPath } from '../../src/nsdb/layout.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { MAC_BROADCAST } from '../../src/packet/address.js';
@@ -8,26 +7,9 @@ import { buildArpReply, buildArpRequest } from '../../src/packet/arp.js';
 import { buildNeighborAdvertisement, buildNeighborSolicitation } from '../../src/packet/nd.js';
 import { idFromName } from '../../src/topology/id.js';
 import { allPaths } from '../nsdb/embedded-nsdb.js';
-import { Cluster, type ClusterOptions, type Pod, type TestHost } from './cluster.js';
+import type { Cluster, Pod, TestHost } from './cluster.js';
+import { clusterTest } from './cluster-test.js';
 import { until } from './until.js';
-
-function cluster(
-  title: string,
-  options: ClusterOptions,
-  run: (t: ExecutionContext, c: Cluster) => Promise<void>,
-): void {
-  test.serial(title, async (t) => {
-    const started = await Cluster.start(options);
-    try {
-      await run(t, started);
-    } catch (error) {
-      for (const host of started.hosts) for (const line of host.warnings.slice(-20)) t.log(host.name, line);
-      throw error;
-    } finally {
-      await started.close();
-    }
-  });
-}
 
 /** Flows as text, so that two times can be compared. */
 function flowsOf(host: TestHost): string[] {
@@ -42,7 +24,7 @@ function upcalls(c: Cluster): number {
 }
 
 for (const zone of ['vxlan', 'gre'] as const) {
-  cluster(
+  clusterTest(
     `over ${zone}: every pod reaches every other, by one packet to the right host`,
     { hosts: 3, zones: [zone] },
     async (t, c) => {
@@ -64,7 +46,7 @@ for (const zone of ['vxlan', 'gre'] as const) {
   );
 }
 
-cluster(
+clusterTest(
   'ARP and neighbour solicitations for known addresses are answered where they are asked',
   { hosts: 2 },
   async (t, c) => {
@@ -87,29 +69,33 @@ cluster(
   },
 );
 
-cluster('a packet that cannot be simulated is dropped, counted and logged; others pass', { hosts: 1 }, async (t, c) => {
-  const bridge = await c.createBridge();
-  const [x, y, z] = await c.populate(bridge, 3);
-  const [host] = c.hosts;
-  const entry = host.agent.cache.bridge(bridge).mac(y.mac);
-  const broken = () => {
-    throw new Error('this fact is broken');
-  };
-  Object.defineProperty(entry, 'value', { get: broken, configurable: true });
-  const lost = c.sendTo(x, y);
-  await until('it is counted', () => host.agent.metrics.drops.get('simulation-failed') === 1);
-  c.sendTo(x, y);
-  await c.ping(x, z);
-  await c.ping(z, x);
-  await until('the next one is counted', () => (host.agent.metrics.drops.get('simulation-failed') ?? 0) >= 2);
-  t.is(y.count(lost), 0);
-  t.is(host.warnings.length, 1);
-  t.regex(host.warnings[0], /this fact is broken/);
-  Reflect.deleteProperty(entry, 'value');
-  await c.ping(x, y);
-});
+clusterTest(
+  'a packet that cannot be simulated is dropped, counted and logged; others pass',
+  { hosts: 1 },
+  async (t, c) => {
+    const bridge = await c.createBridge();
+    const [x, y, z] = await c.populate(bridge, 3);
+    const [host] = c.hosts;
+    const entry = host.agent.cache.bridge(bridge).mac(y.mac);
+    const broken = () => {
+      throw new Error('this fact is broken');
+    };
+    Object.defineProperty(entry, 'value', { get: broken, configurable: true });
+    const lost = c.sendTo(x, y);
+    await until('it is counted', () => host.agent.metrics.drops.get('simulation-failed') === 1);
+    c.sendTo(x, y);
+    await c.ping(x, z);
+    await c.ping(z, x);
+    await until('the next one is counted', () => (host.agent.metrics.drops.get('simulation-failed') ?? 0) >= 2);
+    t.is(y.count(lost), 0);
+    t.is(host.warnings.length, 1);
+    t.regex(host.warnings[0], /this fact is broken/);
+    Reflect.deleteProperty(entry, 'value');
+    await c.ping(x, y);
+  },
+);
 
-cluster(
+clusterTest(
   'a flood goes once to each host that has ports of the bridge, and there to each port',
   { hosts: 4 },
   async (t, c) => {
@@ -138,7 +124,7 @@ cluster(
   },
 );
 
-cluster(
+clusterTest(
   'MACs that the topology does not know are learned, move with their owner and are forgotten',
   { hosts: 3 },
   async (t, c) => {
@@ -173,7 +159,7 @@ cluster(
   },
 );
 
-cluster('a port moves to another host', { hosts: 3 }, async (t, c) => {
+clusterTest('a port moves to another host', { hosts: 3 }, async (t, c) => {
   const pods = await c.populate(await c.createBridge(), 1);
   await c.eachPair(pods, (from, to) => c.ping(from, to));
   const [x, y, z] = pods;
@@ -195,7 +181,7 @@ cluster('a port moves to another host', { hosts: 3 }, async (t, c) => {
   });
 });
 
-cluster(
+clusterTest(
   'a port bound in the NSDB works like one attached here, before and after its interface comes',
   { hosts: 2 },
   async (t, c) => {
@@ -265,7 +251,7 @@ cluster(
   },
 );
 
-cluster(
+clusterTest(
   'of two ports that are bound to one interface the first keeps it, and the second has it then',
   { hosts: 1 },
   async (t, c) => {
@@ -286,7 +272,7 @@ cluster(
   },
 );
 
-cluster(
+clusterTest(
   'admin state of a bridge, also when it was changed while nobody used the bridge',
   { hosts: 2 },
   async (t, c) => {
@@ -312,7 +298,7 @@ cluster(
   },
 );
 
-cluster('a change of the zone type changes flows in place', { hosts: 2, zones: ['vxlan'] }, async (t, c) => {
+clusterTest('a change of the zone type changes flows in place', { hosts: 2, zones: ['vxlan'] }, async (t, c) => {
   const pods = await c.populate(await c.createBridge(), 1);
   await c.eachPair(pods, (from, to) => c.ping(from, to));
   const ids = c.hosts.map((host) => host.flows().map(({ id }) => id));
@@ -332,7 +318,7 @@ cluster('a change of the zone type changes flows in place', { hosts: 2, zones: [
   }
 });
 
-cluster('a host that leaves the zone is not sent to, and is again when it is back', { hosts: 2 }, async (t, c) => {
+clusterTest('a host that leaves the zone is not sent to, and is again when it is back', { hosts: 2 }, async (t, c) => {
   const [x, y] = await c.populate(await c.createBridge(), 1);
   await c.ping(x, y);
   const zoneId = idFromName('tunnel-zone', 'zone-0');
@@ -351,7 +337,7 @@ cluster('a host that leaves the zone is not sent to, and is again when it is bac
 });
 
 for (const death of ['stop', 'crash'] as const) {
-  cluster(
+  clusterTest(
     `after a ${death} of its agent a host forwards on; the next one adopts the flows as they are`,
     { hosts: 2 },
     async (t, c) => {
@@ -410,7 +396,7 @@ for (const death of ['stop', 'crash'] as const) {
   );
 }
 
-cluster('ports that went while the agent was away leave nothing', { hosts: 2 }, async (t, c) => {
+clusterTest('ports that went while the agent was away leave nothing', { hosts: 2 }, async (t, c) => {
   const bridge = await c.createBridge();
   const base = (await allPaths(c.repository.store)).filter((path) => !/\/\w\w$/.test(path));
   const pods = await c.populate(bridge, 2);
@@ -436,7 +422,7 @@ cluster('ports that went while the agent was away leave nothing', { hosts: 2 }, 
   }
 });
 
-cluster(
+clusterTest(
   'without the NSDB traffic goes on and local pods come and go; when it is back it is told',
   { hosts: 2 },
   async (t, c) => {
@@ -466,7 +452,7 @@ cluster(
   },
 );
 
-cluster(
+clusterTest(
   'an agent that starts without the NSDB keeps the flows, and serves its own pods',
   { hosts: 2 },
   async (t, c) => {
@@ -492,7 +478,7 @@ cluster(
   },
 );
 
-cluster('1,000 connections need no flow and no mask beyond those of the first', { hosts: 2 }, async (t, c) => {
+clusterTest('1,000 connections need no flow and no mask beyond those of the first', { hosts: 2 }, async (t, c) => {
   const [x, y] = await c.populate(await c.createBridge(), 1);
   await c.ping(x, y);
   await c.ping(y, x);
@@ -509,7 +495,7 @@ cluster('1,000 connections need no flow and no mask beyond those of the first', 
   t.is(upcalls(c), missed);
 });
 
-cluster(
+clusterTest(
   'when the table is full the flow that was not used for longest goes',
   { hosts: 1, flows: { maxFlows: 20 } },
   async (t, c) => {
@@ -523,7 +509,7 @@ cluster(
   },
 );
 
-cluster(
+clusterTest(
   'flows that nothing uses expire, those in use and the ways in from tunnels stay',
   { hosts: 2 },
   async (t, c) => {
@@ -551,7 +537,7 @@ cluster(
   },
 );
 
-cluster(
+clusterTest(
   'packets that wait for facts are bounded in number and in time, and all go when the facts come',
   { hosts: 2 },
   async (t, c) => {
@@ -573,6 +559,8 @@ cluster(
 
     host.gate.shut();
     await until('it has noticed', () => host.store.state !== 'connected');
+    // What it reads by itself, each second, is not for packets.
+    host.agent.healthChecks.tick();
     const watched = host.agent.cache.size;
     for (let i = 0; i < 1100; i++) c.sendTo(x, { mac: 0x0200_0100_0000 + i, ip: i });
     await until('the rest is dropped', () => host.agent.metrics.drops.get('waiting-room-full')! > 500);
@@ -587,7 +575,7 @@ cluster(
   },
 );
 
-cluster('packets of one kind that come at once make one flow', { hosts: 1 }, async (t, c) => {
+clusterTest('packets of one kind that come at once make one flow', { hosts: 1 }, async (t, c) => {
   const [x, y] = await c.populate(await c.createBridge(), 2);
   const { metrics } = c.hosts[0].agent;
   const installed = metrics.installed;
@@ -598,7 +586,7 @@ cluster('packets of one kind that come at once make one flow', { hosts: 1 }, asy
   t.is(metrics.operationErrors, 0);
 });
 
-cluster('flows of others and flows that went behind its back are dealt with', { hosts: 1 }, async (t, c) => {
+clusterTest('flows of others and flows that went behind its back are dealt with', { hosts: 1 }, async (t, c) => {
   const [x, y] = await c.populate(await c.createBridge(), 2);
   await c.ping(x, y);
   const [host] = c.hosts;
@@ -614,7 +602,7 @@ cluster('flows of others and flows that went behind its back are dealt with', { 
   await c.ping(x, y);
 });
 
-cluster(
+clusterTest(
   'a port number that is used again leads to nobody it led to before, NSDB or not',
   { hosts: 1 },
   async (t, c) => {
@@ -640,7 +628,7 @@ cluster(
   },
 );
 
-cluster('nor does a flood of before a restart', { hosts: 1 }, async (t, c) => {
+clusterTest('nor does a flood of before a restart', { hosts: 1 }, async (t, c) => {
   const [blue, red] = [await c.createBridge(), await c.createBridge()];
   const [host] = c.hosts;
   const [a, b, stranger] = [c.pod(blue), c.pod(blue), c.pod(red)];
@@ -662,7 +650,7 @@ cluster('nor does a flood of before a restart', { hosts: 1 }, async (t, c) => {
   host.gate.reopen();
 });
 
-cluster('flows that somebody flushed come back, those of tunnel keys too', { hosts: 2 }, async (t, c) => {
+clusterTest('flows that somebody flushed come back, those of tunnel keys too', { hosts: 2 }, async (t, c) => {
   const [x, y] = await c.populate(await c.createBridge(), 1);
   await c.ping(x, y);
   const host = y.host!;
@@ -677,7 +665,7 @@ cluster('flows that somebody flushed come back, those of tunnel keys too', { hos
   t.is(host.agent.metrics.upcalls, before + 1);
 });
 
-cluster('a flow whose replacement is refused does not go on as it was', { hosts: 1 }, async (t, c) => {
+clusterTest('a flow whose replacement is refused does not go on as it was', { hosts: 1 }, async (t, c) => {
   const [host] = c.hosts;
   const [x, y] = await c.populate(await c.createBridge(), 2);
   await c.ping(x, y);
@@ -692,7 +680,7 @@ cluster('a flow whose replacement is refused does not go on as it was', { hosts:
   t.true(host.flows().every((flow) => host.agent.forwarder.flows.get(flow.id!) !== undefined));
 });
 
-cluster(
+clusterTest(
   'two machines with one identity: the first keeps it, the second leaves the NSDB alone',
   { hosts: 2 },
   async (t, c) => {
@@ -723,7 +711,7 @@ cluster(
   },
 );
 
-cluster('an agent that is killed and started again has its identity at once', { hosts: 1 }, async (t, c) => {
+clusterTest('an agent that is killed and started again has its identity at once', { hosts: 1 }, async (t, c) => {
   const [host] = c.hosts;
   for (let i = 0; i < 3; i++) {
     await host.crash();
@@ -734,7 +722,7 @@ cluster('an agent that is killed and started again has its identity at once', { 
   t.is(await host.agent.fault(), undefined);
 });
 
-cluster('tunnel zones follow the configuration', { hosts: 1, zones: ['vxlan', 'gre'] }, async (t, c) => {
+clusterTest('tunnel zones follow the configuration', { hosts: 1, zones: ['vxlan', 'gre'] }, async (t, c) => {
   const [host] = c.hosts;
   const id = (i: number) => idFromName('tunnel-zone', `zone-${i}`);
   const manual = await c.repository.create('tunnel-zone', {
@@ -755,7 +743,7 @@ cluster('tunnel zones follow the configuration', { hosts: 1, zones: ['vxlan', 'g
   t.deepEqual(await readdir(join(host.folder, 'tunnel-zones')), [`${id(0)}.json`]);
 });
 
-cluster('an NSDB that was emptied hears of hosts, ports and bridges again', { hosts: 2 }, async (t, c) => {
+clusterTest('an NSDB that was emptied hears of hosts, ports and bridges again', { hosts: 2 }, async (t, c) => {
   const bridgeId = await c.createBridge();
   const pods = await c.populate(bridgeId, 2);
   const relevant = (paths: string[]) => paths.filter((path) => !/\/(macs|ips)\//.test(path));
@@ -772,7 +760,7 @@ cluster('an NSDB that was emptied hears of hosts, ports and bridges again', { ho
   await c.eachPair(pods, (from, to) => c.connects(from, to));
 });
 
-cluster(
+clusterTest(
   'what is told again does not take a port back that another host has attached since',
   { hosts: 2 },
   async (t, c) => {

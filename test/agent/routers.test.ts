@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import test, { type ExecutionContext } from 'ava';
 import { type FlowKey, Word } from '../../src/flow/key.js';
 import { hostAlivePath } from '../../src/nsdb/layout.js';
 import { formatIpv4, formatIpv6, formatMac, type Ipv6, MAC_BROADCAST } from '../../src/packet/address.js';
@@ -14,26 +13,9 @@ import { buildIpv6 } from '../../src/packet/ipv6.js';
 import { buildNeighborAdvertisement } from '../../src/packet/nd.js';
 import { positionsAfter } from '../../src/topology/position.js';
 import { keyOf } from '../simulation/world.js';
-import { Cluster, type ClusterOptions, Pod, type TestHost } from './cluster.js';
+import { type Cluster, Pod, type TestHost } from './cluster.js';
+import { clusterTest } from './cluster-test.js';
 import { until } from './until.js';
-
-function cluster(
-  title: string,
-  options: ClusterOptions,
-  run: (t: ExecutionContext, c: Cluster) => Promise<void>,
-): void {
-  test.serial(title, async (t) => {
-    const started = await Cluster.start(options);
-    try {
-      await run(t, started);
-    } catch (error) {
-      for (const host of started.hosts) for (const line of host.warnings.slice(-20)) t.log(host.name, line);
-      throw error;
-    } finally {
-      await started.close();
-    }
-  });
-}
 
 /** A bridge behind a router, and how its machines know that. */
 interface Network {
@@ -132,7 +114,7 @@ async function linked(c: Cluster) {
   return { routerId, networks, machines };
 }
 
-cluster(
+clusterTest(
   'machines of two networks reach each other through the router, on one host and across',
   { hosts: 2 },
   async (t, c) => {
@@ -165,7 +147,7 @@ cluster(
   },
 );
 
-cluster(
+clusterTest(
   'a router filters what it forwards and what it sends itself, and tells who is rejected',
   { hosts: 1 },
   async (t, c) => {
@@ -203,7 +185,7 @@ cluster(
   },
 );
 
-cluster('a router answers pings and tells what it cannot forward', { hosts: 2 }, async (t, c) => {
+clusterTest('a router answers pings and tells what it cannot forward', { hosts: 2 }, async (t, c) => {
   const {
     machines: [machine, , , far],
     networks,
@@ -272,7 +254,7 @@ const WORLD6: Ipv6 = [0xfd09_0000, 0, 0, 0xfe];
 const isQuestion = (key: FlowKey) =>
   key.ethType === EtherType.ARP && key.nwProto === ArpOp.REQUEST && key.ipv4Dst === WORLD;
 
-cluster('the neighbours of an uplink are asked for, shared, confirmed and given up', { hosts: 2 }, async (t, c) => {
+clusterTest('the neighbours of an uplink are asked for, shared, confirmed and given up', { hosts: 2 }, async (t, c) => {
   const {
     routerId,
     networks,
@@ -354,7 +336,7 @@ cluster('the neighbours of an uplink are asked for, shared, confirmed and given 
   });
 });
 
-cluster('a change of routes concerns the flows to where they lead, and no others', { hosts: 2 }, async (t, c) => {
+clusterTest('a change of routes concerns the flows to where they lead, and no others', { hosts: 2 }, async (t, c) => {
   const {
     routerId,
     machines: [machine, , , far],
@@ -408,7 +390,7 @@ cluster('a change of routes concerns the flows to where they lead, and no others
   await far.hears('the other network is reached as before');
 });
 
-cluster('what a router says is limited, and the agent is spared the rest', { hosts: 1 }, async (t, c) => {
+clusterTest('what a router says is limited, and the agent is spared the rest', { hosts: 1 }, async (t, c) => {
   const {
     machines: [machine],
   } = await linked(c);
@@ -429,7 +411,7 @@ cluster('what a router says is limited, and the agent is spared the rest', { hos
   await machine.hears('a second later it speaks again');
 });
 
-cluster('after a restart packets are routed by the flows that were there', { hosts: 2 }, async (t, c) => {
+clusterTest('after a restart packets are routed by the flows that were there', { hosts: 2 }, async (t, c) => {
   const {
     machines: [machine, , , far],
   } = await linked(c);
@@ -458,7 +440,7 @@ cluster('after a restart packets are routed by the flows that were there', { hos
   t.deepEqual(flows(), before);
 });
 
-cluster(
+clusterTest(
   'of two uplinks that of a host that is gone is left, and taken again when it is back',
   { hosts: 3 },
   async (t, c) => {
@@ -499,7 +481,7 @@ cluster(
   },
 );
 
-cluster('a neighbour at a port of this host is found without the NSDB, too', { hosts: 1 }, async (t, c) => {
+clusterTest('a neighbour at a port of this host is found without the NSDB, too', { hosts: 1 }, async (t, c) => {
   const {
     routerId,
     machines: [machine],
@@ -528,36 +510,40 @@ cluster('a neighbour at a port of this host is found without the NSDB, too', { h
   t.is((await comesOut(uplink, 'the next packet goes out', isFor(WORLD - 1))).ethDst, WORLD_MAC - 1);
 });
 
-cluster('what packets through a router needed is watched no longer than flows need it', { hosts: 2 }, async (t, c) => {
-  const {
-    machines: [machine, , , far],
-    networks,
-  } = await linked(c);
-  const [host] = c.hosts;
-  const released = () =>
-    until('nothing is needed', async () => {
+clusterTest(
+  'what packets through a router needed is watched no longer than flows need it',
+  { hosts: 2 },
+  async (t, c) => {
+    const {
+      machines: [machine, , , far],
+      networks,
+    } = await linked(c);
+    const [host] = c.hosts;
+    const released = () =>
+      until('nothing is needed', async () => {
+        await c.advance(61_000);
+        return host.flows().every(({ key }) => key.tunId !== 0);
+      });
+    await released();
+    for (let i = 0; i < 4; i++) await c.advance(61_000);
+    const before = host.agent.cache.size;
+    machine.ping(far.ip);
+    await far.hears('it is reached');
+    machine.ping(far.ip6);
+    await far.hears('it is reached by IPv6');
+    machine.ping(networks[1].gateway);
+    await machine.hears('the router answers');
+    machine.ping(0x0a02_7777);
+    await c.quiet();
+    t.true(host.agent.cache.size > before + 5);
+    await released();
+    await until('all is given up', async () => {
       await c.advance(61_000);
-      return host.flows().every(({ key }) => key.tunId !== 0);
+      return host.agent.cache.size <= before;
     });
-  await released();
-  for (let i = 0; i < 4; i++) await c.advance(61_000);
-  const before = host.agent.cache.size;
-  machine.ping(far.ip);
-  await far.hears('it is reached');
-  machine.ping(far.ip6);
-  await far.hears('it is reached by IPv6');
-  machine.ping(networks[1].gateway);
-  await machine.hears('the router answers');
-  machine.ping(0x0a02_7777);
-  await c.quiet();
-  t.true(host.agent.cache.size > before + 5);
-  await released();
-  await until('all is given up', async () => {
-    await c.advance(61_000);
-    return host.agent.cache.size <= before;
-  });
-  // Again, from nothing. What came was the question who has the address that nobody has.
-  t.true(far.received().every(({ ethType }) => ethType === EtherType.ARP));
-  machine.ping(far.ip);
-  await far.hears('it is reached again');
-});
+    // Again, from nothing. What came was the question who has the address that nobody has.
+    t.true(far.received().every(({ ethType }) => ethType === EtherType.ARP));
+    machine.ping(far.ip);
+    await far.hears('it is reached again');
+  },
+);

@@ -1,5 +1,5 @@
+import type { TcpState } from '../tcp-states.js';
 import type { SctpTracking } from './sctp-state.js';
-import type { TcpState } from './tcp-state.js';
 import type { Tuple } from './tuple.js';
 
 /** A tracked connection. */

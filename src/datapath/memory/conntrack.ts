@@ -9,11 +9,12 @@ import { newTcpHeader, parseTcpHeader } from '../../packet/tcp.js';
 import { translationsOf } from '../connection.js';
 import type { ConnectionEvent, ConnectionName, ConnectionOperation, TrackedConnection } from '../datapath.js';
 import { DatapathError } from '../errors.js';
+import type { TcpState } from '../tcp-states.js';
 import type { Connection, Tracked } from './connection.js';
 import { bindNull, bindRange, translate } from './nat.js';
 import { type Layout, locateIp, newLayout, sctpChecksum } from './rewrite.js';
 import { beginSctp, continueSctp, SCTP_TIMEOUT, type SctpTracking } from './sctp-state.js';
-import { nextTcpState, TCP_TIMEOUT, type TcpState } from './tcp-state.js';
+import { nextTcpState, TCP_TIMEOUT } from './tcp-state.js';
 import {
   describeTuple,
   hashTuple,

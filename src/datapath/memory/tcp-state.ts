@@ -1,32 +1,7 @@
 import { TcpFlag } from '../../packet/tcp.js';
+import { TCP_STATES, type TcpState } from '../tcp-states.js';
 
-/** States of a TCP connection as netfilter tracks it (net/netfilter/nf_conntrack_proto_tcp.c). */
-export type TcpState =
-  | 'NONE'
-  | 'SYN_SENT'
-  | 'SYN_RECV'
-  | 'ESTABLISHED'
-  | 'FIN_WAIT'
-  | 'CLOSE_WAIT'
-  | 'LAST_ACK'
-  | 'TIME_WAIT'
-  | 'CLOSE'
-  | 'SYN_SENT2';
-
-const ORDER: readonly TcpState[] = [
-  'NONE',
-  'SYN_SENT',
-  'SYN_RECV',
-  'ESTABLISHED',
-  'FIN_WAIT',
-  'CLOSE_WAIT',
-  'LAST_ACK',
-  'TIME_WAIT',
-  'CLOSE',
-  'SYN_SENT2',
-];
-
-/** In the order of `ORDER`: index of the next state; `-` invalid, `=` ignore (stay). */
+/** In the order of {@link TCP_STATES}: index of the next state; `-` invalid, `=` ignore (stay). */
 const ORIGINAL: { readonly [kind: string]: string } = {
   syn: '11=====119',
   synack: '--2------2',
@@ -63,9 +38,9 @@ export const TCP_TIMEOUT: { readonly [state in TcpState]: number } = {
 export function nextTcpState(state: TcpState, flags: number, reply: boolean): TcpState | undefined {
   const kind = segmentKind(flags);
   if (kind === undefined) return undefined;
-  const step = (reply ? REPLY : ORIGINAL)[kind][ORDER.indexOf(state)];
+  const step = (reply ? REPLY : ORIGINAL)[kind][TCP_STATES.indexOf(state)];
   if (step === '-') return undefined;
-  return step === '=' ? state : ORDER[Number(step)];
+  return step === '=' ? state : TCP_STATES[Number(step)];
 }
 
 function segmentKind(flags: number): string | undefined {

@@ -9,6 +9,7 @@ import {
   NLM_F_EXCL,
   NLM_F_REQUEST,
 } from '../netlink/message.js';
+import { TCP_STATES, type TcpState } from '../tcp-states.js';
 import { IpProtocol } from './uapi.js';
 
 /** The kernel's connections in netlink messages. */
@@ -67,18 +68,6 @@ const IPS_CONFIRMED = 8;
 const IP_CT_TCP_FLAG_BE_LIBERAL = 8;
 const AF_INET = 2;
 const AF_INET6 = 10;
-const TCP_STATES: readonly string[] = [
-  'NONE',
-  'SYN_SENT',
-  'SYN_RECV',
-  'ESTABLISHED',
-  'FIN_WAIT',
-  'CLOSE_WAIT',
-  'LAST_ACK',
-  'TIME_WAIT',
-  'CLOSE',
-  'SYN_SENT2',
-];
 
 export function begin(writer: MessageWriter, command: number, flags: number, family: number): void {
   writer.begin((NFNL_SUBSYS_CTNETLINK << 8) | command, NLM_F_REQUEST | flags);
@@ -143,7 +132,7 @@ function writeAnswered(writer: MessageWriter, protocol: number): void {
   if (protocol === IpProtocol.TCP) writeTcp(writer, 'ESTABLISHED');
 }
 
-function writeTcp(writer: MessageWriter, state: string): void {
+function writeTcp(writer: MessageWriter, state: TcpState): void {
   const info = writer.nest(CTA_PROTOINFO | NLA_F_NESTED);
   const tcp = writer.nest(CTA_PROTOINFO_TCP | NLA_F_NESTED);
   writer.u8(CTA_PROTOINFO_TCP_STATE, TCP_STATES.indexOf(state));
@@ -228,7 +217,7 @@ export function readConnection(message: MessageReader): TrackedConnection {
   let zone = 0;
   let mark = 0;
   let timeout = 0;
-  let tcpState: string | undefined;
+  let tcpState: TcpState | undefined;
   const attributes = message.attributes(new AttributeReader(), NFGENMSG_LENGTH);
   while (attributes.next()) {
     switch (attributes.type) {
@@ -324,7 +313,7 @@ function readAddress(attributes: AttributeReader): number[] {
   return words;
 }
 
-function readTcpState(attributes: AttributeReader): string | undefined {
+function readTcpState(attributes: AttributeReader): TcpState | undefined {
   while (attributes.next()) {
     if (attributes.type === CTA_PROTOINFO_TCP) {
       for (const tcp = attributes.enter(new AttributeReader()); tcp.next(); ) {

@@ -11,6 +11,7 @@ test('/readyz says why this host does not forward, /healthz only that the proces
     repository: { store },
     connections: async () => [],
     features: { conntrack: true, zones: true, nat: true, labels: true, meters: 0 },
+    flowState: { counters: {} },
     fault: async () => {
       if (fault instanceof Error) throw fault;
       return fault;
