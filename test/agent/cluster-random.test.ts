@@ -189,7 +189,8 @@ async function run(t: ExecutionContext, c: Cluster, turmoil: Turmoil): Promise<v
   }
 }
 
-for (const seed of [1, 2, 3, 4, 5]) {
+// With real sockets, files and timers; very many more seeds run in simulation/.
+for (const seed of [1, 2]) {
   test.serial(
     `whatever happens, in the end all reach each other and nothing is left over (seed ${seed})`,
     async (t) => {

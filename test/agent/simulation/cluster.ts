@@ -69,9 +69,9 @@ export class VirtualCluster {
     return this.world.call(what, this.client, action);
   }
 
-  /** Has the client begin something. */
-  attempt(action: () => Promise<void>): void {
-    this.world.begin(this.client, action);
+  /** Has the client begin a change, which may fail. */
+  attempt(what: string, action: () => Promise<void>): void {
+    this.world.attempt(what, this.client, action);
   }
 
   get nsdbIsUp(): boolean {

@@ -173,11 +173,19 @@ export class VirtualHost {
   attach(machine: Machine): void {
     const { agent } = this;
     const { port, interfaceName } = machine;
-    this.world.begin(this.process, () => agent.bindings.attach({ ...port, owner: 'cni' }, interfaceName));
+    this.world.attempt(`${interfaceName} is attached`, this.process, () =>
+      agent.bindings.attach({ ...port, owner: 'cni' }, interfaceName),
+    );
+  }
+
+  /** The kernel says that an interface is there. */
+  interfaceChanged(name: string): void {
+    const { agent } = this;
+    this.world.attempt(`${name} is there`, this.process, async () => agent.interfaceChanged(name));
   }
 
   detach(machine: Machine): void {
     const { agent } = this;
-    this.world.begin(this.process, () => agent.bindings.detach(machine.id));
+    this.world.attempt(`${machine.interfaceName} is detached`, this.process, () => agent.bindings.detach(machine.id));
   }
 }

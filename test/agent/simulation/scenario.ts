@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { MidonetError } from '../../../src/errors.js';
 import { describeMatch } from '../../../src/flow/describe.js';
 import { formatIpv4 } from '../../../src/packet/address.js';
 import { VirtualCluster } from './cluster.js';
@@ -169,10 +168,7 @@ export class Scenario {
     machine.plug(host.node.addInterface(machine.interfaceName));
     if (machine.isBound) {
       this.changeTopology(`${machine.interfaceName} is bound`, () => this.bind(machine, host));
-      if (host.isUp) {
-        const { agent } = host;
-        this.cluster.world.begin(host.process, () => agent.interfaceChanged(machine.interfaceName));
-      }
+      if (host.isUp) host.interfaceChanged(machine.interfaceName);
     } else {
       host.journal.add(machine);
       if (host.isUp) host.attach(machine);
@@ -207,13 +203,11 @@ export class Scenario {
 
   /** Begins a change. It may fail, as the NSDB may be away, and objects may not be there. */
   private changeTopology(what: string, make: () => Promise<unknown>): void {
-    this.cluster.attempt(async () => {
-      const before = this.lastChange;
-      this.lastChange = before.then(make).catch((error: unknown) => {
-        if (!(error instanceof MidonetError)) throw error;
-        this.note(`it was not made that ${what}: ${error.code}`);
-      });
-      await this.lastChange;
+    this.cluster.attempt(what, async () => {
+      const made = this.lastChange.then(make);
+      // Who waits for it is told if it fails; the next one is made all the same.
+      this.lastChange = made.catch(() => {});
+      await made;
     });
   }
 
@@ -467,6 +461,7 @@ export class Scenario {
   private async checkNothingLeft(before: readonly string[]): Promise<void> {
     const after = await this.nodes();
     const differences = [
+      ...this.cluster.world.faults,
       ...this.cluster.hosts.flatMap(({ name, errors }) => errors.map((error) => `${name}: ${error}`)),
       this.leftovers(),
       ...after.filter((path) => !before.includes(path)).map((path) => `${path} is left in the NSDB`),

@@ -13,6 +13,7 @@ import fsPromises from 'node:fs/promises';
 import { syncBuiltinESMExports } from 'node:module';
 import net from 'node:net';
 import timersPromises from 'node:timers/promises';
+import { MidonetError } from '../../../src/errors.js';
 import { currentEvents, Events, type VirtualProcess, VirtualTimer } from './events.js';
 import { VirtualFiles } from './files.js';
 import { VirtualNetwork } from './network.js';
@@ -22,8 +23,8 @@ const PATIENCE_MS = 120_000;
 /** Milliseconds since 1970 at the beginning of a world. */
 const BEGINNING = Date.UTC(2030, 0, 1);
 
-/** What was begun in a process; see {@link World.begin}. */
-export interface Begun<T> {
+/** What was begun in a process. */
+interface Begun<T> {
   settled: boolean;
   value?: T;
   error?: unknown;
@@ -33,6 +34,8 @@ export class World {
   readonly events: Events;
   readonly network: VirtualNetwork;
   readonly files: VirtualFiles;
+  /** What went wrong that could not be told to anybody. */
+  readonly faults: string[] = [];
 
   constructor(seed: number) {
     replaceAll();
@@ -49,7 +52,7 @@ export class World {
   }
 
   /** Has a process do something now; what is left of it happens while the world runs. */
-  begin<T>(process: VirtualProcess, action: () => Promise<T> | T): Begun<T> {
+  private begin<T>(process: VirtualProcess, action: () => Promise<T> | T): Begun<T> {
     const begun: Begun<T> = { settled: false };
     this.events.schedule(process, 0, () => {
       Promise.resolve()
@@ -60,6 +63,16 @@ export class World {
         );
     });
     return begun;
+  }
+
+  /** Has a process begin something that may be refused. */
+  attempt(what: string, process: VirtualProcess, action: () => Promise<unknown>): void {
+    this.begin(process, () =>
+      action().catch((error: Error) => {
+        this.events.trace(`${what}: ${error.message}`);
+        if (!(error instanceof MidonetError)) this.faults.push(`${what}: ${error.stack}`);
+      }),
+    );
   }
 
   /** Has a process do something, and runs until that is done. */
