@@ -52,7 +52,7 @@ export interface FlowStateExchangeOptions {
     Datapath,
     'connection' | 'connections' | 'changeConnections' | 'watchConnections' | 'features'
   >;
-  readonly groups: StatefulGroups;
+  readonly groups: Pick<StatefulGroups, 'ids' | 'zonesOf' | 'hostsOf'>;
   /** The way to another host; null when there is none. To be asked for at least every ten seconds. */
   readonly path: (hostId: string) => TunnelPath | null | undefined;
   readonly open: OpenStateTransport;
