@@ -275,6 +275,8 @@ export class Agent {
         agent.metrics.upcallsLost += count;
       },
     });
+    const metersInUse = agent.forwarder.flows.metersInUse();
+    void agent.cache.meters.removeLeftOvers((id) => metersInUse.has(id));
     agent.registration.start();
     agent.tunnels.start();
     if (agent.features.nat) agent.natLeases.start();

@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { createRequire } from 'node:module';
 import { Command } from 'commander';
 import { pino } from 'pino';
 import { MidonetError } from '../errors.js';
@@ -10,7 +11,10 @@ import { type Service, serve } from './service.js';
 const runNsdb: Run = async (...parameters) => (await import('./run-nsdb.js')).runNsdb(...parameters);
 const runAgent: Run = async (...parameters) => (await import('./run-agent.js')).runAgent(...parameters);
 
+const { version } = createRequire(import.meta.url)('#package') as { version: string };
+
 const program = new Command('midonet')
+  .version(version, '--version', 'say which version this is')
   .description(
     'A distributed virtual network for Kubernetes, Docker and plain hosts on the Open vSwitch kernel datapath',
   )

@@ -3,6 +3,7 @@ import { readU32 } from '../packet/big-endian.js';
 import { buildEthernet, ETHERNET_HEADER, EtherType } from '../packet/ethernet.js';
 import { buildIcmpEchoReply, buildIcmpError, IcmpType, UnreachableCode } from '../packet/icmp.js';
 import { buildIcmpv6EchoReply, buildIcmpv6Error, Icmpv6Type, Unreachable6Code } from '../packet/icmpv6.js';
+import { popTag } from '../packet/vlan.js';
 import type { Effect, Reply } from './decision.js';
 import { type InterfaceAddress, isBroadcastOf, prefixContains, type RouterPortFact } from './fact.js';
 
@@ -11,14 +12,15 @@ const IPV4_SOURCE = 12;
 const IPV6_SOURCE = 8;
 
 /**
- * The frame by which a router answers the packet in `bytes`, which begin with an Ethernet header without a VLAN tag.
+ * The frame by which a router answers the packet in `bytes`, as it came in: a VLAN tag that it had there was taken off on its way.
  * Undefined where nothing may be said: about an error, a later fragment, a packet from or to many (RFC 1812 section
  * 4.3.2.7, RFC 4443 section 2.4), or where the port has no address to say it from.
  */
 export function buildReply(
   { from, to, reply }: Extract<Effect, { type: 'reply' }>,
-  bytes: Uint8Array,
+  asReceived: Uint8Array,
 ): Uint8Array | undefined {
+  const bytes = popTag(asReceived) ?? asReceived;
   const type = ((bytes[12] << 8) | bytes[13]) as number;
   const isIpv6 = type === EtherType.IPV6;
   const at = ETHERNET_HEADER;

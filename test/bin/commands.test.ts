@@ -26,6 +26,12 @@ for (const command of ['agent', 'nsdb serve', 'standalone']) {
   });
 }
 
+test('midonet --version says which it is', async (t) => {
+  const { status, stdout } = await midonet('--version');
+  t.is(status, 0);
+  t.regex(stdout, /^\d+\.\d+\.\d+\n$/);
+});
+
 for (const words of [['agents'], ['agent', '--conf'], ['agent', 'now'], ['nsdb'], ['nsdb', 'run'], []]) {
   test(`\`${['midonet', ...words].join(' ')}\` is refused with the usage`, async (t) => {
     const { status, stderr } = await midonet(...words);

@@ -87,7 +87,8 @@ export class Lab {
       await Promise.all(lab.nodes.map((node) => node.startAgent()));
       return lab;
     } catch (error) {
-      await lab.close();
+      // What cannot be taken down then says less than why it did not come up.
+      await lab.close().catch((left: Error) => console.error('after a failed start:', left));
       throw error;
     }
   }

@@ -12,6 +12,7 @@ import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildIpv6 } from '../../src/packet/ipv6.js';
 import { buildNeighborAdvertisement, buildNeighborSolicitation } from '../../src/packet/nd.js';
 import { buildUdp } from '../../src/packet/udp.js';
+import { pushTag } from '../../src/packet/vlan.js';
 import type { Decision, DropReason, Effect } from '../../src/simulation/decision.js';
 import type { PortFact, RouterPortFact } from '../../src/simulation/fact.js';
 import { buildReply } from '../../src/simulation/reply.js';
@@ -432,4 +433,29 @@ test('soundness: every packet that a flow through a router would take is treated
     { numRuns: 3000 },
   );
   t.true(routed > 50, `${routed} packets were routed`);
+});
+
+test('a router answers what came in with the tag of a VLAN that leads to it', (t) => {
+  const { world, near, router } = network();
+  router.add('near', '10.1.0.1/32', { type: 'local' });
+  const trunk = new TestBridge('trunk');
+  world.localPort(trunk, 5);
+  world.link(trunk, near, { a: 7 });
+  trunk.mac(NEAR, 7).value = { port: trunk.links.at(7).value![0] };
+  const tagged = (bytes: Uint8Array) => pushTag(bytes, 0x8100, 7);
+  const expired = tagged(frame(1));
+  const decision = world.done(keyOf(expired, 5));
+  t.is(decision.drop, 'ttl-exceeded');
+  const { key } = replyTo(decision, expired);
+  t.like(key, { ipv4Dst: CLIENT_IP, tpSrc: IcmpType.TIME_EXCEEDED, vlanTci: 0 });
+  const echo = tagged(
+    buildEthernet(
+      { src: CLIENT, dst: NEAR, type: EtherType.IPV4 },
+      buildIpv4(
+        { src: CLIENT_IP, dst: 0x0a01_0001, protocol: IpProtocol.ICMP },
+        buildIcmpEcho(IcmpType.ECHO_REQUEST, 1, 2, new Uint8Array(8)),
+      ),
+    ),
+  );
+  t.like(replyTo(world.done(keyOf(echo, 5)), echo).key, { ipv4Dst: CLIENT_IP, tpSrc: IcmpType.ECHO_REPLY });
 });

@@ -7,6 +7,8 @@ import type { TopologySource } from './topology-source.js';
 /** The datapath takes what machines send in frames of up to 64 KiB, if they leave it to others to cut them: 524.28 kilobits. */
 const MIN_BURST = 525;
 const MAX_UINT32 = 0xffff_ffff;
+/** So many numbers without a meter mean that there are no more. */
+const MAX_GAP = 64;
 
 /** Kilobits per second, and kilobits at once. */
 export interface RateLimit {
@@ -17,7 +19,7 @@ export interface RateLimit {
 /**
  * The meters of ports whose rate is limited. A meter is put when a packet needs it, and known when it is there: without it a flow would let
  * all pass. It is deleted when no flow has needed it for a while. Meters outlive the agent, as flows do; the next
- * one puts its own under the same numbers.
+ * one puts its own under the same numbers, and deletes what it does not need.
  */
 export class Meters {
   /** By port and limit. */
@@ -28,7 +30,7 @@ export class Meters {
 
   constructor(
     private readonly source: Pick<TopologySource, 'cell'>,
-    private readonly datapath: Pick<Datapath, 'features' | 'putMeter' | 'deleteMeter'>,
+    private readonly datapath: Pick<Datapath, 'features' | 'meter' | 'putMeter' | 'deleteMeter'>,
     private readonly log: Logger,
   ) {}
 
@@ -51,6 +53,25 @@ export class Meters {
       this.cells.set(name, cell);
     }
     return cell;
+  }
+
+  /**
+   * Delete meters of an earlier run that no flow uses any more.
+   * @param isUsed whether a flow of the datapath goes through the meter
+   */
+  async removeLeftOvers(isUsed: (id: number) => boolean): Promise<void> {
+    const { meters } = this.datapath.features;
+    try {
+      // They have the lowest numbers that were free.
+      for (let id = 0, missing = 0; id < meters && missing < MAX_GAP && !this.closed; id++) {
+        const counters = await this.datapath.meter(id);
+        missing = counters === undefined ? missing + 1 : 0;
+        if (counters !== undefined && !this.taken.has(id) && !isUsed(id)) await this.datapath.deleteMeter(id);
+      }
+    } catch (error) {
+      if (this.closed) return;
+      this.log.warn({ error: (error as Error).message }, 'meters of an earlier run stay in the datapath');
+    }
   }
 
   /** The meters stay in the datapath, as the flows do that need them. */

@@ -67,7 +67,7 @@ export class TopologyCache implements DeviceSource {
     private readonly here: (portId: string) => LocalPortFacts,
     private readonly findNeighbor: (portId: string, address: string, cell: Cell<NeighborFact>) => Watch,
     private readonly nat: SourceNatOptions | undefined,
-    datapath: Pick<Datapath, 'features' | 'putMeter' | 'deleteMeter'>,
+    datapath: Pick<Datapath, 'features' | 'meter' | 'putMeter' | 'deleteMeter'>,
     private readonly forgotten: (portId: string) => void,
     onMemberDown: ConstructorParameters<typeof LoadBalancerCells>[1],
     private readonly onChange: (cell: Cell<unknown>) => void,

@@ -72,6 +72,15 @@ export class FlowTable {
     return this.byId.get(id);
   }
 
+  /** The meters that packets of some flow go through. */
+  metersInUse(): Set<number> {
+    const ids = new Set<number>();
+    for (const { actions } of this.byId.values()) {
+      for (const action of actions) if (action.type === 'meter') ids.add(action.id);
+    }
+    return ids;
+  }
+
   records(): IterableIterator<FlowRecord> {
     return this.byId.values();
   }

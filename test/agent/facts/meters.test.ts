@@ -44,6 +44,15 @@ test('where the datapath has no meter left a rate is not limited, which is told 
   t.regex(warnings[0], /not limited/);
 });
 
+test('meters of an earlier run go, but for those that flows use', async (t) => {
+  const { datapath, meters, loaded } = setUp(1000);
+  for (const id of [0, 1, 2, 30, 31]) await datapath.putMeter(id, { unit: 'kilobits', rate: 1, burst: 1 });
+  t.is(await loaded(meters.meter('a', LIMIT)), 0);
+  await meters.removeLeftOvers((id) => id === 2 || id === 30);
+  const left = await Promise.all([0, 1, 2, 30, 31].map(async (id) => (await datapath.meter(id)) !== undefined));
+  t.deepEqual(left, [true, false, true, true, false]);
+});
+
 test('a refused meter is told, and its port has no limit', async (t) => {
   const { datapath, meters, loaded, warnings } = setUp(1);
   await datapath.close();
