@@ -7,6 +7,8 @@ import { type Arrival, describeStep, type StepPlan, Talk, traffic } from './traf
 
 /** The invariants of the design, in networks that have everything, in all combinations, and with all kinds of packets. */
 
+const READABLE = { includeErrorInReport: true, interruptAfterTimeLimit: 60_000 };
+
 /** Does these steps, one after the other, and tells what came of each. */
 function carryOut(
   plan: NetworkPlan,
@@ -38,7 +40,7 @@ test('soundness: what flows do with packets is what becomes of them when each is
           throw new Error(`${describeStep(step)}\nwith flows:\n${flows}\nwithout:\n${simulated}`);
       });
     }),
-    { numRuns: 300 },
+    { ...READABLE, numRuns: 300 },
   );
   t.pass();
 });
@@ -52,7 +54,7 @@ test('soundness: every packet that a flow matches has its decision, also when it
         if (unsound !== undefined) throw new Error(unsound);
       }
     }),
-    { numRuns: 300 },
+    { ...READABLE, numRuns: 300 },
   );
   t.pass();
 });
@@ -64,6 +66,6 @@ test('determinism: the same packets in the same order make the same flows', (t) 
     fc.property(networkPlans, traffic(6), (plan, steps) => {
       t.deepEqual(flows(plan, steps), flows(plan, steps));
     }),
-    { numRuns: 50 },
+    { ...READABLE, numRuns: 50 },
   );
 });

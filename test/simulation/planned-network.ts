@@ -100,7 +100,7 @@ export function routerMac(router: number, bridge: number): number {
   return 0x0200_0000_aa00 + 0x10 * router + bridge;
 }
 
-/** What a host of the network runs on. */
+/** What a host of the network runs on, for as long as the network is there. */
 export interface HostSetting {
   readonly datapath: Datapath;
   /** Its addresses on the underlay, and the other host's. */
@@ -120,7 +120,7 @@ export class PlannedHost extends SimulatedHost {
   constructor(
     readonly index: number,
     private readonly plan: NetworkPlan,
-    private readonly setting: HostSetting,
+    readonly setting: HostSetting,
     options: SimulatedHostOptions = {},
   ) {
     super(setting.datapath, options);
@@ -399,10 +399,6 @@ export class PlannedNetwork {
       device.clear();
       return frames;
     });
-  }
-
-  get upcalls(): number {
-    return this.hosts.reduce((sum, host) => sum + host.upcalls, 0);
   }
 
   get faults(): string[] {

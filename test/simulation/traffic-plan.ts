@@ -164,7 +164,11 @@ export interface Arrival {
 export class Talk {
   private readonly machines: readonly Machine[];
 
-  constructor(private readonly plan: NetworkPlan) {
+  constructor(
+    private readonly plan: NetworkPlan,
+    /** Of fragments: those of other conversations are not put together with them. */
+    private readonly fragmentId = 1,
+  ) {
     this.machines = machinesOf(plan);
   }
 
@@ -207,7 +211,7 @@ export class Talk {
         type: isIpv4 ? EtherType.IPV4 : EtherType.IPV6,
         vlans: step.vlan === null ? [] : [{ id: step.vlan }],
       },
-      buildIp(fields, bytes, step.fragment),
+      buildIp(fields, bytes, step.fragment, this.fragmentId),
     );
   }
 
@@ -298,14 +302,15 @@ function buildIp(
   { src, dst, protocol, ttl, tos }: IpFields,
   payload: Uint8Array,
   part: PacketPlan['fragment'],
+  id = 0,
 ): Uint8Array {
   const isIpv4 = src.length === 1;
   // A checksum is of the whole datagram, so that what is put together again is right.
   const build = (bytes: Uint8Array, fragment?: { offset: number; more: boolean }) =>
     isIpv4
-      ? buildIpv4({ src: src[0], dst: dst[0], protocol, ttl, tos, id: 7, fragment }, bytes)
+      ? buildIpv4({ src: src[0], dst: dst[0], protocol, ttl, tos, id, fragment }, bytes)
       : buildIpv6(
-          { src, dst, protocol, hopLimit: ttl, trafficClass: tos, fragment: fragment && { ...fragment, id: 7 } },
+          { src, dst, protocol, hopLimit: ttl, trafficClass: tos, fragment: fragment && { ...fragment, id } },
           bytes,
         );
   const whole = build(payload);

@@ -2,6 +2,7 @@ import { MemoryNetwork } from '../../../src/datapath/memory/network.js';
 import { type DatapathFactory, datapathCompliance, type Lab } from '../../compliance/datapath.js';
 import { connectionsCompliance } from '../../compliance/datapath-connections.js';
 import { conntrackCompliance } from '../../compliance/datapath-conntrack.js';
+import { soundnessCompliance } from '../../compliance/soundness.js';
 
 function lab(network: MemoryNetwork, underlay: number): Lab {
   const node = network.node(underlay);
@@ -30,3 +31,4 @@ const factory: DatapathFactory = {
 datapathCompliance('memory', factory);
 conntrackCompliance('memory', factory);
 connectionsCompliance('memory', factory);
+soundnessCompliance('memory', factory, { networks: 50, pairs: 1 });
