@@ -31,11 +31,16 @@ interface Return {
   readonly recirculation: Recirculation;
 }
 
+/** As long as any other. */
+const ANY_RECIRCULATION: Action = { type: 'recirc', id: 1 };
+
 /** The simulation that a packet's tracking is part of. */
 export interface TrackedSimulation {
   /** Undefined: the decision will be to wait for the fact. */
   read<T>(fact: Fact<T>): T | null | undefined;
   drop(reason: DropReason): void;
+  /** Make the action list longer by these, or leave a copy out and count it where the datapath takes no longer one. */
+  takeRoom(actions: readonly Action[]): boolean;
   /** Whether the packet is, at this point of its way, a copy that a mirror made. */
   readonly isMirrorCopy: boolean;
 }
@@ -168,7 +173,7 @@ export class ConnectionTracking {
     if (!this.isHere()) return undefined;
     this.arrival.trace?.push({ type: 'hash' });
     this.isCommitLater = true;
-    this.returns.push({
+    this.sendBack({
       actions: [{ type: 'hash', basis: TARGET_HASH_BASIS }],
       recirculation: { ...this.before, isHashed: true, sentFrom: this.arrival.sentFrom },
     });
@@ -212,12 +217,12 @@ export class ConnectionTracking {
     const direction = zone === entryZone ? 'key' : this.direction();
     if (direction === undefined) return;
     if (zone === entryZone) this.isCommitLater = true;
-    else if (entryZone !== null && !before.isCommitted && !simulation.isMirrorCopy) this.commitZone = entryZone;
+    else if (entryZone !== null && !before.isCommitted && !simulation.isMirrorCopy && !this.commitIn(entryZone)) return;
     arrival.trace?.push({ type: 'translate', kind, zone, nat });
     const set = headers.setAction(ADDRESSES);
     const ct: Action = { type: 'ct', zone, commit: kind !== 'reverse', nat };
     const translations = earlier.map((translation) => ({ ...translation, isMade: this.isMade(translation) }));
-    this.returns.push({
+    this.sendBack({
       actions: set === undefined ? [ct] : [set, ct],
       recirculation: {
         direction,
@@ -254,13 +259,18 @@ export class ConnectionTracking {
 
   /**
    * A copy of the packet leaves: have it committed in the zone of the port of entry, if it is to be. False when that zone is
-   * not in hand; then the decision is another.
+   * not in hand, as then the decision is another, or there is no room for it.
    */
   commitAtEntry(): boolean {
     if (!this.isTracked() || this.before.isCommitted) return true;
     const zone = this.entryZone();
     if (zone === undefined) return false;
-    if (zone !== null) this.commitZone = zone;
+    return zone === null || this.commitIn(zone);
+  }
+
+  private commitIn(zone: number): boolean {
+    if (this.commitZone === undefined && !this.simulation.takeRoom([commitIn(zone)])) return false;
+    this.commitZone = zone;
     return true;
   }
 
@@ -274,7 +284,7 @@ export class ConnectionTracking {
   /** What commits the packet in the zone of the port of entry, if anything does: comes before all copies. */
   commitment(): Action | undefined {
     if (this.commitZone === undefined || this.isCommitLater) return undefined;
-    return { type: 'ct', zone: this.commitZone, commit: true };
+    return commitIn(this.commitZone);
   }
 
   /** How many copies of the packet come back from the datapath. */
@@ -285,6 +295,11 @@ export class ConnectionTracking {
   /** The actions for each of these. */
   returnedCopies(): Action[][] {
     return this.returns.map(({ actions, recirculation }) => [...actions, this.recirculate(recirculation)]);
+  }
+
+  private sendBack(copy: Return): void {
+    const actions = [...copy.actions, ANY_RECIRCULATION];
+    if (this.simulation.takeRoom([{ type: 'clone', actions }])) this.returns.push(copy);
   }
 
   private recirculate(recirculation: Recirculation): Action {
@@ -329,4 +344,8 @@ export class ConnectionTracking {
 /** Whether another host has had the packet before. */
 export function isFromOtherHost({ ingress, sentFrom }: Arrival): boolean {
   return ingress === undefined && sentFrom === undefined;
+}
+
+function commitIn(zone: number): Action {
+  return { type: 'ct', zone, commit: true };
 }

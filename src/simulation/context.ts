@@ -86,7 +86,8 @@ export class SimulationContext implements TrackedSimulation {
   private devices = 0;
   private install = true;
   private dropReason: DropReason | undefined;
-  private copiesLength = 0;
+  /** How long the actions have become. */
+  private actionsLength = 0;
   private cutCopies = 0;
   private circles = 0;
 
@@ -209,7 +210,7 @@ export class SimulationContext implements TrackedSimulation {
   limitBy(meter: number): void {
     this.trace?.push({ type: 'meter', id: meter });
     this.meter = meter;
-    this.copiesLength += this.limits.actionsLength([{ type: 'meter', id: meter }]);
+    this.actionsLength += this.limits.actionsLength([{ type: 'meter', id: meter }]);
   }
 
   /** From here on, copies of the packet go everywhere. */
@@ -357,15 +358,21 @@ export class SimulationContext implements TrackedSimulation {
     const changes = this.headers.changes();
     const actions = [...changes, ...outputs];
     // Room for the clone that keeps the headers of the other copies as they are.
-    const length =
-      this.copiesLength + this.limits.actionsLength(changes.length === 0 ? actions : [{ type: 'clone', actions }]);
+    if (this.takeRoom(changes.length === 0 ? actions : [{ type: 'clone', actions }])) {
+      this.copies.push({ changes, outputs });
+    }
+  }
+
+  /** Make the action list longer by these, or leave a copy out and count it where the datapath takes no longer one. */
+  takeRoom(actions: readonly Action[]): boolean {
+    const length = this.actionsLength + this.limits.actionsLength(actions);
     if (length > this.limits.maxActionsLength) {
       this.trace?.push({ type: 'cut' });
       this.cutCopies++;
-      return;
+      return false;
     }
-    this.copiesLength = length;
-    this.copies.push({ changes, outputs });
+    this.actionsLength = length;
+    return true;
   }
 
   /** What came of it. To be asked for once, at the end. */

@@ -98,6 +98,11 @@ function choose(context: SimulationContext, vip: VipFact): BalancedMember | null
     context.trace?.push({ type: 'member', pool: pool.id, member: null });
     return null;
   }
+  if (pool.members.isDecided) {
+    const member = pool.members.ofBucket(0) ?? null;
+    context.trace?.push(memberStep(pool, member, 'alone'));
+    return member;
+  }
   if (vip.isSticky) {
     const member = pool.members.ofClient(...seeClient(context)) ?? null;
     context.trace?.push(memberStep(pool, member, 'client'));

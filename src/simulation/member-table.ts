@@ -51,6 +51,11 @@ export class MemberTable<M extends TableMember> {
     });
   }
 
+  /** Whether one member takes all connections, or nobody does. */
+  get isDecided(): boolean {
+    return this.available.length <= 1;
+  }
+
   /** The member that takes a connection whose hash ends in these bits; undefined when no member is available. */
   ofBucket(bucket: number): M | undefined {
     return this.owners[bucket];

@@ -87,8 +87,8 @@ export interface ChosenMember {
   readonly id: string;
   readonly address: string;
   readonly port: number;
-  /** `bucket`: it has the packet's bucket. `stand-in`: the member that has it takes no connections. `client`: it has the client. */
-  readonly by: 'bucket' | 'stand-in' | 'client';
+  /** `alone`: no other takes connections. `bucket`: it has the packet's bucket. `stand-in`: the member that has it takes no connections. `client`: it has the client. */
+  readonly by: 'alone' | 'bucket' | 'stand-in' | 'client';
 }
 
 export function macStep(mac: number, port: Fact<PortFact> | null): TraceStep {
@@ -229,6 +229,7 @@ function describeVip({ loadBalancer, vip, isOn }: Extract<TraceStep, { type: 'vi
 
 const MEMBER_REASONS: Readonly<Record<ChosenMember['by'], string>> = {
   bucket: 'it has this bucket',
+  alone: 'no other member takes connections',
   'stand-in': 'the member that has this bucket takes no connections',
   client: 'it has this client',
 };

@@ -7,6 +7,7 @@ import { isIcmpv6Error } from '../packet/icmpv6.js';
 import { formatIp, type Ip } from '../packet/ip.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
 import { bitAt, commonBits } from '../packet/prefix.js';
+import { bitsToTell } from './condition.js';
 import type { Fact, VipAnswer } from './fact.js';
 
 /** Where connections to a VIP go to. */
@@ -25,12 +26,16 @@ export interface VipCell<V> extends Fact<V> {
 
 type Cell<V> = VipCell<VipAnswer<V>>;
 
+const MAX_PORT = 0xffff;
+
 /** An address with VIPs. */
 interface Leaf<V> {
   readonly isLeaf: true;
   readonly words: Uint32Array;
   /** By protocol and port; of several VIPs the one with the least identifier counts. */
   readonly services: Map<number, Service<V>>;
+  /** The keys of `services`, in ascending order. */
+  readonly serviceKeys: number[];
   /** There are VIPs at this address, but none for the protocol and port of the packet. */
   otherPorts: Cell<V> | undefined;
   /** There are VIPs at this address. */
@@ -84,6 +89,7 @@ export class VipIndex<V> {
       const name = `vip ${formatIp(key.address)} port ${key.port} protocol ${key.protocol}`;
       service = { cell: this.newCell(name), values: new Map() };
       leaf.services.set(at, service);
+      leaf.serviceKeys.splice(placeOf(at, leaf.serviceKeys), 0, at);
       leaf.otherPorts?.touch();
     }
     service.values.set(id, value);
@@ -100,6 +106,7 @@ export class VipIndex<V> {
     service.cell.set(firstValue(service));
     if (service.values.size > 0) return;
     leaf.services.delete(at);
+    leaf.serviceKeys.splice(placeOf(at, leaf.serviceKeys), 1);
     if (leaf.services.size > 0) return;
     trie.remove(leaf);
     // What carries the fact would not be told of a VIP that comes to have this address again.
@@ -137,8 +144,8 @@ export class VipIndex<V> {
       const isError = isIpv4 ? isIcmpError(packet.tpSrc) : isIcmpv6Error(packet.tpSrc);
       return isError ? this.tracked(leaf) : undefined;
     }
-    seen.seeTpDst();
     const service = leaf.services.get(serviceKey(protocol, packet.tpDst));
+    seen.seeTpDst(service === undefined ? otherPortBits(leaf.serviceKeys, protocol, packet.tpDst) : MAX_PORT);
     if (service !== undefined) return service.cell;
     if (leaf.otherPorts === undefined) {
       leaf.otherPorts = this.newCell(`other ports of ${formatWords(leaf.words)}`);
@@ -213,6 +220,7 @@ class AddressTrie<V> {
       isLeaf: true,
       words,
       services: new Map(),
+      serviceKeys: [],
       otherPorts: undefined,
       tracked: undefined,
       regions: new Map(),
@@ -301,6 +309,28 @@ function hasPorts(protocol: number): boolean {
 
 function serviceKey(protocol: number, port: number): number {
   return protocol * 65536 + port;
+}
+
+/** Where a key is among these in ascending order, or would be. */
+function placeOf(key: number, keys: readonly number[]): number {
+  let low = 0;
+  let high = keys.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (keys[middle] < key) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** The leading bits of a port that tell it from those of all services of the protocol: from the next ones below and above. */
+function otherPortBits(keys: readonly number[], protocol: number, port: number): number {
+  const place = placeOf(serviceKey(protocol, port), keys);
+  let bits = 0;
+  for (const key of [keys[place - 1], keys[place]]) {
+    if (key !== undefined && key >>> 16 === protocol) bits |= bitsToTell(port, key & MAX_PORT);
+  }
+  return bits;
 }
 
 function firstValue<V>(service: Service<V>): V | null {

@@ -1,9 +1,16 @@
 import test from 'ava';
 import fc from 'fast-check';
-import { type NetworkPlan, networkPlans } from './network-plan.js';
+import { actionsEqual } from '../../src/flow/action.js';
+import { describeActions } from '../../src/flow/describe.js';
+import { Word } from '../../src/flow/key.js';
+import { EtherType } from '../../src/packet/ethernet.js';
+import { IpProtocol } from '../../src/packet/ip-protocol.js';
+import type { Condition } from '../../src/topology/chains.js';
+import { type NetworkPlan, networkPlans, readable, withoutChoices } from './network-plan.js';
 import { PlannedNetwork } from './planned-network.js';
-import { describeFlow, type SimulatedHostOptions, unsoundFlow } from './simulated-host.js';
-import { type Arrival, describeStep, type StepPlan, Talk, traffic } from './traffic-plan.js';
+import { describeFlow, differenceOf, type SimulatedHostOptions, unsoundFlow } from './simulated-host.js';
+import { type Arrival, describeStep, type PacketPlan, type StepPlan, steps, Talk, traffic } from './traffic-plan.js';
+import type { TestFact } from './world.js';
 
 /** The invariants of the design, in networks that have everything, in all combinations, and with all kinds of packets. */
 
@@ -68,4 +75,167 @@ test('determinism: the same packets in the same order make the same flows', (t) 
     }),
     { ...READABLE, numRuns: 50 },
   );
+});
+
+/** Something else that a fact might say; the same where nothing else of its kind comes to mind. */
+function otherValue(value: unknown): unknown {
+  if (typeof value === 'number') return value + 1;
+  if (typeof value === 'boolean') return !value;
+  if (Array.isArray(value)) return [];
+  if (typeof value !== 'object' || value === null) return value;
+  if ('adminStateUp' in value) return { ...value, adminStateUp: !value.adminStateUp };
+  if ('mac' in value) return { ...value, mac: Number(value.mac) + 1 };
+  return value;
+}
+
+test('a fact that changes is a tag of every flow that becomes another', (t) => {
+  let changed = 0;
+  fc.assert(
+    fc.property(
+      networkPlans,
+      traffic(6),
+      fc.nat(),
+      fc.constantFrom('other', 'none', 'not in hand'),
+      (plan, steps, which, to) => {
+        for (const host of carryOut(plan, steps).network.hosts) {
+          const facts = [...new Set(host.decisions.flatMap(({ decision }) => decision.tags))] as TestFact<unknown>[];
+          // Those of routes follow from the routes whenever they are asked for, and recirculations never change.
+          const candidates = facts.filter(({ tag }) => !/^routes |^recirculation /.test(tag));
+          if (candidates.length === 0) continue;
+          const fact = candidates[which % candidates.length];
+          fact.value = to === 'other' ? otherValue(fact.value) : to === 'none' ? null : undefined;
+          for (const flow of host.decisions) {
+            const again = host.run(flow.key);
+            const difference = again.type === 'wait' ? 'it waits' : differenceOf(flow.decision, again);
+            if (difference === undefined) continue;
+            changed++;
+            if (!flow.decision.tags.includes(fact)) {
+              throw new Error(`${fact.tag} is ${to}: ${difference}\nfor the flow ${describeFlow(flow)}`);
+            }
+          }
+        }
+      },
+    ),
+    { ...READABLE, numRuns: 400 },
+  );
+  t.log(`${changed} flows became others`);
+  t.true(changed > 100);
+});
+
+test('bounds: actions are no longer than the datapath takes them, and what is left out for that is counted', (t) => {
+  let cut = 0;
+  fc.assert(
+    fc.property(networkPlans, traffic(4), fc.integer({ min: 600, max: 1500 }), (plan, steps, maxActionsLength) => {
+      const { network } = carryOut(plan, steps);
+      const { network: short } = carryOut(plan, steps, { maxActionsLength });
+      network.hosts.forEach(({ setting, decisions }, i) => {
+        const { datapath } = setting;
+        for (const { key, decision } of decisions) {
+          const shorter = short.hosts[i].run(key);
+          if (shorter.type === 'wait') throw new Error('a short decision waits');
+          const length = datapath.actionsLength(shorter.actions);
+          if (length > maxActionsLength) {
+            throw new Error(`${length} bytes of ${maxActionsLength}: ${describeActions(shorter.actions)}`);
+          }
+          // Those that come back by another way than without the limit are unknown there.
+          if (actionsEqual(shorter.actions, decision.actions) || shorter.drop === 'stale-recirculation') continue;
+          if (shorter.cut === decision.cut) {
+            throw new Error(
+              `not counted: ${describeActions(shorter.actions)}\nof ${describeActions(decision.actions)}`,
+            );
+          }
+          cut++;
+        }
+      });
+    }),
+    { ...READABLE, numRuns: 200 },
+  );
+  t.log(`${cut} decisions were cut`);
+  t.true(cut > 0);
+});
+
+/** Words of a key that no device of this network has a reason to look at in a packet of TCP or UDP. */
+function unseenWords({ chains, routers, vips, bridges, mirrors }: NetworkPlan): number[] {
+  const rules = chains.flat();
+  const conditions = [...rules.map((rule) => rule.if ?? {}), ...mirrors.map(({ condition }) => condition)];
+  const compares = (...fields: (keyof Condition)[]) => conditions.some((one) => fields.some((field) => field in one));
+  const translates = rules.some(({ type }) => type.endsWith('nat'));
+  const isBalanced = vips.length > 0;
+  const words: number[] = [
+    Word.TCP_FLAGS,
+    Word.IPV6_LABEL,
+    Word.SKB_MARK,
+    Word.PRIORITY,
+    Word.CT_LABELS,
+    Word.ND_TARGET,
+  ];
+  if (!compares('tos')) words.push(Word.NW_TOS);
+  if (routers.length === 0) words.push(Word.NW_TTL);
+  const hasPorts = translates || isBalanced || bridges.some(({ isServed }) => isServed);
+  if (!hasPorts && !compares('sourcePorts')) words.push(Word.TP_SRC);
+  if (!hasPorts && !compares('destinationPorts')) words.push(Word.TP_DST);
+  if (routers.length > 0 || translates || isBalanced) return words;
+  if (!compares('source', 'sourceAddressGroupId')) words.push(Word.NW_SRC);
+  if (!compares('destination', 'destinationAddressGroupId')) words.push(Word.NW_DST);
+  return words;
+}
+
+test('generality: what no device compares is not matched', (t) => {
+  fc.assert(
+    fc.property(networkPlans, traffic(6), (plan, steps) => {
+      const words = unseenWords(plan);
+      for (const host of carryOut(plan, steps).network.hosts) {
+        for (const flow of host.decisions) {
+          const { nwProto, ethType } = flow.key;
+          const isIp = ethType === EtherType.IPV4 || ethType === EtherType.IPV6;
+          if (!isIp || (nwProto !== IpProtocol.TCP && nwProto !== IpProtocol.UDP)) continue;
+          const seen = words.filter((word) => flow.decision.mask.words[word] !== 0);
+          if (seen.length > 0) throw new Error(`words ${seen} of ${describeFlow(flow)}`);
+        }
+      }
+    }),
+    { ...READABLE, numRuns: 300 },
+  );
+  t.pass();
+});
+
+/** What opens a connection, if its destination is there. */
+const openings = fc
+  .tuple(steps, fc.constantFrom('tcp' as const, 'udp' as const))
+  .filter(([step]) => step.type === 'packet')
+  .map(([step, protocol]) => ({ ...(step as PacketPlan), protocol, fragment: 'none' as const, ttl: 64 }))
+  .map(readable(describeStep));
+
+test('generality: new connections between two machines make no flow, whatever is between them', (t) => {
+  let arrived = 0;
+  fc.assert(
+    fc.property(networkPlans.map(withoutChoices), openings, (plan, opening) => {
+      const network = new PlannedNetwork(plan);
+      const talk = new Talk(plan);
+      const converse = (srcPort: number) => {
+        for (const step of [
+          { ...opening, srcPort },
+          { ...opening, srcPort },
+        ]) {
+          const { from, frame } = talk.frameOf(step, [])!;
+          for (const [at, got] of network.send(from, frame)) {
+            arrived++;
+            const back = talk.frameOf({ type: 'answer', to: 0 }, [{ at, frame: got }]);
+            if (back !== undefined) network.send(back.from, back.frame);
+          }
+        }
+      };
+      const flows = () => network.hosts.flatMap(({ decisions }) => decisions.map(describeFlow));
+      converse(0);
+      converse(1);
+      const before = flows();
+      for (let srcPort = 2; srcPort < 8; srcPort++) converse(srcPort);
+      const made = flows().filter((flow) => !before.includes(flow));
+      if (made.length > 0)
+        throw new Error(`flows that connections made:\n${made.join('\n')}\nbeside\n${before.join('\n')}`);
+    }),
+    { ...READABLE, numRuns: 200 },
+  );
+  t.log(`${arrived} packets arrived`);
+  t.true(arrived > 200);
 });

@@ -121,6 +121,16 @@ for (const device of ['router', 'bridges'] as const) {
     t.true(network.upcalls - before <= 10, `${network.upcalls - before} upcalls`);
   });
 
+  test(`VIP of ${device}: where one member takes all connections nothing is looked at to choose it`, (t) => {
+    for (const isSticky of [false, true]) {
+      const { network } = setting(device, [{ name: 'server' }, { name: 'remote', isAvailable: false }], isSticky);
+      t.is(converse(t, network, 'client', request(1000)), 'server');
+      const before = network.upcalls;
+      for (let port = 2000; port < 2020; port++) t.is(converse(t, network, 'client', request(port)), 'server');
+      t.is(network.upcalls, before);
+    }
+  });
+
   test(`VIP of ${device}: connections keep a member that takes no others, and an empty pool takes none`, (t) => {
     const { network, vips } = setting(device, [{ name: 'server' }]);
     t.is(converse(t, network, 'client', request(1000)), 'server');

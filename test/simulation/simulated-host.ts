@@ -30,8 +30,8 @@ export interface DecidedFlow {
 export interface SimulatedHostOptions {
   /** False: every packet is simulated, none is left to a flow. */
   readonly installs?: boolean;
-  /** Those of the datapath when absent. */
-  readonly limits?: Limits;
+  /** That of the datapath when absent. */
+  readonly maxActionsLength?: number;
 }
 
 /**
@@ -58,7 +58,7 @@ export class SimulatedHost {
     idOf: (recirculation) => {
       let id = recirculationHash(recirculation);
       for (let known = this.records.get(id); known !== undefined; known = this.records.get(++id)) {
-        if (recirculationsEqual(known.value!, recirculation)) break;
+        if (known.value && recirculationsEqual(known.value, recirculation)) break;
       }
       return id;
     },
@@ -69,7 +69,10 @@ export class SimulatedHost {
     options: SimulatedHostOptions = {},
   ) {
     this.installs = options.installs ?? true;
-    this.limits = options.limits ?? datapath;
+    this.limits = {
+      maxActionsLength: options.maxActionsLength ?? datapath.maxActionsLength,
+      actionsLength: (actions) => datapath.actionsLength(actions),
+    };
   }
 
   /** Installed flows. */

@@ -242,6 +242,31 @@ test('ports are looked at only where the address is a VIP, and addresses only as
   t.is(here.tpDst, 0xffff);
 });
 
+test('of a port that no VIP of the address has, as many bits are looked at as tell it from those of its protocol', (t) => {
+  const index = newIndex();
+  const address = parseIp('10.0.0.1')!;
+  index.set('a', { address, protocol: IpProtocol.TCP, port: 80 }, 'a');
+  index.set('b', { address, protocol: IpProtocol.TCP, port: 443 }, 'b');
+  index.set('c', { address, protocol: IpProtocol.UDP, port: 0x8001 }, 'c');
+  const packet = new FlowKey();
+  packet.ethType = EtherType.IPV4;
+  packet.nwProto = IpProtocol.TCP;
+  packet.ipv4Dst = 0x0a00_0001;
+  const bits = (port: number) => {
+    const seen = new FlowMask();
+    packet.tpDst = port;
+    t.is(index.lookup(packet, seen)?.value, 'tracked');
+    return seen.tpDst;
+  };
+  t.is(bits(0x8001), 0x8000);
+  t.is(bits(82), 0xfffe);
+  t.is(bits(128), 0xff80);
+  index.delete('b', { address, protocol: IpProtocol.TCP, port: 443 });
+  t.is(bits(256), 0xff00);
+  index.delete('a', { address, protocol: IpProtocol.TCP, port: 80 });
+  t.is(bits(80), 0);
+});
+
 test('ten thousand VIPs come and go, and nothing of them stays', (t) => {
   const index = newIndex();
   const all = Array.from({ length: 10_000 }, (_, i) => ({
