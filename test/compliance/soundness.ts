@@ -237,8 +237,12 @@ function withoutChance(frame: Uint8Array): Uint8Array {
   return bytes;
 }
 
+/** Where the kernel itself tracks what goes between the nodes. */
+const UNDERLAY_ZONE = 0;
+
 function describeConnections(connections: readonly TrackedConnection[]): string {
   return connections
+    .filter(({ zone }) => zone !== UNDERLAY_ZONE)
     .map(({ zone, protocol, original, answered, tcpState, mark }) => {
       const { src, dst } = original;
       return `  zone ${zone} protocol ${protocol} ${src} > ${dst} answered ${answered} ${tcpState ?? ''} mark ${mark}`;

@@ -1,16 +1,28 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { actionsEqual } from '../../src/flow/action.js';
-import { describeActions } from '../../src/flow/describe.js';
-import { Word } from '../../src/flow/key.js';
+import { describeActions, describePacket } from '../../src/flow/describe.js';
+import { type FlowKey, Word } from '../../src/flow/key.js';
 import { EtherType } from '../../src/packet/ethernet.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import type { Condition } from '../../src/topology/chains.js';
-import { type NetworkPlan, networkPlans, readable, withoutChoices } from './network-plan.js';
-import { PlannedNetwork } from './planned-network.js';
+import type { RuleSpec } from './filters.js';
+import {
+  chainName,
+  chainsOf,
+  describeNetwork,
+  deviceOf,
+  type NetworkPlan,
+  networkPlans,
+  OUTER,
+  type RouterPlan,
+  readable,
+  withoutChoices,
+} from './network-plan.js';
+import { type Machine, PlannedNetwork } from './planned-network.js';
 import { describeFlow, differenceOf, type SimulatedHostOptions, unsoundFlow } from './simulated-host.js';
 import { type Arrival, describeStep, type PacketPlan, type StepPlan, steps, Talk, traffic } from './traffic-plan.js';
-import type { TestFact } from './world.js';
+import { keyOf, type TestFact } from './world.js';
 
 /** The invariants of the design, in networks that have everything, in all combinations, and with all kinds of packets. */
 
@@ -204,7 +216,7 @@ const openings = fc
   .tuple(steps, fc.constantFrom('tcp' as const, 'udp' as const))
   .filter(([step]) => step.type === 'packet')
   .map(([step, protocol]) => ({ ...(step as PacketPlan), protocol, fragment: 'none' as const, ttl: 64 }))
-  .map(readable(describeStep));
+  .map(readable<PacketPlan>(describeStep));
 
 test('generality: new connections between two machines make no flow, whatever is between them', (t) => {
   let arrived = 0;
@@ -239,3 +251,133 @@ test('generality: new connections between two machines make no flow, whatever is
   t.log(`${arrived} packets arrived`);
   t.true(arrived > 200);
 });
+
+/**
+ * The network of a plan as far as answers have to find back in it: everything is up and known, without links and routes that only packets
+ * of one way take, each filter lets answers pass, and the first router may translate sources.
+ */
+function answering([plan, translates]: [NetworkPlan, boolean]): NetworkPlan {
+  const names = plan.chains.map((_, i) => chainName(i));
+  const isPlain = (rule: RuleSpec) =>
+    rule.type === 'jump'
+      ? names.includes(rule.jumpChainId)
+      : ['accept', 'drop', 'reject', 'return', 'continue'].includes(rule.type);
+  const filters = plan.chains.map((rules) => [RETURN, ...rules.filter(isPlain)]);
+  const outer = { start: OUTER.ipv4, end: OUTER.ipv4, ports: { start: 1024, end: 65_535 } };
+  const outer6 = { start: OUTER.ipv6, end: OUTER.ipv6, ports: { start: 1024, end: 65_535 } };
+  const chains: RuleSpec[][] = [...filters];
+  const routers = plan.routers.map((router, i): RouterPlan => {
+    const isTranslating = i === 0 && translates;
+    const jump = (index: number | null): RuleSpec[] =>
+      chainsOf({ ...plan, chains: filters }, index).map((jumpChainId) => ({ type: 'jump', jumpChainId }));
+    const snat: RuleSpec = { type: 'snat', targets: [outer, outer6], action: 'accept' };
+    const add = (rules: RuleSpec[]) => chains.push(rules) - 1;
+    const [inbound, outbound] = isTranslating
+      ? [add([...REVERSE, ...jump(router.inbound)]), add([...jump(router.outbound), snat])]
+      : [jump(router.inbound), jump(router.outbound)].map((rules) => (rules.length === 0 ? null : add(rules)));
+    return { ...router, isUp: true, routes: [], inbound, outbound };
+  });
+  // Numbers of chains that were there before name the same ones as before.
+  const keep = (index: number | null) => (index === null || filters.length === 0 ? null : index % filters.length);
+  return readable(describeNetwork)({
+    ...plan,
+    chains,
+    routers: routers.map((router) => ({
+      ...router,
+      portInbound: keep(router.portInbound),
+      portOutbound: keep(router.portOutbound),
+    })),
+    bridges: plan.bridges.map((one) => ({ ...one, inbound: keep(one.inbound), outbound: keep(one.outbound) })),
+    machines: plan.machines.map((one) => ({
+      ...one,
+      isUp: true,
+      isKnown: true,
+      isIsolated: false,
+      inbound: keep(one.inbound),
+      outbound: keep(one.outbound),
+    })),
+    trunks: [],
+    // A copy is no packet that was accepted.
+    mirrors: [],
+  });
+}
+
+const REVERSE = [`${OUTER.ipv4}/32`, `${OUTER.ipv6}/128`].map(
+  (destination): RuleSpec => ({ type: 'reverse-snat', action: 'continue', if: { destination } }),
+);
+const RETURN: RuleSpec = { type: 'accept', if: { matchReturnFlow: true } };
+
+test('return traffic: the answer to every packet that was accepted is accepted, and comes from where that was sent', (t) => {
+  let answered = 0;
+  fc.assert(
+    fc.property(
+      fc.tuple(networkPlans, fc.boolean()).map(answering),
+      fc.array(openings, { minLength: 1, maxLength: 10 }),
+      (plan, packets) => {
+        const network = new PlannedNetwork(plan);
+        const talk = new Talk(plan);
+        for (const packet of packets) {
+          const sent = talk.frameOf({ ...packet, vlan: null, frame: 'path' }, [])!;
+          const asked = keyOf(sent.frame, 0);
+          const client = network.machines[sent.from];
+          for (const [at, frame] of network.send(sent.from, sent.frame)) {
+            const got = keyOf(frame, 0);
+            const peer = network.machines[at];
+            // What routers say, and what is flooded.
+            if (!hasAddress(got, Word.NW_DST, peer) || got.nwProto !== asked.nwProto) continue;
+            // No router has a route to the VIP of a bridge, which a member that asks itself is asked by.
+            if (peer === client && plan.vips.some(({ of }) => of === 'bridge')) continue;
+            // Answers within a bridge do not come to the router that has translated the destination.
+            const isDirect = peer.bridge === client.bridge && hasAddress(got, Word.NW_SRC, client);
+            if (isDirect && !hasAddress(asked, Word.NW_DST, peer) && !isBalancedByBridge(plan, client.bridge)) continue;
+            const back = talk.frameOf({ type: 'answer', to: 0 }, [{ at, frame }])!;
+            const expected = reversed(asked);
+            const answers = network.send(back.from, back.frame);
+            if (!answers.some(([to, bytes]) => to === sent.from && describeNetworkOf(bytes) === expected)) {
+              const told = answers.map(
+                ([to, bytes]) => `${network.machines[to].name} gets ${describePacket(keyOf(bytes, 0))}`,
+              );
+              const drops = network.hosts.map(({ drops }) => drops.at(-1));
+              throw new Error(
+                `${describeStep(packet)}\n  ${peer.name} gets ${describePacket(got)}\n  and answers: ${told}\n  expected ${expected}; ${drops}`,
+              );
+            }
+            answered++;
+          }
+        }
+      },
+    ),
+    { ...READABLE, numRuns: 500 },
+  );
+  t.log(`${answered} answers`);
+  t.true(answered > 100);
+});
+
+function hasAddress({ words, ethType }: FlowKey, at: number, { ipv4, ipv6 }: Machine): boolean {
+  if (ethType === EtherType.IPV4) return words[at] === ipv4;
+  return ipv6.every((word, i) => words[at + i] === word);
+}
+
+function isBalancedByBridge(plan: NetworkPlan, bridge: number): boolean {
+  return plan.vips.some(({ of, index }) => of === 'bridge' && deviceOf(plan, of, index) === bridge);
+}
+
+/** Protocol, addresses and ports. */
+function describeNetworkOf(frame: Uint8Array): string {
+  return describePacket(keyOf(frame, 0)).split(',')[0];
+}
+
+function reversed(key: FlowKey): string {
+  const other = key.clone();
+  for (const [a, b] of [
+    [Word.NW_SRC, Word.NW_DST],
+    [Word.NW_SRC + 1, Word.NW_DST + 1],
+    [Word.NW_SRC + 2, Word.NW_DST + 2],
+    [Word.NW_SRC + 3, Word.NW_DST + 3],
+    [Word.TP_SRC, Word.TP_DST],
+  ]) {
+    other.words[a] = key.words[b];
+    other.words[b] = key.words[a];
+  }
+  return describePacket(other).split(',')[0];
+}

@@ -66,27 +66,29 @@ const OFF = { isAvailable: false };
 test('a trace says to which VIP a packet goes, which bucket it has and which member takes it, and why', (t) => {
   const begin = ['to VIP vip of load balancer balancer', 'has to come back with a hash', '--'];
   const end = ['--', 'to VIP vip of load balancer balancer', 'has another destination from here on'];
-  const chosen = [
+  const chosen = (member: string, by: string) => [
     'to VIP vip of load balancer balancer',
-    'bucket 0 of its hash',
-    'a new connection goes to member a, 10.1.0.2 port 8080: it has this bucket',
-    'has to come back with another destination: zone 9, nat dst 10.1.0.2 port 8080',
+    ...(by === 'it has this bucket' ? ['bucket 0 of its hash'] : []),
+    `a new connection goes to member ${member} port 8080: ${by}`,
+    `has to come back with another destination: zone 9, nat dst ${member.split(' ')[1]} port 8080`,
   ];
-  t.deepEqual(stepsTo(80, { members: [{ id: 'a', ...ON }] }), [...begin, ...chosen, ...end]);
-  // One of the two has the bucket, and the other stands in for it.
-  const [first, second] = [OFF, ON].map((a) =>
-    stepsTo(80, {
-      members: [
-        { id: 'a', ...a },
-        { id: 'b', isAvailable: a === OFF },
-      ],
-    }),
+  const two = stepsTo(80, { members: ['a', 'b'].map((id) => ({ id, ...ON })) });
+  const taker = two.some((line) => line.includes('member a')) ? 'a, 10.1.0.2' : 'b, 10.1.0.3';
+  t.deepEqual(two, [...begin, ...chosen(taker, 'it has this bucket'), ...end]);
+  for (const isSticky of [false, true]) {
+    const alone = stepsTo(80, { members: [{ id: 'a', ...ON }], isSticky });
+    t.deepEqual(alone, [...chosen('a, 10.1.0.2', 'no other member takes connections'), ...end]);
+  }
+  // One of the three has the bucket, and another stands in for it.
+  const names = ['a', 'b', 'c'];
+  const standIns = names.filter((off) =>
+    stepsTo(80, { members: names.map((id) => ({ id, isAvailable: id !== off })) }).some((line) =>
+      line.endsWith(': the member that has this bucket takes no connections'),
+    ),
   );
-  const isStandIn = (steps: readonly string[]) =>
-    steps.some((line) => line.endsWith(': the member that has this bucket takes no connections'));
-  t.not(isStandIn(first), isStandIn(second));
-  const one = stepsTo(80, { members: [{ id: 'a', ...ON }], isSticky: true });
-  t.true(one.includes('a new connection goes to member a, 10.1.0.2 port 8080: it has this client'));
+  t.is(standIns.length, 1);
+  const sticky = stepsTo(80, { members: names.map((id) => ({ id, ...ON })), isSticky: true });
+  t.true(sticky.some((line) => line.endsWith(': it has this client')));
 });
 
 test('a trace says why no member takes a packet', (t) => {
