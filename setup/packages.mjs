@@ -25,9 +25,9 @@ export const RUNTIME_PACKAGES = [
 
 /**
  * What the tests run on the host: the ZooKeeper server as a jar (the package of that name would bring a desktop's Java),
- * openssl for certificates.
+ * openssl for certificates, nftables and iproute2 for networks of Linux that ours are compared to.
  */
-export const TEST_PACKAGES = ['libzookeeper-java', 'default-jre-headless', 'openssl'];
+export const TEST_PACKAGES = ['libzookeeper-java', 'default-jre-headless', 'openssl', 'nftables', 'iproute2'];
 
 /**
  * The packages of these that are not installed.

@@ -158,7 +158,10 @@ export class TestHost {
 
   /** Start the agent and attach what the journal holds. */
   async start(): Promise<void> {
-    const store = new ZookeeperStore({ connect: `unix:${this.gate.path}`, sessionTimeout: 1000 });
+    const store = new ZookeeperStore({
+      connect: `unix:${this.gate.path}`,
+      sessionTimeout: 1000 * this.cluster.slowness,
+    });
     const datapath = this.node.datapath('dp');
     this.letRefuse(datapath);
     const agent = await Agent.start({
@@ -282,6 +285,8 @@ export interface ClusterOptions {
   readonly flows?: Partial<FlowLimits>;
   /** What the hosts' kernels lack. */
   readonly features?: Partial<DatapathFeatures>;
+  /** How many times slower than others the machine may be; 1 if absent. */
+  readonly slowness?: number;
 }
 
 export class Cluster {
@@ -299,9 +304,10 @@ export class Cluster {
   private constructor(
     readonly nsdb: EmbeddedNsdb,
     features: Partial<DatapathFeatures> | undefined,
+    readonly slowness: number,
   ) {
     this.network = new MemoryNetwork({ now: () => this.now, automatic: true, features });
-    this.store = nsdb.store();
+    this.store = nsdb.store({ sessionTimeout: 4000 * slowness });
     this.repository = new TopologyRepository(this.store);
     this.network.setUnderlay((from, to, frame) => {
       this.underlayFrames.push({ from, to, frame });
@@ -311,12 +317,13 @@ export class Cluster {
 
   static async start(options: ClusterOptions): Promise<Cluster> {
     const nsdb = await EmbeddedNsdb.start();
-    const cluster = new Cluster(nsdb, options.features);
+    const cluster = new Cluster(nsdb, options.features, options.slowness ?? 1);
     await cluster.repository.initialize();
     for (let i = 1; i <= options.hosts; i++) await cluster.addHost(options);
     await Promise.all(cluster.hosts.map((host) => host.start()));
     await cluster.published();
-    await until('all hosts know their ports', () => cluster.hosts.every((host) => host.agent.bindings.isComplete));
+    const isComplete = () => cluster.hosts.every((host) => host.agent.bindings.isComplete);
+    await until('all hosts know their ports', isComplete, 8000 * cluster.slowness);
     return cluster;
   }
 
@@ -362,9 +369,8 @@ export class Cluster {
 
   /** What hosts have to tell the NSDB is there. */
   async published(): Promise<void> {
-    await until('everything is published', () =>
-      this.hosts.every((host) => !host.isRunning || host.agent.publisher.backlog === 0),
-    );
+    const isPublished = () => this.hosts.every((host) => !host.isRunning || host.agent.publisher.backlog === 0);
+    await until('everything is published', isPublished, 8000 * this.slowness);
   }
 
   /** Let time pass, and have agents and datapaths notice. */
