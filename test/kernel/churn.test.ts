@@ -17,7 +17,7 @@ const RETRY_MS = 2000;
 /** Pods that are up at a time, about. */
 const LIVE = 40;
 /** The whole of them, repeated calls included, on a machine that others use too. */
-const LIMIT_MS = 600_000;
+const LIMIT_MS = 900_000;
 /** What has not answered by then is broken: agents are back within seconds. */
 const PING_MS = 60_000;
 
@@ -170,7 +170,7 @@ class Churn {
 
   private async kill(signal: AbortSignal): Promise<void> {
     while (this.running && !signal.aborted) {
-      await sleep(2000 + this.random(2000));
+      await sleep(3000 + this.random(6000));
       if (!this.running) return;
       const node = lab.nodes[this.random(lab.nodes.length)];
       await node.stopAgent('SIGKILL');
