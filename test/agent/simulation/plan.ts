@@ -123,9 +123,9 @@ export class Plan {
       }
       case 2: {
         const [position] = positionsAfter(undefined, 1);
-        const rule = { id: randomUUID(), chainId: this.blockingId, position, type: 'drop' } as const;
-        const condition = { source: `${ip}/32` };
-        return [`${ip} is blocked`, () => repository.create('rule', { ...rule, condition })];
+        const rule = { chainId: this.blockingId, position, type: 'drop', condition: { source: `${ip}/32` } } as const;
+        // Identifiers follow from the seed only where an event runs.
+        return [`${ip} is blocked`, () => repository.create('rule', { id: randomUUID(), ...rule })];
       }
       case 3:
         return [
