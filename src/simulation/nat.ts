@@ -73,7 +73,8 @@ function translateByRule(context: SimulationContext, { targets }: NatRuleFact): 
 }
 
 /**
- * Translate the destination of a new connection's packets to what `choose` says, and of others as their connection was.
+ * Translate the destination of a new connection's packets to what `choose` says, and of others as their connection was. Not of
+ * copies that mirrors make: the connection is that of the packet itself.
  * @param choose `pass`: to nothing. Undefined: it could not choose, and the context knows why
  * @returns `unmade`: the datapath had nothing to translate it to
  */
@@ -81,6 +82,7 @@ export function translateDestination(
   context: SimulationContext,
   choose: () => NatSpec | 'pass' | undefined,
 ): Outcome | 'unmade' {
+  if (context.isMirrorCopy) return 'pass';
   const zone = context.tracking.entryZone();
   if (zone === undefined) return 'wait';
   // Nobody could translate the replies to what came in nowhere.

@@ -321,6 +321,20 @@ test('a copy whose source is translated is in the connections of the device that
   t.is(decision.actions.length, 2);
 });
 
+test('the destination of a copy is not translated: the connection is that of the packet itself', (t) => {
+  const { world, bridge, aside, client, filters, mirror } = bridged();
+  const [toAside] = world.link(bridge, aside);
+  bridge.links.at(0).value = [];
+  filters.ports.set('link', toAside);
+  const location = { type: 'local', output: fact('output', 1), zone: fact('zone', 101) } as const;
+  change(client, { location, inboundMirrors: [mirror('link')] });
+  const targets = [{ start: '10.9.9.9', end: '10.9.9.9', ports: { start: 80, end: 80 } }];
+  aside.inboundFilters = [filters.set('dnat', [{ type: 'dnat', action: 'accept', targets }])];
+  const recirculations = { get: (id: number) => fact(`recirculation ${id}`, null), idOf: () => 7 };
+  const decision = simulate(request(), world.ingress(1), limits(), recirculations);
+  t.deepEqual(decision.type === 'done' && decision.actions, [out(2), out(3), out(4), out(5)]);
+});
+
 test('mirrors of a port that packets are redirected to know it as the port out', (t) => {
   const { world, client, server, filters, mirror } = bridged();
   filters.ports.set('server', server);

@@ -7,14 +7,9 @@ import { buildIpv4 } from '../../packet/ipv4.js';
 import { buildTcp } from '../../packet/tcp.js';
 import type { DatapathFeatures } from '../datapath.js';
 import type { Family } from '../netlink/genl.js';
-import {
-  AttributeReader,
-  GENL_HEADER_LENGTH,
-  LITTLE_ENDIAN,
-  MessageWriter,
-  NLM_F_REQUEST,
-} from '../netlink/message.js';
+import { AttributeReader, GENL_HEADER_LENGTH, MessageWriter } from '../netlink/message.js';
 import type { NetlinkSocket } from '../netlink/socket.js';
+import { beginMessage, type Families } from './kernel-datapath.js';
 import { writeKey, writePacketMetadata } from './key-codec.js';
 import { Errno, hasErrno, toDatapathError } from './refusal.js';
 import {
@@ -47,16 +42,13 @@ const INVALID_SEGMENT = buildEthernet(
  */
 export async function probeFeatures(
   socket: NetlinkSocket,
-  families: { readonly packet: Family; readonly flow: Family; readonly meter: Family | undefined },
+  families: Pick<Families, 'packet' | 'flow' | 'meter'>,
   datapathIfindex: number,
   signal?: AbortSignal,
 ): Promise<DatapathFeatures> {
   const writer = new MessageWriter(4096);
-  const begin = (family: Family, version: number, command: number): void => {
-    writer.begin(family.id, NLM_F_REQUEST);
-    writer.genl(command, version);
-    writer.view.setInt32(writer.reserve(OVS_HEADER_LENGTH), datapathIfindex, LITTLE_ENDIAN);
-  };
+  const begin = (family: Family, version: number, command: number): void =>
+    beginMessage(writer, family, version, command, 0, datapathIfindex);
   const probeCt = (attributes: () => void): void => {
     begin(families.packet, PACKET_VERSION, PacketCommand.EXECUTE);
     writer.raw(PacketAttr.PACKET, INVALID_SEGMENT);

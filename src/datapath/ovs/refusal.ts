@@ -1,4 +1,4 @@
-import type { MidonetError } from '../../errors.js';
+import { MidonetError } from '../../errors.js';
 import { DatapathError, type DatapathErrorKind } from '../errors.js';
 import { NetlinkError } from '../netlink/errors.js';
 
@@ -50,4 +50,13 @@ export function toDatapathError(error: MidonetError, explanation = ''): MidonetE
 
 export function hasErrno(error: unknown, ...numbers: number[]): error is NetlinkError {
   return error instanceof NetlinkError && numbers.includes(error.errno);
+}
+
+/** Errors of a request as those of the datapath. */
+export async function refusalOf<T>(result: Promise<T>): Promise<T> {
+  try {
+    return await result;
+  } catch (error) {
+    throw error instanceof MidonetError ? toDatapathError(error) : error;
+  }
 }

@@ -3,6 +3,7 @@ import type { PacketOrigin, Upcall } from '../datapath.js';
 import { AttributeReader, GENL_HEADER_LENGTH, LITTLE_ENDIAN, type MessageReader } from '../netlink/message.js';
 import { Receiver } from '../netlink/receiver.js';
 import { NETLINK_GENERIC, NetlinkSocket } from '../netlink/socket.js';
+import { ovsIfindex } from './kernel-datapath.js';
 import { readKey } from './key-codec.js';
 import { OVS_HEADER_LENGTH, PacketAttr, PacketCommand } from './uapi.js';
 
@@ -82,8 +83,7 @@ export class UpcallSockets {
     const attributes = message.attributes(this.#attributes, GENL_HEADER_LENGTH + OVS_HEADER_LENGTH);
     const { bytes, view } = message;
     const command = bytes[message.offset];
-    const ifindex = view.getInt32(message.offset + GENL_HEADER_LENGTH, LITTLE_ENDIAN);
-    if (ifindex !== this.#options.datapathIfindex) {
+    if (ovsIfindex(message) !== this.#options.datapathIfindex) {
       return;
     }
     let packet: Uint8Array = NO_BYTES;
