@@ -17,7 +17,7 @@ const BUDGET_MS = 45_000;
 /** Not more than may wait for facts at once. */
 const PACKETS = 50;
 
-const first = Number(process.env.MIDONET_SEED ?? (Date.now() & 0x3fff_ffff) + 1);
+const first = Number(process.env.MIDONET_SEED ?? 1);
 
 const missing = await whatIsMissing();
 
