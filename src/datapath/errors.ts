@@ -1,8 +1,8 @@
 import { MidonetError } from '../errors.js';
 
 /**
- * - `exists`: another flow has the same masked key, or another port the number or interface
- * - `not-found`: no such datapath, interface or port
+ * - `exists`: another flow has the same masked key, another port the number or interface, another connection a tuple
+ * - `not-found`: no such datapath, interface, port or connection
  * - `busy`: the interface belongs to another datapath or device
  * - `invalid`: the datapath refuses the key, mask, actions or packet as malformed
  * - `too-large`: more actions, flows or masks than the datapath takes
