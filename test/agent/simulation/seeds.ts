@@ -40,7 +40,7 @@ export function testSeeds(first: number, count: number): void {
     test.serial(
       `clusters come through whatever happens to them (seeds ${from} to ${from + TOGETHER - 1})`,
       async (t) => {
-        t.timeout(300_000);
+        t.timeout(1_200_000);
         for (let seed = from; seed < from + TOGETHER; seed++) {
           const hash = await run(t, seed, false);
           if (seed % TWICE === 0) t.is(await run(t, seed, false), hash, `seed ${seed} leads to the same each time`);
