@@ -9,6 +9,8 @@ import type { Twin } from './twin.js';
 
 /** What is slow on a busy machine may still come. */
 const PATIENCE_MS = 1000;
+/** How often packets that differ are sent again. */
+const ATTEMPTS = 4;
 
 /** A packet that pods of both networks send; they differ in ports that a router has chosen. */
 interface Pair {
@@ -68,19 +70,20 @@ class Round implements Outcome {
     private readonly network: Network,
   ) {}
 
-  /** Sends the packets and compares what comes. On a busy machine some get lost, so those that differ are sent once more. */
+  /** Sends the packets and compares what comes. On a busy machine some get lost, so those that differ are sent again. */
   async run(pairs: readonly Pair[]): Promise<void> {
     this.last = { ours: new Map(), linux: new Map() };
     await this.send(pairs);
-    const differing = pairs.filter((pair) => this.difference(pair) !== undefined);
-    for (const { number } of differing) for (const arrivals of Object.values(this.last)) arrivals.delete(number);
-    if (differing.length > 0) await this.send(differing);
+    const differing = () => pairs.filter((pair) => this.difference(pair) !== undefined);
+    let again = differing();
+    for (let attempt = 0; again.length > 0 && attempt < ATTEMPTS; attempt++) {
+      for (const { number } of again) for (const arrivals of Object.values(this.last)) arrivals.delete(number);
+      await this.send(again);
+      again = differing();
+    }
     this.sent += pairs.length;
     for (const list of this.last.linux.values()) this.arrived += list.length;
-    for (const pair of differing) {
-      const difference = this.difference(pair);
-      if (difference !== undefined) this.differences.push(difference);
-    }
+    this.differences.push(...again.map((pair) => this.difference(pair)!));
   }
 
   private async send(pairs: readonly Pair[]): Promise<void> {
