@@ -56,6 +56,8 @@ export class ConnectionTracking {
   readonly numbered: NumberedRecirculation[] = [];
   /** What the datapath has done to the packet before. */
   private readonly before: Recirculation;
+  /** Whether the packet came back, and nobody knows from where. */
+  private readonly isLost: boolean;
   /** Whether a copy has come to where the packet that came back was sent from. */
   private hasArrived: boolean;
   /** The zone that is to be asked what the packet is to its connection: all that is done with it. */
@@ -75,6 +77,7 @@ export class ConnectionTracking {
     const known = recircId === 0 ? undefined : arrival.recirculations?.get(recircId);
     const before = recircId === 0 ? NO_RECIRCULATION : known && simulation.read(known);
     this.before = before ?? NO_RECIRCULATION;
+    this.isLost = before === null;
     this.hasArrived = before != null && before.translations.length === 0 && !before.isHashed;
     if (this.before.translations.length > 0) headers.showBefore(this.before.translations[0]);
   }
@@ -309,6 +312,8 @@ export class ConnectionTracking {
   }
 
   private ask(): undefined {
+    // Nobody knows what was done to it, so the answer could not be made anything of.
+    if (this.isLost) return;
     this.asked = this.entryZone() ?? undefined;
     if (this.asked !== undefined) this.arrival.trace?.push({ type: 'ask', zone: this.asked });
   }

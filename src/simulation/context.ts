@@ -355,12 +355,10 @@ export class SimulationContext implements TrackedSimulation {
     this.trace?.push({ type: 'output', actions: outputs });
     if (!this.tracking.isHere()) return;
     if (!this.tracking.commitAtEntry()) return;
-    const changes = this.headers.changes();
-    const actions = [...changes, ...outputs];
-    // Room for the clone that keeps the headers of the other copies as they are.
-    if (this.takeRoom(changes.length === 0 ? actions : [{ type: 'clone', actions }])) {
-      this.copies.push({ changes, outputs });
-    }
+    const copy = { changes: this.headers.changes(), outputs };
+    const actions = [...copy.changes, ...outputs];
+    // Room for the clone that keeps the other copies as they are.
+    if (this.takeRoom(leavesPacketAlone(copy) ? actions : [{ type: 'clone', actions }])) this.copies.push(copy);
   }
 
   /** Make the action list longer by these, or leave a copy out and count it where the datapath takes no longer one. */
@@ -421,10 +419,10 @@ export class SimulationContext implements TrackedSimulation {
       if (isOnlyCopy) actions.push(...copy);
       else actions.push({ type: 'clone', actions: copy });
     }
-    for (const { changes, outputs } of this.copies) {
-      if (isOnlyCopy || (changes.length === 0 && outputs.every(leavesPacketAlone)))
-        actions.push(...changes, ...outputs);
-      else actions.push({ type: 'clone', actions: [...changes, ...outputs] });
+    for (const copy of this.copies) {
+      const own = [...copy.changes, ...copy.outputs];
+      if (isOnlyCopy || leavesPacketAlone(copy)) actions.push(...own);
+      else actions.push({ type: 'clone', actions: own });
     }
     return actions;
   }
@@ -435,6 +433,6 @@ function hex(bytes: Uint8Array): string {
 }
 
 /** Whether other copies may follow without a clone. */
-function leavesPacketAlone({ type }: Action): boolean {
-  return type === 'output' || type === 'set-tunnel';
+function leavesPacketAlone({ changes, outputs }: Copy): boolean {
+  return changes.length === 0 && outputs.every(({ type }) => type === 'output' || type === 'set-tunnel');
 }

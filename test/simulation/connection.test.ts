@@ -148,6 +148,23 @@ test('what comes back to a way that is not there any more is dropped, and no flo
   t.like(decide(key), { drop: 'stale-recirculation', install: false, actions: [] });
 });
 
+test('what comes back from nobody knows where is dropped, also where its connection would be asked for', (t) => {
+  const network = new Hosts({
+    machines: [
+      { name: 'a', side: 'inside', host: 0 },
+      { name: 'b', side: 'inside', host: 0 },
+    ],
+    bridges: { inbound: [{ type: 'drop', if: { matchReturnFlow: true } }] },
+  });
+  send(network, 'a', { protocol: 'udp', to: network.machine('b').ip, srcPort: 1, dstPort: 2 });
+  const [host] = network.hosts;
+  const asked = host.decisions.find(({ key }) => key.recircId === 0)!;
+  t.is(asked.decision.actions.at(-1)?.type, 'recirc');
+  const lost = asked.key.clone();
+  lost.recircId = 12_345;
+  t.like(host.simulate(lost), { drop: 'stale-recirculation', install: false, actions: [] });
+});
+
 test('without connection tracking what needs it is dropped', (t) => {
   const { world, bridge, translating } = floodedBridge();
   t.deepEqual(world.done(keyOf(FLOODED, 1)).actions, [{ type: 'output', port: 2 }]);

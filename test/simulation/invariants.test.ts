@@ -137,7 +137,7 @@ test('a fact that changes is a tag of every flow that becomes another', (t) => {
 test('bounds: actions are no longer than the datapath takes them, and what is left out for that is counted', (t) => {
   let cut = 0;
   fc.assert(
-    fc.property(networkPlans, traffic(4), fc.integer({ min: 600, max: 1500 }), (plan, steps, maxActionsLength) => {
+    fc.property(networkPlans, traffic(4), fc.integer({ min: 600, max: 800 }), (plan, steps, maxActionsLength) => {
       const { network } = carryOut(plan, steps);
       const { network: short } = carryOut(plan, steps, { maxActionsLength });
       network.hosts.forEach(({ setting, decisions }, i) => {
