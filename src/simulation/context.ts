@@ -85,6 +85,8 @@ export class SimulationContext implements TrackedSimulation {
   private readonly copies: Copy[] = [];
   private devices = 0;
   private install = true;
+  /** Whether the decision is for this packet only, as it goes by more than its key. */
+  private dependsOnBytes = false;
   private dropReason: DropReason | undefined;
   /** How long the actions have become. */
   private actionsLength = 0;
@@ -337,13 +339,13 @@ export class SimulationContext implements TrackedSimulation {
    * decision is for this packet only.
    */
   icmpData(side: Side): Uint32Array | null {
-    this.install = false;
+    this.dependsOnBytes = true;
     return this.arrival.bytes === undefined ? null : embeddedAddress(this.arrival.bytes, side);
   }
 
   /** The source port of the packet that this one, an ICMP message, answers; null of none. For this packet only, as {@link icmpData}. */
   answeredPort(): number | null {
-    this.install = false;
+    this.dependsOnBytes = true;
     return this.arrival.bytes === undefined ? null : answeredPort(this.arrival.bytes);
   }
 
@@ -379,14 +381,15 @@ export class SimulationContext implements TrackedSimulation {
     this.headers.release();
     if (this.missing.list.length > 0) return { type: 'wait', missing: this.missing.list };
     const { tracking } = this;
-    let { effects, install, cutCopies: cut } = this;
+    let { effects, cutCopies: cut } = this;
+    let install = this.install && !this.dependsOnBytes;
     let drop = this.copies.length + tracking.returning > 0 ? undefined : this.dropReason;
     let actions: readonly Action[];
     const question = tracking.question();
     if (question !== undefined) {
       actions = question;
       effects = this.effects.filter(({ type }) => type === 'learn');
-      install = true;
+      install = !this.dependsOnBytes;
       drop = undefined;
       cut = 0;
     } else if (tracking.isStale) {
