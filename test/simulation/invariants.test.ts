@@ -40,9 +40,12 @@ function carryOut(
   const arrivals = steps.map((step) => {
     const sent = talk.frameOf(step, arrived);
     if (sent === undefined) return [];
-    const got = network.send(sent.from, sent.frame);
-    arrived.push(...got.map(([at, frame]) => ({ at, frame })));
-    return got.map(([at, frame]) => `${network.machines[at].name} gets ${Buffer.from(frame).toString('hex')}`).sort();
+    const text = ({ at, frame }: Arrival) => `${network.machines[at].name} gets ${Buffer.from(frame).toString('hex')}`;
+    const got = network.send(sent.from, sent.frame).map(([at, frame]) => ({ at, frame }));
+    // Which copy comes first makes no difference, but is another by flows.
+    got.sort((a, b) => (text(a) < text(b) ? -1 : 1));
+    arrived.push(...got);
+    return got.map(text);
   });
   if (network.faults.length > 0) throw new Error(network.faults.join('\n'));
   return { network, arrivals };
@@ -95,8 +98,10 @@ function otherValue(value: unknown): unknown {
   if (typeof value === 'boolean') return !value;
   if (Array.isArray(value)) return [];
   if (typeof value !== 'object' || value === null) return value;
-  if ('adminStateUp' in value) return { ...value, adminStateUp: !value.adminStateUp };
-  if ('mac' in value) return { ...value, mac: Number(value.mac) + 1 };
+  // Devices have methods.
+  const copy = Object.assign(Object.create(Object.getPrototypeOf(value)), value);
+  if ('adminStateUp' in value) return Object.assign(copy, { adminStateUp: !value.adminStateUp });
+  if ('mac' in value) return Object.assign(copy, { mac: Number(value.mac) + 1 });
   return value;
 }
 
@@ -218,10 +223,19 @@ const openings = fc
   .map(([step, protocol]) => ({ ...(step as PacketPlan), protocol, fragment: 'none' as const, ttl: 64 }))
   .map(readable<PacketPlan>(describeStep));
 
+/**
+ * Where sources are translated all machines are on one host, which may translate to the ports that they have: of others each block that
+ * is chosen from makes a flow.
+ */
+function keepingPorts(plan: NetworkPlan): NetworkPlan {
+  if (!plan.chains.flat().some(({ type }) => type === 'snat')) return plan;
+  return readable(describeNetwork)({ ...plan, machines: plan.machines.map((machine) => ({ ...machine, host: 0 })) });
+}
+
 test('generality: new connections between two machines make no flow, whatever is between them', (t) => {
   let arrived = 0;
   fc.assert(
-    fc.property(networkPlans.map(withoutChoices), openings, (plan, opening) => {
+    fc.property(networkPlans.map(withoutChoices).map(keepingPorts), openings, (plan, opening) => {
       const network = new PlannedNetwork(plan);
       const talk = new Talk(plan);
       const converse = (srcPort: number) => {
