@@ -65,6 +65,8 @@ interface Peer {
   /** What is shared with it: groups and this host's zones in them. */
   shares: string;
   path: TunnelPath | null | undefined;
+  /** Whether the datapath did not tell of all that this host is to know. */
+  hasGap: boolean;
 }
 
 /**
@@ -100,7 +102,9 @@ export class FlowStateExchange {
 
   /** Whether all other hosts know what there is to tell them, and this host has done what it was told. */
   get isSettled(): boolean {
-    return this.working === undefined && [...this.peers.values()].every(({ link }) => link.isSettled);
+    return (
+      this.working === undefined && [...this.peers.values()].every(({ link, hasGap }) => link.isSettled && !hasGap)
+    );
   }
 
   /** Entries that wait to be sent. */
@@ -134,6 +138,7 @@ export class FlowStateExchange {
       if (peer.path) addresses.add(peer.path.src);
     }
     this.transport.retain(addresses);
+    this.tellAfterGaps();
   }
 
   async close(): Promise<void> {
@@ -202,7 +207,7 @@ export class FlowStateExchange {
       clock,
       failed: (error) => log.error({ host: hostId, error: error.message }, 'could not share connections with a host'),
     });
-    const peer = { link, shares: '', path: path(hostId) };
+    const peer = { link, shares: '', path: path(hostId), hasGap: false };
     this.peers.set(hostId, peer);
     return peer;
   }
@@ -221,8 +226,7 @@ export class FlowStateExchange {
         events: (batch) => this.happened(batch),
         lost: () => {
           this.counters.gaps += 1;
-          log.warn('connections came faster than they could be read: all are told again');
-          this.tellAll();
+          for (const peer of this.peers.values()) peer.hasGap = true;
         },
       });
       // What began while nobody watched.
@@ -232,6 +236,18 @@ export class FlowStateExchange {
         { error: (error as Error).message },
         'could not watch connections of stateful port groups; trying again',
       );
+    }
+  }
+
+  /** Not before what is being told has been: where connections keep coming too fast nothing would ever be told else. */
+  private tellAfterGaps(): void {
+    const behind = [...this.peers.values()].filter(({ hasGap, link }) => hasGap && !link.isTellingAll);
+    for (const peer of behind) {
+      peer.hasGap = false;
+      peer.link.begin(false);
+    }
+    if (behind.length > 0) {
+      this.options.log.warn('connections came faster than they could be read: all are told again');
     }
   }
 

@@ -47,7 +47,7 @@ export interface PeerLinkOptions {
   readonly send: (bytes: Uint8Array) => void;
   /** All connections that the peer is to know. */
   readonly list: () => Promise<readonly GroupEntry[]>;
-  /** Let what the peer says take effect. Rejects only when nothing will take effect any more. */
+  /** Let what the peer says take effect. Where it rejects, some may not have: then the peer is to tell all again. */
   readonly apply: (sections: readonly StateSection[]) => Promise<void>;
   readonly counters: LinkCounters;
   /** Milliseconds that never go back. */
@@ -71,7 +71,10 @@ export class PeerLink {
   private nextNumber = 1;
   /** Whether the peer has acknowledged the beginning of the session. */
   private isOpen = false;
+  /** Whether the session waits for what there was at its beginning. */
   private isListing = false;
+  /** Whether that is being read, perhaps for an earlier session. */
+  private isReading = false;
   private inFlight: { readonly number: number; readonly bytes: Uint8Array }[] = [];
   /** What there was at the beginning of the session, and what has changed since; each from an index on. */
   private listed: readonly GroupEntry[] = [];
@@ -99,6 +102,11 @@ export class PeerLink {
     return this.isOpen && !this.isListing && this.inFlight.length + this.unsent === 0;
   }
 
+  /** Whether what there was at the beginning of the session is still being told. */
+  get isTellingAll(): boolean {
+    return this.isListing || this.nextListed < this.listed.length;
+  }
+
   /** Entries that wait to be sent. */
   get unsent(): number {
     return this.waiting.length - this.nextWaiting + this.listed.length - this.nextListed;
@@ -107,7 +115,6 @@ export class PeerLink {
   /** Begin a session. @param wantsAll whether the peer is to tell all that it has, too */
   begin(wantsAll: boolean): void {
     if (wantsAll) this.demand = (this.demand + 1) % MAX_U32;
-    this.options.counters.sessions += 1;
     this.session = randomInt(1, MAX_U32);
     this.nextNumber = 1;
     this.isOpen = false;
@@ -153,7 +160,8 @@ export class PeerLink {
   tick(): void {
     if (this.inFlight.length === 0) return;
     const now = this.options.clock();
-    if (this.isOpen && now - this.progressAt >= SILENT_MS) {
+    // Also a session that never was opened: the peer may have taken an older one, which came late, for the one that follows it.
+    if (now - this.progressAt >= SILENT_MS) {
       this.begin(false);
       return;
     }
@@ -227,26 +235,34 @@ export class PeerLink {
     this.resendAfter = RESEND_MIN_MS;
     if (!this.isOpen) {
       this.isOpen = true;
+      this.options.counters.sessions += 1;
+      this.isListing = true;
       void this.listAll();
     }
     this.flush();
   }
 
-  /** What changes meanwhile is sent behind what is listed. */
+  /** What changes meanwhile is sent behind what is listed. All is read by one at a time, however many sessions begin meanwhile. */
   private async listAll(): Promise<void> {
+    if (this.isReading) return;
+    this.isReading = true;
     const { session } = this;
-    this.isListing = true;
     try {
       const listed = await this.options.list();
-      if (session !== this.session || this.isClosed) return;
-      this.listed = listed;
-      this.nextListed = 0;
-      this.isListing = false;
-      this.flush();
+      if (session === this.session && !this.isClosed) {
+        this.listed = listed;
+        this.nextListed = 0;
+        this.isListing = false;
+        this.flush();
+      }
     } catch (error) {
-      if (session !== this.session || this.isClosed) return;
-      this.options.failed(error as Error);
-      this.begin(false);
+      if (session === this.session && !this.isClosed) {
+        this.options.failed(error as Error);
+        this.begin(false);
+      }
+    } finally {
+      this.isReading = false;
+      if (this.isListing && !this.isClosed) void this.listAll();
     }
   }
 
@@ -276,20 +292,26 @@ export class PeerLink {
   private async applyAll(): Promise<void> {
     if (this.isApplying) return;
     this.isApplying = true;
-    try {
-      for (let next = this.incoming.shift(); next !== undefined; next = this.incoming.shift()) {
-        const session = this.peerSession;
-        this.options.counters.received += next.sections.reduce((sum, { entries }) => sum + entries.length, 0);
+    for (let next = this.incoming.shift(); next !== undefined; next = this.incoming.shift()) {
+      const session = this.peerSession;
+      this.options.counters.received += next.sections.reduce((sum, { entries }) => sum + entries.length, 0);
+      try {
         if (next.sections.length > 0) await this.options.apply(next.sections);
-        if (session !== this.peerSession || this.isClosed) continue;
-        this.applied = next.number;
-        this.acknowledge();
+      } catch (error) {
+        if (this.isClosed) break;
+        this.options.failed(error as Error);
+        // What comes behind it is not taken, or it would be acknowledged, too: without progress the peer begins anew.
+        if (session === this.peerSession) {
+          this.incoming.length = 0;
+          this.expected = Number.POSITIVE_INFINITY;
+        }
+        continue;
       }
-    } catch (error) {
-      if (!this.isClosed) this.options.failed(error as Error);
-    } finally {
-      this.isApplying = false;
+      if (session !== this.peerSession || this.isClosed) continue;
+      this.applied = next.number;
+      this.acknowledge();
     }
+    this.isApplying = false;
   }
 
   private acknowledge(): void {

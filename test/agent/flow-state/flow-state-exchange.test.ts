@@ -116,10 +116,14 @@ test('what the datapath did not tell in time is told all the same', async (t) =>
   await settled(hosts);
   t.is((await tuples(second)).length, 0);
   listener!.events = events;
-  listener!.lost();
+  const { sessions } = first.exchange.counters;
+  for (let i = 0; i < 3; i++) listener!.lost();
+  t.false(first.exchange.isSettled);
+  first.exchange.refreshPaths();
   await settled(hosts);
   t.is((await tuples(second)).length, 100);
-  t.is(first.exchange.counters.gaps, 1);
+  t.is(first.exchange.counters.gaps, 3);
+  t.is(first.exchange.counters.sessions, sessions + 1, 'all is told once');
 });
 
 test('what the datapath refuses is counted and told, and the rest takes effect', async (t) => {

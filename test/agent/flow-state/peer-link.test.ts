@@ -22,6 +22,12 @@ class World {
   readonly knows = new Set<number>();
   readonly wire: { to: 'teller' | 'listener'; bytes: Uint8Array }[] = [];
   readonly counters = new LinkCounters();
+  /** Messages that do not take effect: the next ones. */
+  failures = 0;
+  failed = 0;
+  /** How often what a host has is being read, now and at most. */
+  reading = 0;
+  mostReading = 0;
   teller = this.link('teller');
   listener = this.link('listener');
 
@@ -63,6 +69,7 @@ class World {
   async settle(): Promise<void> {
     for (let round = 0; round < 200; round++) {
       while (this.wire.length > 0) await this.step('arrives');
+      await nextTurn();
       if (this.teller.isSettled && this.listener.isSettled) return;
       this.now += 250;
       this.teller.tick();
@@ -76,18 +83,24 @@ class World {
       hostId: randomUUID(),
       send: (bytes) => this.wire.push({ to: self === 'teller' ? 'listener' : 'teller', bytes }),
       list: async () => {
+        this.mostReading = Math.max(this.mostReading, ++this.reading);
         await nextTurn();
+        this.reading--;
         const all = self === 'teller' ? [...this.has] : [];
         return all.map((port): GroupEntry => ({ groupId: GROUP, entry: entry('present', port) }));
       },
       apply: async (sections) => {
         await nextTurn();
+        if (this.failures > 0) {
+          this.failures--;
+          throw new Error('the datapath does not answer');
+        }
         this.learn(sections);
       },
       counters: this.counters,
       clock: () => this.now,
-      failed: (error) => {
-        throw error;
+      failed: () => {
+        this.failed++;
       },
     });
   }
@@ -186,4 +199,44 @@ test('with too much to tell a host that is slow, what waits is given up, counted
   t.true(world.counters.overflowed > 65_000);
   await world.settle();
   t.is(world.knows.size, 70_000);
+});
+
+test('what did not take effect is not acknowledged with what came behind it, but told again', async (t) => {
+  const world = new World();
+  world.begin();
+  await world.settle();
+  world.failures = 1;
+  for (let port = 0; port < 10; port++) world.set(port, true);
+  await world.settle();
+  t.is(world.failed, 1);
+  t.deepEqual(sorted(world.knows), sorted(world.has));
+});
+
+test('a beginning that is overtaken by the next one, whose acknowledgement is lost, does not keep the two apart', async (t) => {
+  const world = new World();
+  world.has.add(1);
+  world.begin();
+  world.teller.begin(false);
+  const [first, , second] = world.wire.splice(0);
+  for (const { bytes } of [second, first]) world.listener.receive(decodeMessage(bytes));
+  await nextTurn();
+  world.wire.length = 0;
+  await world.settle();
+  t.deepEqual(sorted(world.knows), [1]);
+});
+
+test('however many sessions begin, what there is to tell is read by one at a time', async (t) => {
+  const world = new World();
+  world.has.add(1);
+  world.begin();
+  await world.settle();
+  for (let i = 0; i < 20; i++) {
+    world.teller.begin(false);
+    const messages = world.wire.splice(0);
+    for (const { to, bytes } of messages) world[to].receive(decodeMessage(bytes));
+    for (const { to, bytes } of world.wire.splice(0)) world[to].receive(decodeMessage(bytes));
+  }
+  await world.settle();
+  t.is(world.mostReading, 1);
+  t.deepEqual(sorted(world.knows), [1]);
 });
