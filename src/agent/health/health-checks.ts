@@ -54,6 +54,8 @@ export class HealthChecks {
   private readonly asked = new Map<number, AskedQuestion>();
   /** Whether there is a tunnel key to be given back: perhaps of the last run. */
   private mayHaveKey = true;
+  /** Whether it was told that the key can be neither had nor given back. */
+  private isKeyFaultTold = false;
   private retrying: NodeJS.Immediate | undefined;
 
   constructor(private readonly options: HealthChecksOptions) {}
@@ -77,10 +79,8 @@ export class HealthChecks {
     const { devices: nearby, isComplete } = this.options.nearby();
     for (const id of [...this.candidacies.keys()]) if (isComplete && !nearby.has(id)) this.retire(id);
     for (const [id, devices] of nearby) this.stand(id, devices);
-    if (isComplete && this.mayHaveKey && this.candidacies.size === 0) {
-      this.mayHaveKey = false;
-      this.options.releaseTunnelKey();
-    }
+    for (const [id, candidacy] of this.candidacies) this.run(id, candidacy);
+    if (isComplete && this.mayHaveKey && this.candidacies.size === 0) this.releaseKey();
     for (const { checks } of this.candidacies.values()) checks?.tick();
   }
 
@@ -143,7 +143,7 @@ export class HealthChecks {
     if (pool?.healthMonitorId === undefined) monitored.delete(poolId);
     else monitored.set(poolId, pool);
     candidacy.checks?.poolChanged(poolId, pool);
-    if (monitored.size > 0) candidacy.node ??= this.runFor(id, candidacy);
+    if (monitored.size > 0) this.run(id, candidacy);
     else {
       candidacy.checks?.close(false);
       candidacy.checks = undefined;
@@ -152,17 +152,52 @@ export class HealthChecks {
     }
   }
 
-  private runFor(id: string, candidacy: Candidacy): EphemeralNode {
-    const { hostId, repository, tunnelKey } = this.options;
+  /** Stand for the election, if there is something to check. It is tried again until there is a key. */
+  private run(id: string, candidacy: Candidacy): void {
+    if (candidacy.node !== undefined || candidacy.monitored.size === 0) return;
+    const { hostId, repository } = this.options;
+    const tunnelKey = this.takeKey();
+    if (tunnelKey === undefined) return;
     const { store } = repository;
-    this.mayHaveKey = true;
     const path = healthCheckerPath(id);
-    return store.ephemeral(path, encodeJson({ hostId, tunnelKey: tunnelKey() }), {
+    candidacy.node = store.ephemeral(path, encodeJson({ hostId, tunnelKey }), {
       makeParent: () => store.ensure(parentPath(path)!),
       onState: (state, node) => {
         if (candidacy.node === node) this.elected(id, candidacy, state);
       },
     });
+  }
+
+  /** Undefined if it cannot be written to the disk. */
+  private takeKey(): number | undefined {
+    this.mayHaveKey = true;
+    try {
+      const tunnelKey = this.options.tunnelKey();
+      this.isKeyFaultTold = false;
+      return tunnelKey;
+    } catch (error) {
+      this.tellOfKeyFault(error as Error);
+      return undefined;
+    }
+  }
+
+  private releaseKey(): void {
+    try {
+      this.options.releaseTunnelKey();
+      this.mayHaveKey = false;
+      this.isKeyFaultTold = false;
+    } catch (error) {
+      this.tellOfKeyFault(error as Error);
+    }
+  }
+
+  private tellOfKeyFault(error: Error): void {
+    if (this.isKeyFaultTold) return;
+    this.isKeyFaultTold = true;
+    this.options.log.error(
+      { error: error.message },
+      'cannot take or give back the tunnel key of health checks; trying again',
+    );
   }
 
   private elected(id: string, candidacy: Candidacy, state: EphemeralState): void {

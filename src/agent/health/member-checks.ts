@@ -113,6 +113,7 @@ export class MemberChecks {
   /** Those that are to be asked now, the first of them last. */
   private due: Check[] = [];
   private asking: NodeJS.Immediate | undefined;
+  private ticking: NodeJS.Immediate | undefined;
   /** Whether another host checks from here on. */
   private isReplaced = false;
 
@@ -170,8 +171,16 @@ export class MemberChecks {
     }
   }
 
-  /** To be called once a second. */
+  /** To be called once a second. What has come in by then is heard first: else an agent that was held up takes it for silence. */
   tick(): void {
+    this.ticking ??= setImmediate(() => {
+      this.ticking = undefined;
+      this.look();
+    });
+  }
+
+  /** Who has not answered in time, and who is to be asked? */
+  private look(): void {
     const now = this.options.clock();
     const due: Check[] = [];
     for (const pool of this.pools.values()) {
@@ -188,10 +197,13 @@ export class MemberChecks {
 
   private askSome(): void {
     clearImmediate(this.asking);
+    const now = this.options.clock();
     for (let count = 0; count < QUESTIONS_AT_ONCE; count++) {
       const check = this.due.pop();
       if (check === undefined) return;
-      if (this.isCurrent(check) && check.asked === undefined) this.ask(check);
+      // Who has waited for a fact may be here twice.
+      const isDue = check.asked === undefined && check.dueAt <= now + EARLY_MS;
+      if (isDue && this.isCurrent(check)) this.ask(check);
     }
     this.asking = setImmediate(() => this.askSome());
   }
@@ -216,6 +228,7 @@ export class MemberChecks {
     this.isReplaced = isReplaced;
     this.due = [];
     clearImmediate(this.asking);
+    clearImmediate(this.ticking);
     for (const watch of this.watches) watch.close();
     for (const pool of this.pools.values()) this.leave(pool);
     this.waiting.clear();

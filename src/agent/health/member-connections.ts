@@ -3,6 +3,8 @@ import type { Datapath, TrackedConnection } from '../../datapath/datapath.js';
 
 /** By then flows that lead new connections to the member are replaced. */
 const SETTLE_MS = 1000;
+/** And how late it is tried again at most, when it did not work. */
+const LAST_RETRY_MS = 60_000;
 /** Connections that are forgotten at once. */
 const BATCH = 256;
 
@@ -21,15 +23,18 @@ export class MemberConnections {
   private readonly down = new Set<string>();
   private timer: NodeJS.Timeout | undefined;
   private isForgetting = false;
+  private delay = SETTLE_MS;
   private readonly abort = new AbortController();
 
   constructor(
-    private readonly datapath: Pick<Datapath, 'connections' | 'changeConnections'>,
+    private readonly datapath: Pick<Datapath, 'connections' | 'changeConnections' | 'features'>,
     private readonly log: Logger,
   ) {}
 
   /** A member was found not to work. */
   memberDown({ protocol, words, port }: MemberAddress): void {
+    // Then no packet has ever got to a member.
+    if (!this.datapath.features.conntrack) return;
     this.down.add(nameOf(protocol, words, port));
     this.schedule();
   }
@@ -44,24 +49,31 @@ export class MemberConnections {
     this.timer ??= setTimeout(() => {
       this.timer = undefined;
       this.isForgetting = true;
-      this.forget()
-        .catch((error: Error) => {
-          if (!this.abort.signal.aborted) {
-            this.log.warn({ error: error.message }, 'could not end the connections of members that do not work');
-          }
-        })
+      const down = new Set(this.down);
+      this.down.clear();
+      this.forget(down)
+        .then(
+          () => {
+            this.delay = SETTLE_MS;
+          },
+          (error: Error) => {
+            if (this.abort.signal.aborted) return;
+            for (const name of down) this.down.add(name);
+            this.delay = Math.min(2 * this.delay, LAST_RETRY_MS);
+            const retryInMs = this.delay;
+            this.log.warn({ error: error.message, retryInMs }, 'could not end connections of members that do not work');
+          },
+        )
         .finally(() => {
           this.isForgetting = false;
           if (this.down.size > 0) this.schedule();
         });
-    }, SETTLE_MS);
+    }, this.delay);
   }
 
-  private async forget(): Promise<void> {
+  private async forget(down: ReadonlySet<string>): Promise<void> {
     const { datapath, log } = this;
     const { signal } = this.abort;
-    const down = new Set(this.down);
-    this.down.clear();
     const all = await datapath.connections(undefined, Number.MAX_SAFE_INTEGER, signal);
     const found = all.filter((connection) => isTranslatedToOne(connection, down));
     for (let i = 0; i < found.length; i += BATCH) {

@@ -69,12 +69,12 @@ export class TunnelKeys {
     return key;
   }
 
-  /** Succeeds when the owner has none. */
+  /** Succeeds when the owner has none. Where it throws the owner still has the key. */
   release(owner: string): void {
     const key = this.byOwner.get(owner);
     if (key === undefined) return;
-    this.byOwner.delete(owner);
     rmSync(join(this.folder, String(key)), { force: true });
+    this.byOwner.delete(owner);
     this.used.delete(key);
   }
 

@@ -211,6 +211,58 @@ test.serial('silence counts as often as the monitor says, and the status is writ
   t.is(await version(), before + 2);
 });
 
+test.serial('an answer that came while the agent was held up is no silence', async (t) => {
+  const { cluster, repository, pods, monitor, behaviours, asked, step, status, comes } = await setUp(t, { hosts: 1 });
+  const [pod] = pods;
+  await repository.modify('health-monitor', monitor.id, (found) => ({ ...found, timeout: 3, maxRetries: 1 }));
+  const { results } = cluster.hosts[0].agent.healthChecks;
+  await comes('it has answered', () => (results.get('accepted') ?? 0) > 0);
+  asked.set(pod, 0);
+  // Answers are given below, so late that the agent finds them together with its next tick.
+  behaviours.delete(pod);
+  await until(
+    'it was asked three times',
+    async () => {
+      await step();
+      const questions = pod.device?.received() ?? [];
+      pod.device?.clear();
+      for (const question of questions) {
+        const answer = answerTo(pod, question, 'accepts');
+        if (answer === undefined || answer === 'none') continue;
+        asked.set(pod, asked.get(pod)! + 1);
+        pod.send(answer);
+        await cluster.advance(4000);
+      }
+      return asked.get(pod)! >= 3;
+    },
+    PATIENCE_MS,
+  );
+  t.is(results.get('silent'), undefined);
+  t.true(results.get('accepted')! >= 4);
+  t.is(await status(0), 'active');
+});
+
+test.serial('an agent that cannot write its tunnel key to the disk lives on, and checks when it can', async (t) => {
+  const { cluster, comes, step, repository, pools, monitor } = await setUp(t, { hosts: 1 });
+  const [host] = cluster.hosts;
+  await comes('the members are checked', () => host.agent.healthChecks.members > 0);
+  await repository.modify('pool', pools[0], ({ healthMonitorId, ...rest }) => rest);
+  await comes('nothing is checked', () => host.agent.healthChecks.balancers === 0);
+  const { tunnelTargets } = host.agent;
+  const take = tunnelTargets.healthKey.bind(tunnelTargets);
+  let refused = 0;
+  tunnelTargets.healthKey = () => {
+    refused++;
+    throw new Error('ENOSPC: no space left on device');
+  };
+  await repository.modify('pool', pools[0], (found) => ({ ...found, healthMonitorId: monitor.id }));
+  await comes('the key was asked for twice', () => refused >= 2);
+  for (let i = 0; i < 3; i++) await step();
+  t.is(host.agent.healthChecks.balancers, 0);
+  tunnelTargets.healthKey = take;
+  await comes('the members are checked again', () => host.agent.healthChecks.members > 0);
+});
+
 test.serial(
   'monitors, members and pools are changed, switched off and taken away while members are asked',
   async (t) => {

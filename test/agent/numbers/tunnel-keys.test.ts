@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
@@ -66,6 +66,19 @@ test('a key that could not be written is not given', async (t) => {
   t.throws(() => keys.take('port a'), { code: 'ENOENT' });
   t.is(keys.keyOf('port a'), undefined);
   t.deepEqual([...keys.owners()], []);
+});
+
+test("a key that could not be taken from the disk is still its owner's, and can be given back later", async (t) => {
+  const path = await folder(t);
+  const keys = await TunnelKeys.open(path);
+  const key = keys.take('port a');
+  await rm(join(path, String(key)));
+  await mkdir(join(path, String(key)));
+  t.throws(() => keys.release('port a'));
+  t.is(keys.keyOf('port a'), key);
+  await rm(join(path, String(key)), { recursive: true });
+  keys.release('port a');
+  t.is(keys.keyOf('port a'), undefined);
 });
 
 test('a key of which a power failure has left only the name is given to nobody in the next run', async (t) => {
