@@ -12,13 +12,33 @@ const SIDES = [
 
 /**
  * Let the ports that changed insertions name know of them, and those that they named before forget them, so that agents look
- * for insertions only where there are some. To be called before what is staged is written.
+ * for insertions only where there are some. A port that is changed knows them still: one that was written anew without would have its
+ * traffic go round its services. To be called before what is staged is written.
  * @throws ObjectNotFoundError, ReferenceConflictError, InvalidInputError naming the field
  */
 export async function noteInsertions(changes: ChangeSet, signal?: AbortSignal): Promise<void> {
+  for (const staged of changes.objects)
+    if (staged.kind === 'port' && staged.after !== undefined) keepNotes(changes, staged);
   for (const staged of [...changes.objects]) {
     const isChanged = staged.after !== undefined && staged.after !== staged.before?.object;
     if (staged.kind === 'l2-insertion' && isChanged) await noteInsertion(changes, staged, signal);
+  }
+}
+
+function keepNotes(changes: ChangeSet, staged: Staged): void {
+  const before = staged.before?.object as Port | undefined;
+  for (const { isNamedIn } of SIDES) {
+    const port = staged.after as Port;
+    const isDeleted = (id: string) => {
+      const insertion = changes.peek('l2-insertion', id);
+      return insertion !== undefined && insertion.after === undefined;
+    };
+    const missing = (before?.[isNamedIn] ?? []).filter((id) => !port[isNamedIn]?.includes(id) && !isDeleted(id));
+    if (missing.length === 0) continue;
+    if (port.bridgeId === undefined) {
+      throw new InvalidInputError('port.bridgeId', port.bridgeId, 'expected a bridge, as insertions name the port');
+    }
+    staged.after = withIds(port, isNamedIn, (ids) => [...ids, ...missing]);
   }
 }
 

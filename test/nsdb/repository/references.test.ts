@@ -177,6 +177,21 @@ test.serial(
     await maker.create('port', { ...routerPort, bridgeId: undefined, routerId: await maker.make('router') });
     await t.throwsAsync(insert(a, routerPort.id), { message: /servicePortId: expected a port of a bridge/ });
 
+    await repository.modify('port', a, ({ insertionIds: _, ...port }) => ({ ...port, isolated: true }));
+    await repository.modify('port', service, ({ serviceInsertionIds: _, ...port }) => port);
+    t.deepEqual(
+      [await idsOf(a), await idsOf(service)],
+      [
+        [2, 0],
+        [0, 2],
+      ],
+    );
+    const routerId = await maker.make('router');
+    const move = repository.modify('port', a, ({ id, adminStateUp, addresses }) => {
+      return { id, adminStateUp, addresses, routerId, mac: '02:00:00:00:00:09', subnets: ['10.0.0.1/8'] };
+    });
+    await t.throwsAsync(move, { message: /port\.bridgeId: expected a bridge, as insertions/ });
+
     await repository.modify('l2-insertion', second.id, (one) => ({ ...one, servicePortId: other }));
     await repository.delete('l2-insertion', first.id);
     t.deepEqual(await Promise.all([a, b, service, other].map(idsOf)), [
