@@ -37,18 +37,20 @@ export class MemberTable<M extends TableMember> {
   private readonly available: readonly M[];
   /** Hashes of the identifiers of `available`. */
   private readonly seeds: Int32Array;
-  private readonly owners: readonly (M | undefined)[];
+  /** Who has each bucket, available or not, by index. */
+  private readonly dealt: Int32Array;
+  /** Who takes a bucket in place of its owner. Each is found when it is first asked for: with many members down all would take seconds. */
+  private readonly standIns = new Map<number, M | undefined>();
 
-  constructor(members: readonly M[]) {
+  /** @param before the table of the same pool until now: while members and weights are the same, so is who has which bucket */
+  constructor(members: readonly M[], before?: MemberTable<M>) {
     const sorted = members.filter((member) => member.weight > 0).sort((a, b) => (a.id < b.id ? -1 : 1));
     this.members = sorted;
     this.available = sorted.filter((member) => member.isAvailable);
     this.seeds = Int32Array.from(this.available, (member) => hashText(member.id));
     this.bits = SIZES.find((bits) => 2 ** bits >= BUCKETS_PER_MEMBER * sorted.length) ?? SIZES[SIZES.length - 1];
-    this.owners = Array.from(dealBuckets(sorted, 2 ** this.bits), (owner, bucket) => {
-      const member = sorted[owner];
-      return member?.isAvailable ? member : this.rendezvous(mix(bucket));
-    });
+    const isDealt = before !== undefined && haveSameShares(before.members, sorted);
+    this.dealt = isDealt ? before.dealt : dealBuckets(sorted, 2 ** this.bits);
   }
 
   /** Whether one member takes all connections, or nobody does. */
@@ -58,12 +60,13 @@ export class MemberTable<M extends TableMember> {
 
   /** The member that takes a connection whose hash ends in these bits; undefined when no member is available. */
   ofBucket(bucket: number): M | undefined {
-    return this.owners[bucket];
+    const owner = this.dealtTo(bucket);
+    return owner?.isAvailable ? owner : this.standIn(bucket);
   }
 
-  /** The member that has the bucket, available or not. It is worked out anew: for people who ask, not for packets. */
+  /** The member that has the bucket, available or not. */
   dealtTo(bucket: number): M | undefined {
-    return this.members[dealBuckets(this.members, 2 ** this.bits)[bucket]];
+    return this.members[this.dealt[bucket]];
   }
 
   /** The member for all connections of a client, by its address in `words[offset..offset+count-1]`. */
@@ -71,6 +74,14 @@ export class MemberTable<M extends TableMember> {
     let hash = count;
     for (let i = offset; i < offset + count; i++) hash = mix(hash ^ words[i]);
     return this.rendezvous(hash);
+  }
+
+  private standIn(bucket: number): M | undefined {
+    const known = this.standIns.get(bucket);
+    if (known !== undefined) return known;
+    const found = this.rendezvous(mix(bucket));
+    this.standIns.set(bucket, found);
+    return found;
   }
 
   private rendezvous(hash: number): M | undefined {
@@ -87,6 +98,10 @@ export class MemberTable<M extends TableMember> {
     }
     return best;
   }
+}
+
+function haveSameShares(a: readonly TableMember[], b: readonly TableMember[]): boolean {
+  return a.length === b.length && a.every(({ id, weight }, i) => id === b[i].id && weight === b[i].weight);
 }
 
 /** Which member, by index, owns each of `count` buckets (a power of two); empty without members. */

@@ -89,6 +89,41 @@ test('a member that is not available moves its own buckets and clients, and gets
   );
 });
 
+test('property: a table that takes over from another one is as if it were new', (t) => {
+  fc.assert(
+    fc.property(pools, pools, fc.infiniteStream(fc.boolean()), (pool, others, coin) => {
+      const changed = pool.map((one) => ({ ...one, isAvailable: coin.next().value }));
+      for (const now of [
+        changed,
+        changed.slice(1),
+        changed.map((one) => ({ ...one, weight: one.weight + 1 })),
+        others,
+      ]) {
+        const before = new MemberTable<TableMember>(pool);
+        const table = new MemberTable<TableMember>(now, before);
+        t.deepEqual(owners(table), owners(new MemberTable(now)));
+      }
+    }),
+    { numRuns: 50 },
+  );
+});
+
+test('members of a large pool that stop to work do not have all its buckets placed anew', (t) => {
+  let looks = 0;
+  const pool = members(2000).map(({ id }, i) => ({
+    id,
+    isAvailable: i % 2 === 0,
+    get weight() {
+      looks++;
+      return 1;
+    },
+  }));
+  const before = new MemberTable<TableMember>(members(2000));
+  const table = new MemberTable<TableMember>(pool, before);
+  for (let bucket = 0; bucket < 10; bucket++) table.ofBucket(bucket);
+  t.true(looks < 20 * pool.length, `${looks} looks at members`);
+});
+
 test('the buckets of a member that is not available are spread over the others', (t) => {
   const pool = members(20).map((one, i) => ({ ...one, isAvailable: i !== 3 }));
   const buckets = owners(new MemberTable(pool));

@@ -88,13 +88,15 @@ export class LoadBalancerCells {
     let pool: Pool | null | undefined;
     let areMembersKnown = false;
     let updating: NodeJS.Immediate | undefined;
+    let table: MemberTable<BalancedMember> | undefined;
     // Members that change together make one table.
     const update = () => {
       updating ??= setImmediate(() => {
         updating = undefined;
         if (pool === null) cell.set(null);
         else if (pool !== undefined && areMembersKnown) {
-          cell.set({ id, adminStateUp: pool.adminStateUp, members: new MemberTable([...members.values()]) });
+          table = new MemberTable([...members.values()], table);
+          cell.set({ id, adminStateUp: pool.adminStateUp, members: table });
           for (const memberId of newlyDown) this.onMemberDown(PROTOCOLS[pool.protocol], members.get(memberId)!);
           newlyDown.clear();
         }
