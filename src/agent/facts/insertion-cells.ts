@@ -71,12 +71,17 @@ export class InsertionCells {
     const insertions = new Map<string, L2Insertion>();
     const unreadable = new Set<string>();
     let areAllKnown = false;
+    let updating: NodeJS.Immediate | undefined;
+    // Insertions that change together make one chain.
     const update = () => {
       if (!areAllKnown) return;
-      const rules = rulesOf(portId, [...insertions.values()]);
-      const chain = new Chain(serviceChainId(kind, portId), this.referencesOf(insertions), rules);
-      for (const id of unreadable) chain.setUnreadable(id, undefined);
-      cell.set(chain);
+      updating ??= setImmediate(() => {
+        updating = undefined;
+        const rules = rulesOf(portId, [...insertions.values()]);
+        const chain = new Chain(serviceChainId(kind, portId), this.referencesOf(insertions), rules);
+        for (const id of unreadable) chain.setUnreadable(id, undefined);
+        cell.set(chain);
+      });
     };
     const follow = (id: string, insertion: L2Insertion | undefined) => {
       unreadable.delete(id);
@@ -90,24 +95,27 @@ export class InsertionCells {
       unreadable.add(id);
       update();
     };
-    return this.source.repository.watchHolders('l2-insertion', field, portId, follow, block, () => {
+    const watch = this.source.repository.watchHolders('l2-insertion', field, portId, follow, block, () => {
       areAllKnown = true;
       update();
     });
+    const close = () => {
+      watch.close();
+      clearImmediate(updating);
+    };
+    return { ready: watch.ready, close };
   }
 
   /** Chains of services jump to those of the ports that are protected. */
   private referencesOf(insertions: ReadonlyMap<string, L2Insertion>): RuleReferences {
-    const protectedChain = (id: string) => {
-      for (const { portId } of insertions.values()) {
-        for (const kind of ['inbound', 'outbound'] as const) {
-          if (serviceChainId(kind, portId) === id) return this.chain(kind, portId);
-        }
+    const chains = new Map<string, () => Cell<ChainFact>>();
+    for (const { portId } of insertions.values()) {
+      for (const kind of ['inbound', 'outbound'] as const) {
+        chains.set(serviceChainId(kind, portId), () => this.chain(kind, portId));
       }
-      return this.others.chain(id);
-    };
+    }
     return {
-      chain: protectedChain,
+      chain: (id) => chains.get(id)?.() ?? this.others.chain(id),
       port: (id) => this.source.port(id),
       addressGroup: (id) => this.others.addressGroup(id),
     };
