@@ -158,14 +158,16 @@ export class PeerLink {
 
   /** To be called several times a second. */
   tick(): void {
-    if (this.inFlight.length === 0) return;
+    // What there is could not be read: tried again as late as if the peer were silent, for it takes long with many connections.
+    const isStuck = this.isListing && !this.isReading;
+    if (this.inFlight.length === 0 && !isStuck) return;
     const now = this.options.clock();
     // Also a session that never was opened: the peer may have taken an older one, which came late, for the one that follows it.
     if (now - this.progressAt >= SILENT_MS) {
       this.begin(false);
       return;
     }
-    if (now - this.sentAt < this.resendAfter) return;
+    if (isStuck || now - this.sentAt < this.resendAfter) return;
     this.resendAfter = Math.min(2 * this.resendAfter, RESEND_MAX_MS);
     this.sentAt = now;
     for (const { bytes } of this.inFlight) {
@@ -256,13 +258,10 @@ export class PeerLink {
         this.flush();
       }
     } catch (error) {
-      if (session === this.session && !this.isClosed) {
-        this.options.failed(error as Error);
-        this.begin(false);
-      }
+      if (session === this.session && !this.isClosed) this.options.failed(error as Error);
     } finally {
       this.isReading = false;
-      if (this.isListing && !this.isClosed) void this.listAll();
+      if (this.isListing && session !== this.session && !this.isClosed) void this.listAll();
     }
   }
 

@@ -25,6 +25,8 @@ class World {
   /** Messages that do not take effect: the next ones. */
   failures = 0;
   failed = 0;
+  /** How often what the teller has cannot be read. */
+  unreadable = 0;
   /** How often what a host has is being read, now and at most. */
   reading = 0;
   mostReading = 0;
@@ -86,6 +88,10 @@ class World {
         this.mostReading = Math.max(this.mostReading, ++this.reading);
         await nextTurn();
         this.reading--;
+        if (self === 'teller' && this.unreadable > 0) {
+          this.unreadable--;
+          throw new Error('the datapath does not answer');
+        }
         const all = self === 'teller' ? [...this.has] : [];
         return all.map((port): GroupEntry => ({ groupId: GROUP, entry: entry('present', port) }));
       },
@@ -239,4 +245,15 @@ test('however many sessions begin, what there is to tell is read by one at a tim
   await world.settle();
   t.is(world.mostReading, 1);
   t.deepEqual(sorted(world.knows), [1]);
+});
+
+test('what there is to tell is read again after a fault, but not at once', async (t) => {
+  const world = new World();
+  world.has.add(1);
+  world.unreadable = 2;
+  world.begin();
+  await world.settle();
+  t.deepEqual(sorted(world.knows), [1]);
+  t.is(world.failed, 2);
+  t.true(world.now >= 20_000);
 });
