@@ -23,8 +23,11 @@ import { PlannedHost, PlannedNetwork } from '../simulation/planned-network.js';
 import { type Arrival, describeStep, type StepPlan, Talk, traffic } from '../simulation/traffic-plan.js';
 import type { DatapathFactory, Endpoint, Lab } from './datapath.js';
 
-/** How long one driver's test may go on looking for a smaller counterexample, in milliseconds. */
-const SHRINK_LIMIT = 120_000;
+/**
+ * How long one driver's test may take, in milliseconds, with looking for a smaller counterexample. After that it ends with the networks
+ * that there were, which are counted in its log.
+ */
+const TIME_LIMIT = 120_000;
 
 /** One of two nodes on which the networks are, one network after the other. */
 class Stage {
@@ -131,7 +134,7 @@ async function check(t: ExecutionContext, [a, b]: readonly [Lab, Lab], networks:
       for (const step of steps) packets += await network.carryOut(step);
       flows += await network.end();
     }),
-    { numRuns: networks, interruptAfterTimeLimit: SHRINK_LIMIT, includeErrorInReport: true },
+    { numRuns: networks, interruptAfterTimeLimit: TIME_LIMIT, includeErrorInReport: true },
   );
   t.log(`${packets} packets by ${flows} flows in ${talks} networks`);
 }
