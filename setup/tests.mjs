@@ -14,7 +14,7 @@ const KERNEL_TESTS = 'build/test/kernel/';
 
 /** What takes longer hangs: ava waits for ever for a test file that does not exit. */
 const HOST_LIMIT_S = 1500;
-const VM_LIMIT_S = 3600;
+const VM_LIMIT_S = 4200;
 
 /** Set by Ctrl-C: what has not begun does not begin any more. */
 let interrupted = false;
