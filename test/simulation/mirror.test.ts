@@ -42,6 +42,17 @@ function bridged() {
   return { world, bridge, aside, filters, client, server, mirror };
 }
 
+/** What the client sends is copied to the other bridge, through the port that links the two; the client's port has a zone. */
+function copiedAside() {
+  const { world, bridge, aside, client, filters, mirror } = bridged();
+  const [toAside] = world.link(bridge, aside);
+  bridge.links.at(0).value = [];
+  filters.ports.set('link', toAside);
+  const location = { type: 'local', output: fact('output', 1), zone: fact('zone', 101) } as const;
+  change(client, { location, inboundMirrors: [mirror('link')] });
+  return { world, aside, filters };
+}
+
 const request = (dstMac = SERVER) => keyOf(tcpFrame({ srcMac: CLIENT, dstMac }), 1);
 const out = (port: number): Action => ({ type: 'output', port });
 
@@ -280,12 +291,7 @@ test('a condition on the connection has its state asked for, and a copy is track
 });
 
 test('a copy is tracked nowhere either where it passes a device that asks for connections', (t) => {
-  const { world, bridge, aside, client, filters, mirror } = bridged();
-  const [toAside] = world.link(bridge, aside);
-  bridge.links.at(0).value = [];
-  filters.ports.set('link', toAside);
-  const location = { type: 'local', output: fact('output', 1), zone: fact('zone', 101) } as const;
-  change(client, { location, inboundMirrors: [mirror('link')] });
+  const { world, aside, filters } = copiedAside();
   const statefulOnly = { matchReturnFlow: true, etherType: EtherType.IPV6 };
   aside.inboundFilters = [filters.set('stateful', [{ type: 'drop', if: statefulOnly }])];
   const recirculations = { get: (id: number) => fact(`recirculation ${id}`, null), idOf: () => 7 };
@@ -294,12 +300,7 @@ test('a copy is tracked nowhere either where it passes a device that asks for co
 });
 
 test('a copy whose source is translated is in the connections of the device that does it, and in no others', (t) => {
-  const { world, bridge, aside, client, filters, mirror } = bridged();
-  const [toAside] = world.link(bridge, aside);
-  bridge.links.at(0).value = [];
-  filters.ports.set('link', toAside);
-  const location = { type: 'local', output: fact('output', 1), zone: fact('zone', 101) } as const;
-  change(client, { location, inboundMirrors: [mirror('link')] });
+  const { world, aside, filters } = copiedAside();
   const sourceNat: SourceNatFact = {
     zone: fact('zone of the device', 500),
     ports: () => fact('ports', [{ first: 1024, last: 1087 }]),
@@ -322,12 +323,7 @@ test('a copy whose source is translated is in the connections of the device that
 });
 
 test('the destination of a copy is not translated: the connection is that of the packet itself', (t) => {
-  const { world, bridge, aside, client, filters, mirror } = bridged();
-  const [toAside] = world.link(bridge, aside);
-  bridge.links.at(0).value = [];
-  filters.ports.set('link', toAside);
-  const location = { type: 'local', output: fact('output', 1), zone: fact('zone', 101) } as const;
-  change(client, { location, inboundMirrors: [mirror('link')] });
+  const { world, aside, filters } = copiedAside();
   const targets = [{ start: '10.9.9.9', end: '10.9.9.9', ports: { start: 80, end: 80 } }];
   aside.inboundFilters = [filters.set('dnat', [{ type: 'dnat', action: 'accept', targets }])];
   const recirculations = { get: (id: number) => fact(`recirculation ${id}`, null), idOf: () => 7 };

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
 import { EmbeddedServer } from '../../../src/nsdb/embedded/server.js';
 import { type StoreEvent, StoreUnavailableError } from '../../../src/nsdb/store.js';
@@ -76,7 +76,8 @@ test('what was taken out of a queue can be collected', async (t) => {
   t.is(queue.size, 1);
 });
 
-test('a connection that is lost again and again is not made again and again without a pause', async (t) => {
+/** A client whose connection can be cut and held. */
+async function proxied(t: ExecutionContext): Promise<{ store: ZookeeperStore; proxy: CutProxy }> {
   const folder = await mkdtemp(join(tmpdir(), 'midonet-nsdb-'));
   const server = await EmbeddedServer.start({ listen: { port: 0 }, dataDir: folder, fsync: false });
   const proxy = await CutProxy.to(server.address);
@@ -87,6 +88,11 @@ test('a connection that is lost again and again is not made again and again with
     await server.close();
     await rm(folder, { recursive: true });
   });
+  return { store, proxy };
+}
+
+test('a connection that is lost again and again is not made again and again without a pause', async (t) => {
+  const { store, proxy } = await proxied(t);
   await store.sync();
   const session = store.sessionId;
   const before = proxy.accepted;
@@ -100,16 +106,7 @@ test('a connection that is lost again and again is not made again and again with
 });
 
 test('what an answer does not belong to is asked again on the next connection', async (t) => {
-  const folder = await mkdtemp(join(tmpdir(), 'midonet-nsdb-'));
-  const server = await EmbeddedServer.start({ listen: { port: 0 }, dataDir: folder, fsync: false });
-  const proxy = await CutProxy.to(server.address);
-  const store = new ZookeeperStore({ connect: proxy.address });
-  t.teardown(async () => {
-    await store.close();
-    await proxy.close();
-    await server.close();
-    await rm(folder, { recursive: true });
-  });
+  const { store, proxy } = await proxied(t);
   await store.create('/a', bytes('a'));
   proxy.hold();
   let children: readonly string[] | undefined;
