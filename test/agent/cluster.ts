@@ -10,10 +10,9 @@ import { Agent } from '../../src/agent/agent.js';
 import type { StateTransport } from '../../src/agent/flow-state/transport.js';
 import type { FlowLimits } from '../../src/agent/forwarding/installed-flows.js';
 import type { ZoneMembership } from '../../src/agent/host/registration.js';
-import type { TunnelDevices, TunnelType } from '../../src/agent/underlay/tunnels.js';
+import type { TunnelType } from '../../src/agent/underlay/tunnels.js';
 import type { Datapath, DatapathFeatures, Flow } from '../../src/datapath/datapath.js';
 import { DatapathError } from '../../src/datapath/errors.js';
-import type { MemoryDatapath } from '../../src/datapath/memory/datapath.js';
 import type { MemoryInterface } from '../../src/datapath/memory/interface.js';
 import { MemoryNetwork } from '../../src/datapath/memory/network.js';
 import type { MemoryNode } from '../../src/datapath/memory/node.js';
@@ -26,6 +25,7 @@ import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildUdp } from '../../src/packet/udp.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
+import { MemoryTunnelDevices } from './memory-tunnel-devices.js';
 import { StoreGate } from './store-gate.js';
 import { until } from './until.js';
 
@@ -75,29 +75,6 @@ export class Pod {
   count(text: string): number {
     const frames = this.device?.received() ?? [];
     return frames.filter((frame) => Buffer.from(frame).includes(text)).length;
-  }
-}
-
-class MemoryTunnelDevices implements TunnelDevices {
-  constructor(
-    private readonly node: MemoryNode,
-    private readonly datapath: MemoryDatapath,
-    private readonly delay: number,
-  ) {}
-
-  async ensure(type: TunnelType, signal?: AbortSignal): Promise<number> {
-    const name = `mn-${type}`;
-    await new Promise((resolve) => setTimeout(resolve, this.delay));
-    if (this.node.interface(name) === undefined) this.node.addInterface(name, type);
-    return (await this.datapath.addPort(name, 'netdev', signal)).number;
-  }
-
-  concerns(): boolean {
-    return true;
-  }
-
-  async underlayMtu(): Promise<number> {
-    return 1500;
   }
 }
 

@@ -1,13 +1,12 @@
 import { type Logger, pino } from 'pino';
 import { Agent } from '../../../src/agent/agent.js';
-import type { TunnelDevices, TunnelType } from '../../../src/agent/underlay/tunnels.js';
-import type { Datapath } from '../../../src/datapath/datapath.js';
 import type { MemoryDatapath } from '../../../src/datapath/memory/datapath.js';
 import type { MemoryNetwork } from '../../../src/datapath/memory/network.js';
 import type { MemoryNode } from '../../../src/datapath/memory/node.js';
 import type { MemorySwitch } from '../../../src/datapath/memory/switch.js';
 import { ZookeeperStore } from '../../../src/nsdb/zookeeper/client.js';
 import { formatIpv4 } from '../../../src/packet/address.js';
+import { MemoryTunnelDevices } from '../memory-tunnel-devices.js';
 import { type Ignores, virtualDatapath } from './datapath.js';
 import { VirtualProcess } from './events.js';
 import type { Machine } from './machine.js';
@@ -15,28 +14,6 @@ import type { World } from './world.js';
 
 /** Milliseconds that it takes to make a tunnel device. */
 const DEVICE_MS = 5;
-
-class VirtualTunnelDevices implements TunnelDevices {
-  constructor(
-    private readonly node: MemoryNode,
-    private readonly datapath: Datapath,
-  ) {}
-
-  async ensure(type: TunnelType, signal?: AbortSignal): Promise<number> {
-    const name = `mn-${type}`;
-    await new Promise((resolve) => setTimeout(resolve, DEVICE_MS));
-    if (this.node.interface(name) === undefined) this.node.addInterface(name, type);
-    return (await this.datapath.addPort(name, 'netdev', signal)).number;
-  }
-
-  concerns(): boolean {
-    return true;
-  }
-
-  async underlayMtu(): Promise<number> {
-    return 1500;
-  }
-}
 
 interface Run {
   readonly process: VirtualProcess;
@@ -136,7 +113,7 @@ export class VirtualHost {
       stateFolder: this.folder,
       store,
       datapath,
-      devices: new VirtualTunnelDevices(this.node, datapath),
+      devices: new MemoryTunnelDevices(this.node, datapath, DEVICE_MS),
       tunnelZones: [{ name: 'underlay', type: 'vxlan', address: formatIpv4(this.address) }],
       flows: { idleTimeout: 10, maxFlows: 10_000 },
       // No port of these networks is in a stateful group.
