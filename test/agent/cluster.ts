@@ -24,6 +24,7 @@ import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildUdp } from '../../src/packet/udp.js';
+import { positionsAfter } from '../../src/topology/position.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
 import { MemoryTunnelDevices } from './memory-tunnel-devices.js';
 import { StoreGate } from './store-gate.js';
@@ -324,6 +325,17 @@ export class Cluster {
 
   async createBridge(): Promise<string> {
     return (await this.repository.create('bridge', { id: randomUUID(), name: 'blue' })).id;
+  }
+
+  /** A chain with these rules, without their identifiers and positions, in their order. */
+  async createChain(rules: readonly object[]): Promise<string> {
+    const chainId = (await this.repository.create('chain', { id: randomUUID(), name: 'chain' })).id;
+    const positions = positionsAfter(undefined, rules.length);
+    for (const [i, rule] of rules.entries()) {
+      const whole = { ...rule, id: randomUUID(), chainId, position: positions[i] };
+      await this.repository.create('rule', whole as Parameters<typeof this.repository.create<'rule'>>[1]);
+    }
+    return chainId;
   }
 
   pod(bridgeId: string, known = true): Pod {

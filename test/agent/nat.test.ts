@@ -6,8 +6,6 @@ import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../src/packet/ipv4.js';
 import { buildUdp } from '../../src/packet/udp.js';
-import type { Rule } from '../../src/topology/chains.js';
-import { positionsAfter } from '../../src/topology/position.js';
 import { keyOf } from '../simulation/world.js';
 import { Cluster, Pod, type TestHost } from './cluster.js';
 import { until } from './until.js';
@@ -56,17 +54,6 @@ class Machine extends Pod {
   }
 }
 
-type NatRule = Omit<Extract<Rule, { type: 'dnat' | 'snat' | 'reverse-snat' }>, 'id' | 'chainId' | 'position'>;
-
-async function createChain(c: Cluster, rules: readonly object[]): Promise<string> {
-  const chainId = (await c.repository.create('chain', { id: randomUUID(), name: 'nat' })).id;
-  const positions = positionsAfter(undefined, rules.length);
-  for (const [i, rule] of rules.entries()) {
-    await c.repository.create('rule', { ...(rule as NatRule), id: randomUUID(), chainId, position: positions[i] });
-  }
-  return chainId;
-}
-
 /** Clients on each host, a server on the second, and a router that translates both addresses of what clients send. */
 async function setUp(c: Cluster) {
   const routerId = (await c.repository.create('router', { id: randomUUID(), name: 'edge' })).id;
@@ -77,7 +64,7 @@ async function setUp(c: Cluster) {
   for (const [i, client] of clients.entries()) await c.hosts[i].attach(client);
   await c.hosts[1].attach(server);
   const address = formatIpv4(server.ip);
-  const inboundFilterId = await createChain(c, [
+  const inboundFilterId = await c.createChain([
     {
       type: 'dnat',
       targets: [{ start: address, end: address, ports: { start: 8080, end: 8080 } }],
@@ -86,7 +73,7 @@ async function setUp(c: Cluster) {
     },
     { type: 'reverse-snat', action: 'accept', condition: { destination: `${OUTER}/32` } },
   ]);
-  const outboundFilterId = await createChain(c, [
+  const outboundFilterId = await c.createChain([
     {
       type: 'snat',
       targets: [{ start: OUTER, end: OUTER, ports: { start: 1024, end: 65535 } }],

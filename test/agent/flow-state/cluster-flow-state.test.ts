@@ -11,7 +11,6 @@ import { IpProtocol } from '../../../src/packet/ip-protocol.js';
 import { buildIpv4 } from '../../../src/packet/ipv4.js';
 import { buildTcp, TcpFlag } from '../../../src/packet/tcp.js';
 import { buildUdp } from '../../../src/packet/udp.js';
-import { positionsAfter } from '../../../src/topology/position.js';
 import { keyOf } from '../../simulation/world.js';
 import { Cluster, Pod, type TestHost } from '../cluster.js';
 import { until } from '../until.js';
@@ -100,7 +99,7 @@ async function setUp(t: ExecutionContext, { hosts = 2, nat = false, stateful = t
   const { repository } = c;
   const routerId = (await repository.create('router', { id: randomUUID(), name: 'edge' })).id;
   const groupId = (await repository.create('port-group', { id: randomUUID(), name: 'uplinks', stateful })).id;
-  const answers = await createChain(c, [
+  const answers = await c.createChain([
     { type: 'accept', condition: { matchReturnFlow: true } },
     { type: 'accept', condition: { etherType: EtherType.IPV4, destinationPorts: { start: 80, end: 80 } } },
     { type: 'drop', condition: { etherType: EtherType.IPV4 } },
@@ -134,7 +133,7 @@ async function setUp(t: ExecutionContext, { hosts = 2, nat = false, stateful = t
   const machine = new Machine(bridgeId, 7);
   await c.hosts.at(-1)!.attach(machine);
   if (nat) {
-    const inboundFilterId = await createChain(c, [
+    const inboundFilterId = await c.createChain([
       {
         type: 'dnat',
         targets: [{ start: '10.1.0.7', end: '10.1.0.7', ports: { start: 8080, end: 8080 } }],
@@ -143,7 +142,7 @@ async function setUp(t: ExecutionContext, { hosts = 2, nat = false, stateful = t
       },
       { type: 'reverse-snat', action: 'accept', condition: { destination: `${OUTER}/32` } },
     ]);
-    const outboundFilterId = await createChain(c, [
+    const outboundFilterId = await c.createChain([
       {
         type: 'snat',
         targets: [{ start: OUTER, end: OUTER, ports: { start: 1024, end: 65535 } }],
@@ -166,16 +165,6 @@ async function setUp(t: ExecutionContext, { hosts = 2, nat = false, stateful = t
     return uplinks.every((uplink) => uplink.received().length > 0);
   });
   return g;
-}
-
-async function createChain(c: Cluster, rules: readonly object[]): Promise<string> {
-  const chainId = (await c.repository.create('chain', { id: randomUUID(), name: 'chain' })).id;
-  const positions = positionsAfter(undefined, rules.length);
-  for (const [i, rule] of rules.entries()) {
-    const whole = { ...rule, id: randomUUID(), chainId, position: positions[i] };
-    await c.repository.create('rule', whole as Parameters<typeof c.repository.create<'rule'>>[1]);
-  }
-  return chainId;
 }
 
 /** Whether all gateways have told each other what there is. */
