@@ -4,6 +4,7 @@ import { TcpFlag } from '../../src/packet/tcp.js';
 import type { Dice } from '../dice.js';
 import { comparable, isNobodyThere, isSaidByRoute } from './known-differences.js';
 import type { Network, PodSpec } from './network.js';
+import type { OurTwin } from './ours.js';
 import { answerTo, describePacket, frameOf, parseFrame, randomPacket, type Seen, type Sent } from './packets.js';
 import type { Twin } from './twin.js';
 
@@ -11,6 +12,8 @@ import type { Twin } from './twin.js';
 const PATIENCE_MS = 1000;
 /** How often packets that differ are sent again. */
 const ATTEMPTS = 4;
+/** How many that still differ are explained. */
+const EXPLAINED = 5;
 
 /** A packet that pods of both networks send; they differ in ports that a router has chosen. */
 interface Pair {
@@ -37,7 +40,13 @@ export interface Outcome {
 }
 
 /** Has the pods of both networks say the same and compares what they hear: packets, answers to these, and both once more. */
-export async function compare(ours: Twin, linux: Twin, network: Network, dice: Dice, count: number): Promise<Outcome> {
+export async function compare(
+  ours: OurTwin,
+  linux: Twin,
+  network: Network,
+  dice: Dice,
+  count: number,
+): Promise<Outcome> {
   const round = new Round(ours, linux, network);
   const openers = Array.from({ length: count }, (_, i): Pair => {
     const sent = randomPacket(dice, network, i + 1);
@@ -65,7 +74,7 @@ class Round implements Outcome {
   private last: { readonly ours: Arrivals; readonly linux: Arrivals } = { ours: new Map(), linux: new Map() };
 
   constructor(
-    private readonly ours: Twin,
+    private readonly ours: OurTwin,
     private readonly linux: Twin,
     private readonly network: Network,
   ) {}
@@ -83,7 +92,13 @@ class Round implements Outcome {
     }
     this.sent += pairs.length;
     for (const list of this.last.linux.values()) this.arrived += list.length;
-    this.differences.push(...again.map((pair) => this.difference(pair)!));
+    for (const pair of again) {
+      const why =
+        this.differences.length < EXPLAINED
+          ? await this.ours.explain(pair.ours.pod.name, frame(pair.ours, pair.number))
+          : '';
+      this.differences.push(`${this.difference(pair)!}\n${why}`);
+    }
   }
 
   private async send(pairs: readonly Pair[]): Promise<void> {

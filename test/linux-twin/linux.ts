@@ -9,6 +9,8 @@ import type { Twin } from './twin.js';
 
 /** Nothing has come for so long: what was sent has gone as far as it goes. */
 const QUIET_MS = 40;
+/** By its path: npm puts a program of the same name, which comes with a package, before it. */
+const NFT = '/usr/sbin/nft';
 /** Of a question for a neighbour, of which there is one. */
 const QUESTION_MS = 20;
 
@@ -83,7 +85,7 @@ export class LinuxTwin implements Twin {
   }
 
   private filter(place: string, rules: string): Promise<void> {
-    return runProgram(['ip', 'netns', 'exec', this.nameOf(place), 'nft', '-f', '-'], rules);
+    return runProgram(['ip', 'netns', 'exec', this.nameOf(place), NFT, '-f', '-'], rules);
   }
 
   /** Does something synchronous in a namespace. */
@@ -245,7 +247,7 @@ export async function whatIsMissing(): Promise<string | undefined> {
     try {
       await batch(['ip', '-n', name], ['link add bridge type bridge', 'link add near type veth peer name far']);
       const rules = table('inet twin', [chain('own', 'type filter hook prerouting priority filter;', RETURN)]);
-      await runProgram(['ip', 'netns', 'exec', name, 'nft', '-f', '-'], rules);
+      await runProgram(['ip', 'netns', 'exec', name, NFT, '-f', '-'], rules);
     } finally {
       await batch(['ip'], [`netns delete ${name}`]);
     }

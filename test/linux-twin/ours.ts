@@ -1,9 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { MemoryInterface } from '../../src/datapath/memory/interface.js';
+import { extractKey } from '../../src/flow/extract.js';
+import { FlowKey } from '../../src/flow/key.js';
 import type { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import { EtherType } from '../../src/packet/ethernet.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
+import { formatPasses } from '../../src/simulation/explain.js';
 import type { Condition, Rule } from '../../src/topology/chains.js';
 import { positionsAfter } from '../../src/topology/position.js';
 import type { Cluster, TestHost } from '../agent/cluster.js';
@@ -39,6 +42,19 @@ export class OurTwin implements Twin {
 
   send(pod: string, frame: Uint8Array): void {
     this.devices.get(pod)!.send(frame);
+  }
+
+  /** What the agent of the pod's host says becomes of a frame, in lines. */
+  async explain(pod: string, frame: Uint8Array): Promise<string> {
+    const { host, portId } = this.plugs.find(({ name }) => name === pod)!;
+    const key = new FlowKey();
+    extractKey(frame, key);
+    const passes = await host.agent.tracer.explain(
+      { portId, key, bytes: frame, connection: 'new', hash: 0 },
+      AbortSignal.timeout(READY_MS),
+    );
+    const drops = [...host.agent.metrics.drops].map(([reason, count]) => `${reason} ${count}`);
+    return `${formatPasses(passes)}${host.name} has dropped: ${drops.join(', ')}, NSDB ${host.store.state}`;
   }
 
   async received(): Promise<[string, Uint8Array][]> {
