@@ -110,8 +110,10 @@ test('whatever becomes of the files, the server finds a state there was, or refu
         const offset = dice.below(contents.length);
         const end = Math.min(contents.length, offset + dice.pick([1, 4, 16, 600, 5000])!);
         // As lengths, these are none, the largest, a negative one and a large one.
+        const before = Buffer.from(contents);
         contents.fill(dice.pick([0, 0xff, 0x80, 0x03])!, offset, end);
-        damages.push({ file, offset });
+        const changed = contents.findIndex((byte, i) => byte !== before[i]);
+        if (changed >= 0) damages.push({ file, offset: changed });
       }
       if (loadDamaged(t, history, damages) === undefined) outcomes.refused++;
       else outcomes.taken++;
