@@ -2,10 +2,15 @@
 // after the first time and after the last.
 import { strict as assert } from 'node:assert';
 import { readdirSync, readlinkSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Links } from '../../src/datapath/link/links.js';
 import { LinkMonitor } from '../../src/datapath/link/monitor.js';
 import { Namespace } from '../../src/datapath/link/namespace.js';
 import { LinkRequests } from '../../src/datapath/link/requests.js';
+
+/** What is closed leaves its descriptor to another thread, which closes it in time of its own. */
+const SETTLED_MS = 100;
+const PATIENCE_MS = 10_000;
 
 async function round(): Promise<void> {
   const namespace = Namespace.open(process.argv[2]);
@@ -43,10 +48,12 @@ function descriptors(): string {
 }
 
 await round();
-await new Promise((resolve) => setImmediate(resolve));
-console.log(descriptors());
+await delay(SETTLED_MS);
+const before = descriptors();
 for (let i = 0; i < 30; i++) {
   await round();
 }
-await new Promise((resolve) => setImmediate(resolve));
+const end = performance.now() + PATIENCE_MS;
+while (descriptors() !== before && performance.now() < end) await delay(SETTLED_MS);
+console.log(before);
 console.log(descriptors());
