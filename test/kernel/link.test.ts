@@ -26,6 +26,11 @@ function address(text: string) {
   return { ...parsed, prefix: Number(prefix) };
 }
 
+/** Lets nothing happen in this thread for so many milliseconds. */
+function standStill(milliseconds: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
+}
+
 async function eventually(t: ExecutionContext<unknown>, what: string, condition: () => boolean): Promise<void> {
   for (let i = 0; i < 200; i++) {
     if (condition()) {
@@ -341,7 +346,15 @@ test('the monitor finds out what it missed when events were lost', async (t) => 
     flood.setLink('d0', { mtu: 1000 + (i % 2) });
   }
   flood.deleteLink('gone').addPlain({ name: 'late' }, 'bridge');
-  const done = links.apply(flood);
+  let isDone = false;
+  const done = links.apply(flood).finally(() => {
+    isDone = true;
+  });
+  // What is sent goes on in another thread.
+  while (!isDone) {
+    standStill(500);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
   await done;
   await eventually(t, 'events were lost', () => lost > 0);
   await eventually(t, 'late is known', () => monitor.getByName('late') !== undefined);
