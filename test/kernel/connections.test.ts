@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
 import test, { type ExecutionContext } from 'ava';
 import type { Condition } from '../../src/topology/chains.js';
 import { idFromName } from '../../src/topology/id.js';
@@ -21,6 +22,10 @@ const ONE_BY_ONE = 100;
 /** The others are of UDP, so many at a time. */
 const AT_ONCE = 64;
 
+/** How many connections the kernel tracks in one namespace: each of ours is in three zones, and stays for 30 s when it is over. */
+const TABLE_FILE = '/proc/sys/net/netfilter/nf_conntrack_max';
+const TABLE_SIZE = 1_000_000;
+
 const PORT = 5000;
 /** A node leases some thousand ports for connections to one address and port, so connections with SNAT go to several. */
 const SNAT_PORTS = [5100, 5131] as const;
@@ -37,6 +42,7 @@ let red: Machine;
 let green: Machine;
 let blue: Machine;
 let program: ConnectionProgram;
+let tableSize: string | undefined;
 const stops: (() => void)[] = [];
 
 /** One kind of connections, all to one address. */
@@ -56,6 +62,8 @@ interface Part {
 test.before(async (t) => {
   t.timeout(300_000);
   routed = await RoutedLab.start({ agent: { flows: { idleTimeout: 300 } } });
+  tableSize = await readFile(TABLE_FILE, 'utf8');
+  await writeFile(TABLE_FILE, String(TABLE_SIZE));
   const [node1, node2] = routed.lab.nodes;
   const clients = await routed.addNetwork(1);
   const servers = await routed.addNetwork(2);
@@ -83,6 +91,7 @@ test.afterEach(async (t) => {
 
 test.after.always(async () => {
   for (const stop of stops) stop();
+  if (tableSize !== undefined) await writeFile(TABLE_FILE, tableSize);
   await routed?.close();
 });
 
