@@ -184,7 +184,8 @@ export interface Store {
   /**
    * Calls the listener with the node now and whenever it differs, undefined while there is none. Changes in quick
    * succession may be seen as one; values never go back in time. It survives disconnects and session loss: then the node
-   * is read again and the listener called only if it changed meanwhile. The listener is not called during this call.
+   * is read again and the listener called only if it changed meanwhile. That there is none is told again when a node came and
+   * went unseen. The listener is not called during this call.
    */
   watchData(path: string, listener: (node: StoreNode | undefined) => void): Watch;
   /** The same for the sorted names of a node's children. */

@@ -923,6 +923,17 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     t.is(await other.exists('/k'), undefined);
   });
 
+  check('a kept ephemeral node that is deleted as soon as it is there is made again', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    for (let i = 0; i < 50; i++) {
+      const kept = store.ephemeral(`/k${i}`, bytes('1'));
+      await kept.ready;
+      await other.delete(`/k${i}`);
+      await until('it is made again', async () => (await other.get(`/k${i}`)) !== undefined);
+    }
+    t.pass();
+  });
+
   check('two who want the same ephemeral node', async (t, bench) => {
     const [first, second, third] = [bench.store(), bench.store(), bench.store()];
     const held = first.ephemeral('/k', bytes('first'));

@@ -33,6 +33,8 @@ export class Tracker {
   private revision = 0;
   private reading = false;
   private dirty = false;
+  /** The server has told of a change since the last value was read. */
+  private hasFired = false;
   private retry: NodeJS.Timeout | undefined;
   private retryDelay = RETRY_MIN;
 
@@ -70,6 +72,12 @@ export class Tracker {
         }
       },
     };
+  }
+
+  /** The watch has fired. */
+  onEvent(): void {
+    this.hasFired = true;
+    this.refresh();
   }
 
   /** Reads again: the watch has fired, or it was never set. */
@@ -117,7 +125,10 @@ export class Tracker {
     } else {
       this.arming = value === undefined ? 'absent' : 'present';
     }
-    if (this.revision === 0 || !sameValue(this.value, value)) {
+    // Told also when a node came and went before it was read: its maker might wait for ever to see it.
+    const cameAndWent = this.hasFired && value === undefined;
+    this.hasFired = false;
+    if (this.revision === 0 || cameAndWent || !sameValue(this.value, value)) {
       this.value = value;
       this.revision++;
     }

@@ -83,12 +83,12 @@ export class Watches {
   onEvent(type: number, path: string): void {
     this.events++;
     if (type === EventType.childrenChanged) {
-      this.trackers.children.get(path)?.refresh();
+      this.trackers.children.get(path)?.onEvent();
     } else if (type === EventType.dataChanged) {
-      this.trackers.data.get(path)?.refresh();
+      this.trackers.data.get(path)?.onEvent();
     } else if (type === EventType.created || type === EventType.deleted) {
-      this.trackers.data.get(path)?.refresh();
-      this.trackers.children.get(path)?.refresh();
+      this.trackers.data.get(path)?.onEvent();
+      this.trackers.children.get(path)?.onEvent();
     }
     if (this.trees.size === 0 || type === EventType.childrenChanged) return;
     for (let at: string | undefined = path; at !== undefined; at = parentPath(at)) {
