@@ -25,6 +25,12 @@ export const ERROR_CODES = {
   MN_NAT_EXHAUSTED: 'no block of source ports of an address is free',
   MN_ADDRESS_IN_USE: 'the address asked for is taken',
   MN_TIMEOUT: 'the operation did not end in the time allowed',
+  MN_UNAUTHENTICATED: 'the request does not say who makes it, or cannot prove it',
+  MN_FORBIDDEN: 'whoever makes the request may not do that; the message says what',
+  MN_PRECONDITION_FAILED: 'the object is not in the version that the request was made for',
+  MN_TOO_LARGE: 'the request is larger than the limit that the message names',
+  MN_TOO_MANY_REQUESTS: 'the caller makes more requests than allowed; trying again later succeeds',
+  MN_INTERNAL: 'something went wrong that is a fault of this program; its log says what',
   MN_CLOSED: 'the object has been closed',
   MN_PROTOCOL: 'a peer sent bytes that do not follow the protocol',
 } as const;
