@@ -12,6 +12,8 @@ export interface ApiContext {
   readonly log: Logger;
   /** Finds out who makes a request, and rejects whoever may not make any; every request is an admin's when absent. */
   readonly authenticate?: (request: express.Request) => Promise<Caller>;
+  /** Aborted when the server closes: answers that go on and on must end then. */
+  readonly closing?: AbortSignal;
 }
 
 /** What middleware leaves for those behind it, in `response.locals`. */

@@ -123,6 +123,20 @@ export const configSchema = z.strictObject({
         .prefault({}),
     })
     .prefault({}),
+  /** The REST API, of `midonet cluster` and `midonet standalone`. */
+  api: z
+    .strictObject({
+      /** host:port or unix:/path. */
+      listen: z.string().min(1, 'expected host:port or unix:/path').default('127.0.0.1:8181'),
+      /** Metrics and health. */
+      http: z
+        .strictObject({
+          host: z.string().min(1).default('127.0.0.1'),
+          port: port.default(7303),
+        })
+        .prefault({}),
+    })
+    .prefault({}),
   cni: z.strictObject({ socket: absolutePath.default('/run/midonet/cni.sock') }).prefault({}),
   /** Metrics and health. */
   http: z
@@ -157,6 +171,9 @@ export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
   MIDONET_DATAPATH: ['datapath', 'name'],
   MIDONET_FLOW_STATE_PORT: ['flowState', 'port'],
   MIDONET_FLOW_STATE_ARCHIVE: ['flowState', 'archive'],
+  MIDONET_API_LISTEN: ['api', 'listen'],
+  MIDONET_API_HTTP_HOST: ['api', 'http', 'host'],
+  MIDONET_API_HTTP_PORT: ['api', 'http', 'port'],
   MIDONET_CNI_SOCKET: ['cni', 'socket'],
   MIDONET_HTTP_HOST: ['http', 'host'],
   MIDONET_HTTP_PORT: ['http', 'port'],
@@ -181,12 +198,15 @@ export async function loadConfig(path: string | undefined, environment: NodeJS.P
   return validate(configSchema, input, 'config');
 }
 
-/** `host:port` or `unix:/path`, as the embedded server takes it. */
-export function parseListen(text: string): { host: string; port: number } | { path: string } {
+/**
+ * `host:port` or `unix:/path`, as servers of our own take it.
+ * @throws InvalidInputError naming the field
+ */
+export function parseListen(field: string, text: string): { host: string; port: number } | { path: string } {
   if (text.startsWith('unix:/')) return { path: text.slice('unix:'.length) };
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s]+)):(\d{1,5})$/.exec(text);
   if (match === null || Number(match[3]) > 65535) {
-    throw new InvalidInputError('config.nsdb.listen', text, 'expected host:port or unix:/path');
+    throw new InvalidInputError(field, text, 'expected host:port or unix:/path');
   }
   return { host: match[1] ?? match[2], port: Number(match[3]) };
 }

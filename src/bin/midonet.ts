@@ -5,11 +5,12 @@ import { pino } from 'pino';
 import { MidonetError } from '../errors.js';
 import { type Config, loadConfig } from './config.js';
 import { addNsdbCommands } from './nsdb-commands.js';
-import { type Service, serve } from './service.js';
+import { Closers, type Service, serve } from './service.js';
 
 /** A command loads only what it runs: starting again quickly matters. */
 const runNsdb: Run = async (...parameters) => (await import('./run-nsdb.js')).runNsdb(...parameters);
 const runAgent: Run = async (...parameters) => (await import('./run-agent.js')).runAgent(...parameters);
+const runCluster: Run = async (...parameters) => (await import('./run-cluster.js')).runCluster(...parameters);
 
 const { version } = createRequire(import.meta.url)('#package') as { version: string };
 
@@ -33,6 +34,18 @@ Example:
   $ MIDONET_NSDB_CONNECT=10.0.0.10:2181 midonet agent --config /etc/midonet/midonet.yaml`,
 );
 
+serviceCommand(
+  program,
+  'cluster',
+  'Run the REST API, of which any number may run side by side.',
+  runCluster,
+).addHelpText(
+  'after',
+  `
+Example:
+  $ MIDONET_NSDB_CONNECT=10.0.0.10:2181 midonet cluster --config /etc/midonet/midonet.yaml`,
+);
+
 const nsdb = program
   .command('nsdb')
   .description('Run, look at, save, move and check the Network State Database.')
@@ -53,25 +66,21 @@ Example:
 serviceCommand(
   program,
   'standalone',
-  'Run the NSDB and the agent in one process: a network of one host, or the first of several.',
+  'Run the NSDB, the agent and the REST API in one process: a network of one host, or the first of several.',
   async (config, log, signal) => {
-    const nsdb = await runNsdb(config, log, signal);
-    // Its agent uses its own database, wherever that listens.
+    // Its agent and its API use its own database, wherever that listens.
     const own = { ...config, nsdb: { ...config.nsdb, connect: config.nsdb.listen } };
+    const closers = new Closers(log);
+    const failures: Promise<never>[] = [];
     try {
-      const agent = await runAgent(own, log, signal);
-      return {
-        failed: Promise.race([nsdb.failed, agent.failed]),
-        close: async () => {
-          try {
-            await agent.close();
-          } finally {
-            await nsdb.close();
-          }
-        },
-      };
+      for (const run of [runNsdb, runAgent, runCluster]) {
+        const service = await run(own, log, signal);
+        closers.add(() => service.close());
+        failures.push(service.failed);
+      }
+      return { failed: Promise.race(failures), close: () => closers.close() };
     } catch (error) {
-      await nsdb.close();
+      await closers.close();
       throw error;
     }
   },

@@ -10,7 +10,7 @@ import { readCredentials, readTls } from './nsdb-connection.js';
  * @throws InvalidInputError naming the field
  */
 export function nsdbListener(nsdb: Config['nsdb']): Pick<EmbeddedServerOptions, 'listen' | 'credentials' | 'tls'> {
-  const listen = parseListen(nsdb.listen);
+  const listen = parseListen('config.nsdb.listen', nsdb.listen);
   const credentials = readCredentials(nsdb);
   const isDemanded = nsdb.authentication === 'required' || (nsdb.authentication === undefined && isBeyondHost(listen));
   if (credentials === undefined && isDemanded) {

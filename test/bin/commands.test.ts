@@ -17,7 +17,7 @@ function midonet(...words: string[]): Promise<{ status: number; stdout: string; 
   });
 }
 
-for (const command of ['agent', 'nsdb serve', 'standalone']) {
+for (const command of ['agent', 'cluster', 'nsdb serve', 'standalone']) {
   test(`midonet ${command} --help shows an example`, async (t) => {
     const { status, stdout } = await midonet(...command.split(' '), '--help');
     t.is(status, 0);

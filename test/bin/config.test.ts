@@ -159,10 +159,13 @@ test('files that cannot be read or are no mapping are refused', async (t) => {
 });
 
 test('where the NSDB listens', (t) => {
-  t.deepEqual(parseListen('127.0.0.1:2181'), { host: '127.0.0.1', port: 2181 });
-  t.deepEqual(parseListen('[::1]:0'), { host: '::1', port: 0 });
-  t.deepEqual(parseListen('unix:/run/a.sock'), { path: '/run/a.sock' });
+  t.deepEqual(parseListen('config.nsdb.listen', '127.0.0.1:2181'), { host: '127.0.0.1', port: 2181 });
+  t.deepEqual(parseListen('config.nsdb.listen', '[::1]:0'), { host: '::1', port: 0 });
+  t.deepEqual(parseListen('config.nsdb.listen', 'unix:/run/a.sock'), { path: '/run/a.sock' });
   for (const text of ['2181', 'a:', 'a:99999', 'unix:relative', ':2181']) {
-    t.throws(() => parseListen(text), { instanceOf: InvalidInputError, message: /^config\.nsdb\.listen: / });
+    t.throws(() => parseListen('config.nsdb.listen', text), {
+      instanceOf: InvalidInputError,
+      message: /^config\.nsdb\.listen: /,
+    });
   }
 });

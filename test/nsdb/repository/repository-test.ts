@@ -3,7 +3,7 @@ import { TopologyRepository } from '../../../src/nsdb/repository/topology-reposi
 import type { Store } from '../../../src/nsdb/store.js';
 import { EmbeddedNsdb } from '../embedded-nsdb.js';
 
-interface Context {
+export interface Context {
   nsdb: EmbeddedNsdb;
   store: Store;
   repository: TopologyRepository;

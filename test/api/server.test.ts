@@ -1,0 +1,118 @@
+import { once } from 'node:events';
+import { request } from 'node:http';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { ExecutionContext } from 'ava';
+import { pino } from 'pino';
+import { ApiServer, SOCKET_LIMITS, type SocketLimits } from '../../src/api/server.js';
+import { type Context, test } from '../nsdb/repository/repository-test.js';
+
+const log = pino({ level: 'silent' });
+const loopback = { host: '127.0.0.1', port: 0 };
+
+async function serve(t: ExecutionContext<Context>, limits: Partial<SocketLimits> = {}): Promise<ApiServer> {
+  const { repository } = t.context;
+  const server = await ApiServer.listen({
+    listen: loopback,
+    repository,
+    log,
+    socketLimits: { ...SOCKET_LIMITS, ...limits },
+  });
+  t.teardown(() => server.close());
+  return server;
+}
+
+/** What the server sends on a connection that sends `text`, until it closes the connection. */
+async function conversation(server: ApiServer, text: string): Promise<string> {
+  const socket = connect(server.port, '127.0.0.1');
+  let answer = '';
+  socket.setEncoding('utf8').on('data', (part: string) => {
+    answer += part;
+  });
+  socket.on('error', () => undefined);
+  socket.write(text);
+  await once(socket, 'close');
+  return answer;
+}
+
+test('objects are served over TCP', async (t) => {
+  const server = await serve(t);
+  const answer = await fetch(`http://127.0.0.1:${server.port}/v1/bridges`);
+  t.is(answer.status, 200);
+  t.deepEqual(await answer.json(), { items: [] });
+});
+
+test('objects are served on a Unix socket', async (t) => {
+  const { repository, nsdb } = t.context;
+  const path = join(nsdb.folder, 'api.sock');
+  const server = await ApiServer.listen({ listen: { path }, repository, log });
+  const status = await new Promise((resolve, reject) => {
+    request({ socketPath: path, path: '/v1/bridges' }, (response) => {
+      response.resume();
+      resolve(response.statusCode);
+    })
+      .on('error', reject)
+      .end();
+  });
+  t.is(status, 200);
+  await server.close();
+});
+
+test('headers that come a byte at a time are waited for no longer than the limit', async (t) => {
+  const server = await serve(t, { headersTimeout: 200 });
+  const socket = connect(server.port, '127.0.0.1');
+  socket.on('error', () => undefined);
+  const closed = once(socket.resume(), 'close');
+  const text = `GET /v1/bridges HTTP/1.1\r\nHost: a\r\nX-Slow: ${'a'.repeat(10_000)}`;
+  let sent = 0;
+  const timer = setInterval(() => socket.write(text[sent++]), 20);
+  await closed;
+  clearInterval(timer);
+  t.true(sent < text.length);
+});
+
+test('a body that does not come is waited for no longer than the limit', async (t) => {
+  const server = await serve(t, { headersTimeout: 200, requestTimeout: 400 });
+  const head = 'POST /v1/bridges HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{';
+  t.regex(await conversation(server, head), /^(HTTP\/1\.1 408 |$)/);
+});
+
+test('a connection on which nothing is said is closed', async (t) => {
+  const server = await serve(t, { idleTimeout: 200 });
+  t.is(await conversation(server, ''), '');
+});
+
+test('headers that are too long are refused', async (t) => {
+  const server = await serve(t);
+  const answer = await conversation(server, `GET / HTTP/1.1\r\nHost: a\r\nX-Long: ${'a'.repeat(20_000)}\r\n\r\n`);
+  t.regex(answer, /^HTTP\/1\.1 431 /);
+});
+
+test('an address has only so many connections, and may have others when those are closed', async (t) => {
+  const server = await serve(t, { connectionsPerAddress: 3 });
+  const sockets = Array.from({ length: 3 }, () => connect(server.port, '127.0.0.1'));
+  await Promise.all(sockets.map((socket) => once(socket, 'connect')));
+  t.is(await conversation(server, ''), '');
+  t.is(server.refusedConnections, 1);
+  t.is(server.connections, 3);
+  for (const socket of sockets) socket.destroy();
+  while (server.connections > 0) await delay(5);
+  t.is((await fetch(`http://127.0.0.1:${server.port}/v1/bridges`)).status, 200);
+});
+
+test('the server has only so many connections in all', async (t) => {
+  const server = await serve(t, { connections: 2 });
+  const sockets = [connect(server.port, '127.0.0.1'), connect(server.port, '127.0.0.1')];
+  await Promise.all(sockets.map((socket) => once(socket, 'connect')));
+  t.is(await conversation(server, ''), '');
+  t.is(server.refusedConnections, 1);
+  for (const socket of sockets) socket.destroy();
+});
+
+test('closing does not wait for connections on which nothing is asked', async (t) => {
+  const server = await serve(t);
+  await (await fetch(`http://127.0.0.1:${server.port}/v1/bridges`)).text();
+  await server.close();
+  await t.throwsAsync(fetch(`http://127.0.0.1:${server.port}/v1/bridges`));
+});
