@@ -107,6 +107,16 @@ export interface TreeOptions {
    * was told is then what the store held at one point of its order of changes.
    */
   readonly onCurrent?: () => void;
+  /**
+   * Called whenever all that was heard of has been told: every change up to `zxid` then, deletions included. Smaller than before
+   * only if the servers were set back.
+   */
+  readonly onSettled?: (zxid: number) => void;
+}
+
+export interface TreeWatch extends Watch {
+  /** Has {@link TreeOptions.onSettled} called soon, even if nothing changes; without a connection when there is one. */
+  settle(): void;
 }
 
 export interface EphemeralOptions {
@@ -199,7 +209,7 @@ export interface Store {
    * A node that this client may not read is tried again and again: to take it for one that is not there could have its user
    * undo what it stands for. Until it can be read, or is gone, the tree is not current.
    */
-  watchTree(path: string, listener: TreeListener, options?: TreeOptions): Watch;
+  watchTree(path: string, listener: TreeListener, options?: TreeOptions): TreeWatch;
 
   /** Keeps an ephemeral node, see {@link EphemeralNode}. */
   ephemeral(path: string, data: Uint8Array, options?: EphemeralOptions): EphemeralNode;

@@ -605,6 +605,43 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     watch!.close();
   });
 
+  check('a tree that is settled at a change has told every change up to it', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    await other.create('/t', NONE);
+    const content = new Set<string>();
+    const settled: { readonly zxid: number; readonly content: ReadonlySet<string> }[] = [];
+    const listener = (path: string, node: StoreNode | undefined) => {
+      if (node === undefined) content.delete(path);
+      else content.add(path);
+    };
+    const watch = store.watchTree('/t', listener, {
+      onSettled: (zxid) => settled.push({ zxid, content: new Set(content) }),
+    });
+    const made: { readonly path: string; readonly zxid: number }[] = [];
+    const gone: { readonly path: string; readonly zxid: number }[] = [];
+    for (let round = 0; round < 30; round++) {
+      const folder = `/t/${round}`;
+      const paths = [folder, `${folder}/a`, `${folder}/a/1`, `${folder}/a/2`, `${folder}/b`];
+      await Promise.all(paths.map((path) => other.create(path, NONE)));
+      for (const path of paths) made.push({ path, zxid: (await other.exists(path))!.czxid });
+      await other.delete(`${folder}/b`);
+      gone.push({ path: `${folder}/b`, zxid: (await other.exists(folder))!.pzxid });
+    }
+    const last = gone.at(-1)!.zxid;
+    await store.sync('/t');
+    watch.settle();
+    await until('it is settled at the last change', () => settled.some(({ zxid }) => zxid >= last));
+    const deleted = new Set(gone.map(({ path }) => path));
+    for (const [i, { zxid, content }] of settled.entries()) {
+      t.true(zxid >= (settled[i - 1]?.zxid ?? 0), 'it does not go back');
+      for (const one of made) {
+        if (one.zxid <= zxid && !deleted.has(one.path)) t.true(content.has(one.path), `${one.path} at ${zxid}`);
+      }
+      for (const one of gone) if (one.zxid <= zxid) t.false(content.has(one.path), `${one.path} at ${zxid}`);
+    }
+    watch.close();
+  });
+
   for (const loss of ['the connection', 'the session'] as const) {
     check(`after the loss of ${loss} a tree tells what differs, and nothing else`, async (t, bench) => {
       const [proxy, other] = [await bench.proxy(), bench.store()];

@@ -37,6 +37,7 @@ import {
   type Tls,
   type TreeListener,
   type TreeOptions,
+  type TreeWatch,
   type Watch,
 } from '../store.js';
 import { WorkQueue } from '../work-queue.js';
@@ -109,8 +110,10 @@ export class ZookeeperStore implements Store {
       maxRequest: positive('maxRequest', options.maxRequest ?? DEFAULT_MAX_REQUEST),
       maxPending: positive('maxPending', options.maxPending ?? 100_000),
     });
-    this.watches = new Watches(this.requests, (message, path, error) =>
-      this.notice('warn', message, { path: this.strip(path), error: error.message }),
+    this.watches = new Watches(
+      this.requests,
+      (message, path, error) => this.notice('warn', message, { path: this.strip(path), error: error.message }),
+      () => this.session.lastZxid,
     );
     this.session = new Session(
       {
@@ -286,7 +289,7 @@ export class ZookeeperStore implements Store {
     );
   }
 
-  watchTree(path: string, listener: TreeListener, options: TreeOptions = {}): Watch {
+  watchTree(path: string, listener: TreeListener, options: TreeOptions = {}): TreeWatch {
     return this.watches.trackTree(this.absolute(path), (changed, node) => listener(this.strip(changed), node), options);
   }
 

@@ -1,6 +1,6 @@
 import { joinPath, nodeName, parentPath } from '../path.js';
 import { EventType } from '../protocol/records.js';
-import type { StoreNode, TreeListener, TreeOptions, Watch } from '../store.js';
+import type { StoreNode, TreeListener, TreeOptions, TreeWatch } from '../store.js';
 import { Fifo } from './fifo.js';
 
 /**
@@ -9,6 +9,8 @@ import { Fifo } from './fifo.js';
  * void.
  */
 export interface TreeSource {
+  /** Zxid of the latest answer: the events of all changes up to it came before. */
+  lastZxid(): number;
   /** Asks for the events of a path and of everything below it. */
   arm(path: string, fail: (error: Error) => void): void;
   readNode(path: string, done: (node: StoreNode | undefined) => void, fail: (error: Error) => void): void;
@@ -42,7 +44,7 @@ const RETRY_MAX = 10_000;
  * A node is told only when its parent was. What is left out because the parent is not known yet is found in the list of
  * the parent's children, which is read after the parent.
  */
-export class TreeTracker implements Watch {
+export class TreeTracker implements TreeWatch {
   readonly ready: Promise<void>;
   private markReady = () => {};
   private readonly known = new Map<string, Known>();
@@ -111,6 +113,12 @@ export class TreeTracker implements Watch {
     if (!this.connected) return;
     if (type === EventType.deleted) this.forget(path);
     else if (path === this.path || this.known.has(parentPath(path)!)) this.read(path, false);
+    this.proceed();
+  }
+
+  settle(): void {
+    if (!this.connected) return;
+    this.read(this.path, false);
     this.proceed();
   }
 
@@ -201,10 +209,13 @@ export class TreeTracker implements Watch {
     }
     if (!this.connected || this.underWay > 0 || this.failed.length > 0) return;
     this.complained = false;
-    if (!this.loading) return;
-    this.loading = false;
-    this.call(() => this.options.onCurrent?.());
-    this.markReady();
+    if (this.loading) {
+      this.loading = false;
+      this.call(() => this.options.onCurrent?.());
+      this.markReady();
+    }
+    const { onSettled } = this.options;
+    if (onSettled !== undefined && !this.closed) this.call(() => onSettled(this.source.lastZxid()));
   }
 
   private onNode(path: string, node: StoreNode | undefined, deep: boolean): void {

@@ -2,7 +2,7 @@ import { ClosedError } from '../../errors.js';
 import { parentPath } from '../path.js';
 import { JuteWriter } from '../protocol/jute.js';
 import { AddWatchMode, EventType, Op, WatcherType, Xid } from '../protocol/records.js';
-import type { TreeListener, TreeOptions, Watch } from '../store.js';
+import type { TreeListener, TreeOptions, TreeWatch, Watch } from '../store.js';
 import { frameOf, readFrame } from './frames.js';
 import { readExists, readNames, readNode } from './replies.js';
 import { ConnectionLost, type Requests } from './requests.js';
@@ -22,6 +22,8 @@ export class Watches {
   constructor(
     private readonly requests: Requests,
     private readonly onError: (message: string, path: string, error: Error) => void,
+    /** Zxid of the latest answer. */
+    private readonly lastZxid: () => number,
   ) {}
 
   /** Paths and trees watched. */
@@ -54,7 +56,7 @@ export class Watches {
   }
 
   /** A path and all below it. */
-  trackTree(path: string, listener: TreeListener, options: TreeOptions): Watch {
+  trackTree(path: string, listener: TreeListener, options: TreeOptions): TreeWatch {
     if (this.closed) throw new ClosedError('store');
     const tree: TreeTracker = new TreeTracker(
       path,
@@ -136,6 +138,7 @@ export class Watches {
   // How it is read
 
   private readonly treeSource: TreeSource = {
+    lastZxid: () => this.lastZxid(),
     arm: (path, fail) => {
       const frame = frameOf(Op.addWatch).string(path).int(AddWatchMode.persistentRecursive).frame();
       this.requests.ask('watch', path, frame, () => {}, fail);
