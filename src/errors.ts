@@ -30,6 +30,7 @@ export const ERROR_CODES = {
   MN_PRECONDITION_FAILED: 'the object is not in the version that the request was made for',
   MN_TOO_LARGE: 'the request is larger than the limit that the message names',
   MN_TOO_MANY_REQUESTS: 'the caller makes more requests than allowed; trying again later succeeds',
+  MN_API_UNAVAILABLE: 'the API server cannot be reached now; trying again later may succeed',
   MN_INTERNAL: 'something went wrong that is a fault of this program; its log says what',
   MN_CLOSED: 'the object has been closed',
   MN_PROTOCOL: 'a peer sent bytes that do not follow the protocol',
