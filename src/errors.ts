@@ -10,6 +10,7 @@ export const ERROR_CODES = {
   MN_CONFLICT: 'the object was changed by somebody else since it was read, or belongs to another object already',
   MN_REFERENCED: 'the object cannot be deleted while others refer to it',
   MN_STORE_UNAVAILABLE: 'the Network State Database cannot be reached now; trying again later may succeed',
+  MN_AGENT_UNAVAILABLE: 'the agent of a host cannot be asked now; the message names the host and says what to do',
   MN_STORE_AUTH: 'the Network State Database refused the credentials or the operation',
   MN_STORE_FULL: 'the disk of the Network State Database is full; nothing was changed, and deleting is still possible',
   MN_ARCHIVE_UNAVAILABLE: 'the flow state archive cannot be reached now; trying again later may succeed',

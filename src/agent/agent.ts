@@ -1,7 +1,8 @@
 import { join } from 'node:path';
 import type { Logger } from 'pino';
-import type { Datapath, DatapathFeatures, TrackedConnection } from '../datapath/datapath.js';
+import type { Datapath, DatapathFeatures, Flow, FlowId, TrackedConnection } from '../datapath/datapath.js';
 import { FlowKey, TunnelFlag } from '../flow/key.js';
+import type { ControlAddress } from '../nsdb/host-alive.js';
 import type { NatBlock } from '../nsdb/leases/nat-blocks.js';
 import { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Store } from '../nsdb/store.js';
@@ -308,6 +309,20 @@ export class Agent {
 
   get features(): DatapathFeatures {
     return this.options.datapath.features;
+  }
+
+  get hostId(): string {
+    return this.options.hostId;
+  }
+
+  /** Tell the NSDB where this agent can be asked; undefined: nowhere. */
+  setControl(control: ControlAddress | undefined): void {
+    this.registration?.setControl(control);
+  }
+
+  /** See {@link Datapath.flow}. */
+  flow(id: FlowId, signal?: AbortSignal): Promise<Flow | undefined> {
+    return this.options.datapath.flow(id, signal);
   }
 
   /** The zone of a port or device of this host, if it has one. */

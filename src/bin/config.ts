@@ -145,6 +145,14 @@ export const configSchema = z.strictObject({
       port: port.default(7300),
     })
     .prefault({}),
+  /** Where the API server asks the agent. */
+  control: z
+    .strictObject({
+      /** The address of the first tunnel zone when absent, or else 127.0.0.1. */
+      host: z.string().min(1).optional(),
+      port: port.default(7302),
+    })
+    .prefault({}),
 });
 
 export type Config = z.output<typeof configSchema>;
@@ -177,6 +185,8 @@ export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
   MIDONET_CNI_SOCKET: ['cni', 'socket'],
   MIDONET_HTTP_HOST: ['http', 'host'],
   MIDONET_HTTP_PORT: ['http', 'port'],
+  MIDONET_CONTROL_HOST: ['control', 'host'],
+  MIDONET_CONTROL_PORT: ['control', 'port'],
   MIDONET_VXLAN_PORT: ['tunnels', 'vxlanPort'],
   MIDONET_TUNNEL_ZONES: ['tunnels', 'zones'],
   MIDONET_FLOW_IDLE_TIMEOUT: ['flows', 'idleTimeout'],

@@ -120,9 +120,8 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
     const cni = await CniServer.listen({ path: config.cni.socket, handler: verbs.handle, warn });
     closers.add(() => cni.close());
     // Last, as the library it needs is large: containers do not wait for it.
-    const { listenHttp } = await import('../agent/http/server.js');
-    const http = await listenHttp({
-      ...config.http,
+    const { agentMetrics, listenHttp } = await import('../agent/http/server.js');
+    const registry = agentMetrics({
       agent,
       pools: () => ipam.usage(),
       cni: () => {
@@ -130,8 +129,15 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
         return { calls, failed: failedCalls, dropped };
       },
       store,
-    }).catch(namingAddress('config.http', `${config.http.host}:${config.http.port}`));
+    });
+    const http = await listenHttp({ ...config.http, agent, registry }).catch(
+      namingAddress('config.http', `${config.http.host}:${config.http.port}`),
+    );
     closers.add(() => http.close());
+    const { startAgentControl } = await import('../agent/control/agent-control.js');
+    const { host = config.tunnels.zones[0]?.address ?? '127.0.0.1', port } = config.control;
+    const control = startAgentControl({ agent, host, port, registry, log });
+    closers.add(() => control.close());
     const watch = new DatapathWatch(datapath, config.datapath.name);
     closers.add(() => watch.close());
     log.info({ host: id, name: config.host.name, http: http.port }, 'the agent runs');

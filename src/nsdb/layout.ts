@@ -21,7 +21,7 @@ import { fnv1a } from './fnv.js';
  *     /hosts/ID                          host
  *     /hosts/ID/ports/PORT               (empty) the ports bound to it
  *     /hosts/ID/leases/SPACE/NAME        the path of a lease that is the host's; SPACE is POOL or DEVICE,ADDRESS
- *     /hosts/ID/alive                    ephemeral: its agent runs
+ *     /hosts/ID/alive                    ephemeral: its agent runs, see host-alive.ts
  *     /tunnel-zones/ID                   tunnel zone
  *     /tunnel-zones/ID/hosts/HOST        {address}
  *     /address-pools/ID                  address pool

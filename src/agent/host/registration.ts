@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import * as z from 'zod';
+import { type ControlAddress, type HostAlive, hostAliveSchema } from '../../nsdb/host-alive.js';
 import { decodeJson, encodeJson } from '../../nsdb/json.js';
 import { hostAlivePath } from '../../nsdb/layout.js';
 import { ObjectExistsError, type TopologyRepository } from '../../nsdb/repository/topology-repository.js';
@@ -27,7 +28,6 @@ export function zoneIdOf(name: string): string {
   return idFromName('tunnel-zone', name);
 }
 
-const aliveSchema = z.object({ since: z.string(), name: z.string(), machine: z.string() });
 const joinedSchema = z.strictObject({ name: nameSchema });
 
 export interface RegistrationOptions {
@@ -51,6 +51,9 @@ export interface RegistrationOptions {
  */
 export class Registration {
   private alive: EphemeralNode | undefined;
+  /** When the host was first told of. */
+  private since: string | undefined;
+  private control: ControlAddress | undefined;
   /** What the node of another machine says of it. */
   private holder = '';
   /** Goes on while {@link RegistrationOptions.publisher} is paused. */
@@ -98,6 +101,12 @@ export class Registration {
     return `host ${this.options.hostId} is in use by another machine: ${this.holder}`;
   }
 
+  /** Tell where the agent can be asked; undefined: nowhere. */
+  setControl(control: ControlAddress | undefined): void {
+    this.control = control;
+    if (this.since !== undefined) this.alive?.set(this.aliveData(this.since));
+  }
+
   async close(): Promise<void> {
     this.unsubscribe();
     this.own.close();
@@ -109,8 +118,8 @@ export class Registration {
     this.own.publish('host', async (signal) => {
       await repository.initialize(signal);
       await this.createIfAbsent('host', { id: hostId, name: hostName }, signal);
-      const alive = { since: new Date().toISOString(), name: hostName, machine: this.machine };
-      this.alive ??= repository.store.ephemeral(hostAlivePath(hostId), encodeJson(alive), {
+      this.since ??= new Date().toISOString();
+      this.alive ??= repository.store.ephemeral(hostAlivePath(hostId), this.aliveData(this.since), {
         takeOver: (current) => this.isOurs(current),
         onState: (state) => this.aliveChanged(state),
       });
@@ -118,10 +127,15 @@ export class Registration {
     publisher.publish('tunnel zones', (signal) => this.publishZones(signal));
   }
 
+  private aliveData(since: string): Uint8Array {
+    const { machine, control } = this;
+    return encodeJson({ since, name: this.options.hostName, machine, control } satisfies HostAlive);
+  }
+
   /** Whether the node was left by an earlier run of this agent. */
   private isOurs(node: StoreNode): boolean {
     try {
-      const { since, name, machine } = decodeJson(aliveSchema, node.data, hostAlivePath(this.options.hostId));
+      const { since, name, machine } = decodeJson(hostAliveSchema, node.data, hostAlivePath(this.options.hostId));
       this.holder = `${name}, since ${since}`;
       return machine === this.machine;
     } catch (error) {

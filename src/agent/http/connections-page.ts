@@ -2,6 +2,7 @@ import { CONNECTIONS_LIMIT, type ConnectionTuple, type TrackedConnection } from 
 import { InvalidInputError } from '../../errors.js';
 import { formatIp } from '../../packet/ip.js';
 import { IpProtocol, PROTOCOL_NAMES } from '../../packet/ip-protocol.js';
+import { limitOf } from './query.js';
 
 /** Where connections are read from. */
 export interface ConnectionSource {
@@ -12,6 +13,14 @@ export interface ConnectionSource {
   connections(zone: number | undefined, limit: number, signal?: AbortSignal): Promise<TrackedConnection[]>;
 }
 
+/** Connections as an object, with `format=json`. */
+export interface DescribedConnections {
+  /** `owner`: the port or device that they were tracked for, absent where that is none of this network. */
+  readonly connections: readonly { readonly owner?: string; readonly connection: string }[];
+  /** There may be more than were asked for. */
+  readonly more: boolean;
+}
+
 /**
  * The connections that the kernel tracks for this host's ports and devices, for people to read: under each port or device, one a
  * line. The query may name one of them (`of`, an id) and how many are wanted at most (`limit`).
@@ -20,11 +29,8 @@ export async function connectionsPage(
   source: ConnectionSource,
   query: URLSearchParams,
   signal?: AbortSignal,
-): Promise<string> {
-  const limit = Number(query.get('limit') ?? CONNECTIONS_LIMIT);
-  if (!Number.isInteger(limit) || limit < 1) {
-    throw new InvalidInputError('limit', query.get('limit'), 'expected a whole number from 1');
-  }
+): Promise<string | DescribedConnections> {
+  const limit = limitOf(query, CONNECTIONS_LIMIT);
   const id = query.get('of');
   const zone = id === null ? undefined : source.zoneOf(id);
   if (id !== null && zone === undefined) {
@@ -32,6 +38,10 @@ export async function connectionsPage(
   }
   const found = await source.connections(zone, limit, signal);
   found.sort((a, b) => a.zone - b.zone);
+  if (query.get('format') === 'json') {
+    const connections = found.map((one) => ({ owner: source.zoneOwner(one.zone), connection: describe(one) }));
+    return { connections, more: found.length === limit };
+  }
   const lines: string[] = [];
   let last: number | undefined;
   for (const connection of found) {

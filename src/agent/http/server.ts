@@ -5,8 +5,7 @@ import type { ZookeeperStore } from '../../nsdb/zookeeper/client.js';
 import { registerClientMetrics } from '../../nsdb/zookeeper/client-metrics.js';
 import { type Reading, registerCounters, registerGauges } from '../../prometheus.js';
 import type { Agent } from '../agent.js';
-import { connectionsPage } from './connections-page.js';
-import { tracePage } from './trace-page.js';
+import { agentFault, agentPages } from './pages.js';
 
 /** What front ends have counted since the start. */
 export interface CallCounts {
@@ -21,6 +20,11 @@ export interface HttpOptions {
   /** 0: any free one. */
   readonly port: number;
   readonly agent: Agent;
+  readonly registry: Registry;
+}
+
+export interface AgentMetricsOptions {
+  readonly agent: Agent;
   /** The address pools of this host. */
   readonly pools: () => readonly PoolUsage[];
   /** Of the CNI program. */
@@ -34,27 +38,18 @@ export interface HttpOptions {
  * and shares its identity with no other machine. Without a session it forwards and attaches all the same.
  */
 export function listenHttp(options: HttpOptions): Promise<HttpEndpoint> {
-  const { host, port, agent } = options;
+  const { host, port, agent, registry } = options;
   return HttpEndpoint.listen({
     host,
     port,
-    registry: metricsOf(options),
-    pages: {
-      '/connections': (query, signal) => connectionsPage(agent, query, signal),
-      '/trace': (query, signal) => tracePage(agent.tracer, query, signal),
-    },
-    fault: async (signal) => {
-      const fault = await agent.fault(signal).catch((error: Error) => {
-        throw new Error(`the datapath does not answer: ${error.message}`, { cause: error });
-      });
-      const { state } = agent.repository.store;
-      return fault ?? (state === 'connected' ? undefined : `NSDB ${state}`);
-    },
+    registry,
+    pages: agentPages(agent),
+    fault: (signal) => agentFault(agent, signal),
   });
 }
 
 /** The agent's metrics, read when they are asked for. */
-function metricsOf({ agent, pools, cni, store }: HttpOptions): Registry {
+export function agentMetrics({ agent, pools, cni, store }: AgentMetricsOptions): Registry {
   const registry = new Registry();
   const { metrics } = agent;
   const flowState = agent.flowState.counters;

@@ -5,6 +5,7 @@ import { FlowKey } from '../../flow/key.js';
 import { packetKey, parsePacket } from '../../flow/packet-text.js';
 import { formatPasses, outcomeOf, type Pass } from '../../simulation/explain.js';
 import type { TracedPacket } from '../forwarding/tracer.js';
+import { portIdOf } from './query.js';
 
 /** What explains packets. */
 export interface Explainer {
@@ -13,8 +14,6 @@ export interface Explainer {
 
 const CONNECTIONS = ['new', 'established', 'reply'] as const;
 const FIELDS = ['port', 'packet', 'frame', 'connection', 'hash', 'format'];
-/** What is read under it is named by it. */
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const MAX_FRAME = 65_535;
 
 /**
@@ -31,9 +30,7 @@ export async function tracePage(
   for (const field of query.keys()) {
     if (!FIELDS.includes(field)) throw new InvalidInputError('query', field, `expected one of ${FIELDS.join(', ')}`);
   }
-  const portId = query.get('port');
-  if (portId === null || !UUID.test(portId))
-    throw new InvalidInputError('port', portId, 'expected the id of a port, a UUID');
+  const portId = portIdOf(query);
   const connection = choice(query, 'connection', CONNECTIONS);
   const format = choice(query, 'format', ['text', 'json'] as const);
   const hash = number(query, 'hash', 0xffff_ffff, 0);

@@ -115,6 +115,14 @@ export class Bindings implements LocalPorts {
     return this.ingresses.get(number);
   }
 
+  /** The port whose interface is this port of the datapath. */
+  readonly portAt = (number: number): string | undefined => this.byNumber.get(number)?.port.id;
+
+  /** The ports that are to be on this host. */
+  wantedPorts(): Iterable<Readonly<WantedPort>> {
+    return this.wanted.values();
+  }
+
   /** No packet has gone to the port for a while. */
   forgetPort(portId: string): void {
     if (this.wanted.has(portId)) return;

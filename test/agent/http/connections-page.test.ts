@@ -68,7 +68,13 @@ test('those of one port or device can be asked for, and as few as are wanted', a
     await ask('of=r'),
     'router r, zone 18:\n  udp [fd00::1]:40000 > [fd00::2]:53, not answered, forgotten in 30 s\n',
   );
-  t.regex(await ask('limit=1'), /^\S.*\n {2}udp .*\nthe first 1; there may be more\n$/);
+  t.regex(String(await ask('limit=1')), /^\S.*\n {2}udp .*\nthe first 1; there may be more\n$/);
+  t.deepEqual(await ask('of=r&format=json'), {
+    connections: [
+      { owner: 'router r', connection: 'udp [fd00::1]:40000 > [fd00::2]:53, not answered, forgotten in 30 s' },
+    ],
+    more: false,
+  });
   for (const query of ['of=x', 'limit=0', 'limit=all']) {
     const error = await t.throwsAsync(ask(query), { instanceOf: InvalidInputError });
     t.true(error.message.startsWith(`${query.split('=')[0]}: expected`), error.message);

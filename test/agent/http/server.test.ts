@@ -1,6 +1,6 @@
 import test from 'ava';
 import type { Agent } from '../../../src/agent/agent.js';
-import { listenHttp } from '../../../src/agent/http/server.js';
+import { agentMetrics, listenHttp } from '../../../src/agent/http/server.js';
 import { LatencyHistogram } from '../../../src/latency-histogram.js';
 import type { ZookeeperStoreMetrics } from '../../../src/nsdb/zookeeper/client.js';
 
@@ -24,9 +24,7 @@ test('/readyz says why this host does not forward, /healthz only that the proces
     host: '127.0.0.1',
     port: 0,
     agent,
-    pools: () => [],
-    cni: () => counts,
-    store: { metrics, latencies },
+    registry: agentMetrics({ agent, pools: () => [], cni: () => counts, store: { metrics, latencies } }),
   });
   t.teardown(() => http.close());
   const ask = async (path: string) => {
@@ -36,7 +34,7 @@ test('/readyz says why this host does not forward, /healthz only that the proces
   t.deepEqual(await ask('/readyz'), [200, 'ok\n']);
   t.deepEqual(await ask('/connections?limit=5'), [200, 'no connections\n']);
   t.deepEqual(await ask('/connections?limit=0'), [400, 'limit: expected a whole number from 1, got "0"\n']);
-  t.deepEqual(await ask('/'), [404, 'try /connections, /trace, /metrics, /healthz or /readyz\n']);
+  t.deepEqual(await ask('/'), [404, 'try /connections, /flows, /trace, /metrics, /healthz or /readyz\n']);
   fault = 'the datapath is gone';
   t.deepEqual(await ask('/readyz'), [503, 'the datapath is gone\n']);
   t.deepEqual(await ask('/healthz'), [200, 'ok\n']);

@@ -1,0 +1,33 @@
+import type { Logger } from 'pino';
+import type { Registry } from 'prom-client';
+import type { Agent } from '../agent.js';
+import { agentFault, agentPages } from '../http/pages.js';
+import { ControlServer } from './control-server.js';
+import { summaryPage } from './summary-page.js';
+
+export interface AgentControlOptions {
+  readonly agent: Agent;
+  readonly host: string;
+  /** 0: any free one. */
+  readonly port: number;
+  /** The agent's metrics; absent where nobody counts. */
+  readonly registry?: Registry;
+  readonly log: Logger;
+}
+
+/** Let the API server ask the agent, and tell the NSDB where. */
+export function startAgentControl({ agent, host, port, registry, log }: AgentControlOptions): ControlServer {
+  return ControlServer.start({
+    host,
+    port,
+    pages: {
+      ...agentPages(agent),
+      '/summary': (_query, signal) => summaryPage(agent, signal),
+      '/fault': async (_query, signal) => ({ fault: await agentFault(agent, signal) }),
+      ...(registry && { '/metrics': () => registry.metrics() }),
+    },
+    streams: {},
+    onListening: (address) => agent.setControl(address),
+    log,
+  });
+}
