@@ -30,6 +30,8 @@ import { fnv1a } from './fnv.js';
  *     /health-checkers/BALANCER          {hostId, tunnelKey}: ephemeral, the host that checks its members
  *     /missing-hosts/HOST                {change}: somebody saw that the host's agent does not run
  *     /flow-state/SHARD/PORT/batch-NUMBER  archived flow state of a port, see NsdbFlowStateArchive
+ *     /names/KIND/SHARD/NAME,ID          (empty) an object that has the name, by a hash of the name
+ *     /tenants/TENANT/KIND/SHARD/ID      (empty) an object of the tenant; TENANT with % and hexadecimal digits for special characters
  *     /KINDs/SHARD/ID, /KINDs/ID         objects of the other kinds, see UNSHARDED
  *     /ip-address-groups/SHARD/ID/members/SHARD/ADDRESS, /dhcp-subnets/SHARD/ID/members/SHARD/MAC,
  *     /dhcp-v6-subnets/SHARD/ID/members/SHARD/CLIENT      members that are stored one by one
@@ -64,12 +66,17 @@ const FOLDERS: Readonly<Partial<Record<Kind, readonly string[]>>> = {
   'address-pool': ['blocks'],
 };
 
+/** Has a folder for each tenant that there are objects of. */
+export const TENANTS = '/tenants';
+
 export const ROOT_FOLDERS: readonly string[] = [
   ...KINDS.map(kindPath),
   '/nat-blocks',
   '/health-checkers',
   '/missing-hosts',
   '/flow-state',
+  '/names',
+  TENANTS,
 ];
 
 export function isSharded(kind: Kind): boolean {
@@ -136,6 +143,34 @@ export function membersPath(kind: Kind, id: string): string {
 /** Where it is noted which object of a kind has `value` in a field, of all that belong to the object at `within`. */
 export function uniquePath(within: string, kind: Kind, field: string, value: string): string {
   return `${within}/unique/${kind}.${field}/${encodeURIComponent(value)}`;
+}
+
+/** Where the objects of a kind that have a name are noted, among others. */
+export function namesPath(kind: Kind, name: string): string {
+  return `/names/${kind}/${shard(name)}`;
+}
+
+/** The name, which has no comma, comes first in the name of a note. */
+export function namePath(kind: Kind, name: string, id: string): string {
+  return `${namesPath(kind, name)}/${name},${id}`;
+}
+
+/** Where the objects of a kind that belong to a tenant are noted, in shards. The folders are there while there are objects in them. */
+export function tenantKindPath(tenantId: string, kind: Kind): string {
+  return `${TENANTS}/${encodeURIComponent(tenantId).replaceAll('.', '%2E')}/${kind}`;
+}
+
+/** The tenant of a folder of {@link TENANTS}; undefined for a name that is none's. */
+export function tenantOfFolder(name: string): string | undefined {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return undefined;
+  }
+}
+
+export function tenantPath(tenantId: string, kind: Kind, id: string): string {
+  return `${tenantKindPath(tenantId, kind)}/${shard(id)}/${id}`;
 }
 
 export function bridgePortPath(bridgeId: string, portId: string): string {

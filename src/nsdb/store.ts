@@ -102,6 +102,8 @@ export interface Watch {
 export type TreeListener = (path: string, node: StoreNode | undefined) => void;
 
 export interface TreeOptions {
+  /** Levels below the path that are told and read; changes further down cost their messages only. All when absent. */
+  readonly depth?: number;
   /**
    * Called when everything that is there has been told, for the first time and after every re-reading. What the listener
    * was told is then what the store held at one point of its order of changes.

@@ -136,6 +136,7 @@ const natTargets = z.array(natTarget).min(1, 'expected at least one target');
 
 const ruleFields = {
   id: z.uuid(),
+  name: nameSchema.optional(),
   chainId: reference,
   /** Where the rule stands among those of its chain, see position.ts; of two at the same place the lesser id is first. */
   position: positionSchema,

@@ -69,6 +69,7 @@ export const bindingSchema = z.strictObject({
 
 const portFields = {
   id: z.uuid(),
+  name: nameSchema.optional(),
   adminStateUp,
   mac: mac.optional(),
   addresses: z.array(ipAddress).superRefine(distinct).default([]),
@@ -153,6 +154,7 @@ export const bridgePortSchema = z.strictObject({ ...portFields, bridgeId: refere
 export const routeSchema = z
   .strictObject({
     id: z.uuid(),
+    name: nameSchema.optional(),
     routerId: reference,
     type: z.enum(['normal', 'blackhole', 'reject', 'local']),
     /** From anywhere when absent. */
@@ -186,6 +188,7 @@ export const routeSchema = z
 export const addressPoolSchema = z
   .strictObject({
     id: z.uuid(),
+    name: nameSchema.optional(),
     bridgeId: reference,
     cidr,
     /** Prefix length of a block, which holds at most 2^16 addresses. */

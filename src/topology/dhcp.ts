@@ -17,6 +17,7 @@ const lifetime = z.int().min(1).max(0xffff_ffff);
 /** A bridge has each subnet once. */
 export const dhcpSubnetSchema = z.strictObject({
   id: z.uuid(),
+  name: nameSchema.optional(),
   bridgeId: reference,
   cidr: ipv4Cidr,
   enabled: z.boolean().default(true),
@@ -68,6 +69,7 @@ const advertisement = z
 export const dhcpV6SubnetSchema = z
   .strictObject({
     id: z.uuid(),
+    name: nameSchema.optional(),
     bridgeId: reference,
     prefix: ipv6Cidr,
     enabled: z.boolean().default(true),

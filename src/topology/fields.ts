@@ -15,7 +15,12 @@ export const nameSchema = z
   .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/, 'expected letters, digits, "_", "." and "-"');
 
 /** Who an object belongs to, as the outer system names it. */
-export const tenantId = z.string().min(1).max(255).optional();
+export const tenantId = z
+  .string()
+  .min(1)
+  .max(255)
+  .refine((text) => Buffer.from(text).toString() === text, 'expected text that UTF-8 can express')
+  .optional();
 
 export const mac = z.string().transform((text, context) => {
   const value = parseMac(text);

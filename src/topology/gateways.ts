@@ -4,11 +4,17 @@ import { cidr, ipAddress, ipv4Address, mac, nameSchema, reference, references, t
 /** Ways to other networks: BGP, hardware VTEPs, routers of other sites. */
 
 /** A range of addresses that a router announces. */
-export const bgpNetworkSchema = z.strictObject({ id: z.uuid(), routerId: reference, cidr });
+export const bgpNetworkSchema = z.strictObject({
+  id: z.uuid(),
+  name: nameSchema.optional(),
+  routerId: reference,
+  cidr,
+});
 
 /** A neighbour of a router. Times in seconds. */
 export const bgpPeerSchema = z.strictObject({
   id: z.uuid(),
+  name: nameSchema.optional(),
   routerId: reference,
   address: ipAddress,
   asNumber: z.int().min(1).max(0xffff_ffff),
@@ -49,6 +55,7 @@ export const gatewayDeviceSchema = z.strictObject({
 /** A MAC address behind a VTEP of another site. */
 export const remoteMacEntrySchema = z.strictObject({
   id: z.uuid(),
+  name: nameSchema.optional(),
   gatewayDeviceId: reference,
   mac,
   vtepAddress: ipv4Address,

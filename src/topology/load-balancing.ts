@@ -13,6 +13,7 @@ export const loadBalancerSchema = z.strictObject({
 export const poolSchema = z.strictObject({
   id: z.uuid(),
   name: nameSchema.optional(),
+  tenantId,
   loadBalancerId: reference.optional(),
   healthMonitorId: reference.optional(),
   adminStateUp,
@@ -22,6 +23,7 @@ export const poolSchema = z.strictObject({
 
 export const poolMemberSchema = z.strictObject({
   id: z.uuid(),
+  name: nameSchema.optional(),
   poolId: reference,
   adminStateUp,
   address: ipAddress,
@@ -35,6 +37,7 @@ export const poolMemberSchema = z.strictObject({
 /** An address and port that clients connect to. */
 export const vipSchema = z.strictObject({
   id: z.uuid(),
+  name: nameSchema.optional(),
   poolId: reference,
   adminStateUp,
   address: ipAddress,
@@ -48,6 +51,8 @@ export const vipSchema = z.strictObject({
 /** How members are looked after: a connection every `delay` seconds; `maxRetries` failures in a row count. */
 export const healthMonitorSchema = z.strictObject({
   id: z.uuid(),
+  name: nameSchema.optional(),
+  tenantId,
   adminStateUp,
   type: z.enum(['tcp']).default('tcp'),
   delay: z.int().min(1).max(3600),

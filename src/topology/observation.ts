@@ -8,6 +8,7 @@ import { mac, nameSchema, reference, tenantId, vlanId } from './fields.js';
 export const mirrorSchema = z.strictObject({
   id: z.uuid(),
   name: nameSchema.optional(),
+  tenantId,
   toPortId: reference,
   conditions: z.array(conditionSchema).default([]),
 });
@@ -18,6 +19,7 @@ export const mirrorSchema = z.strictObject({
  */
 export const l2InsertionSchema = z.strictObject({
   id: z.uuid(),
+  name: nameSchema.optional(),
   portId: reference,
   servicePortId: reference,
   mac,
@@ -70,6 +72,7 @@ export const traceRequestSchema = z
 
 export const loggingResourceSchema = z.strictObject({
   id: z.uuid(),
+  name: nameSchema.optional(),
   type: z.enum(['file']).default('file'),
   enabled: z.boolean().default(true),
 });
@@ -77,6 +80,7 @@ export const loggingResourceSchema = z.strictObject({
 /** Decisions of a chain are logged. */
 export const ruleLoggerSchema = z.strictObject({
   id: z.uuid(),
+  name: nameSchema.optional(),
   chainId: reference,
   loggingResourceId: reference,
   event: z.enum(['accept', 'drop', 'all']).default('all'),

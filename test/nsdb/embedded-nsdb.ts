@@ -52,13 +52,14 @@ export class EmbeddedNsdb {
   }
 }
 
-/** Every path of the store but those of its server, sorted. */
+/** Every path of the store but those of its server and the folders of the index of names, which stay; sorted. */
 export async function allPaths(store: Store, path = '/'): Promise<string[]> {
   const paths: string[] = [];
   for (const name of (await store.children(path)) ?? []) {
     if (path === '/' && name === 'zookeeper') continue;
     const child = joinPath(path, name);
-    paths.push(child, ...(await allPaths(store, child)));
+    if (!/^\/names\/[^/]+(\/..)?$/.test(child)) paths.push(child);
+    paths.push(...(await allPaths(store, child)));
   }
   return paths.sort();
 }

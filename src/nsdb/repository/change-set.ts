@@ -11,10 +11,16 @@ import { type IndexEntry, indexEntries } from './index-entries.js';
 
 const EMPTY = new Uint8Array();
 
-/** An object as read, with the version of its node. */
+/** An object as read. */
 export interface Versioned<T> {
   readonly object: T;
+  /** Of its node: how often the object was changed. */
   readonly version: number;
+  /**
+   * Zxid of its last change. Whatever is changed later, anywhere, has a greater one; so it also tells the object from one that
+   * was made anew under its id.
+   */
+  readonly modified: number;
 }
 
 /** An object that a change is about. */
@@ -72,6 +78,7 @@ export class ChangeSet {
     const before = node && {
       object: decodeObject(kind, node.data, path, this.migrations),
       version: node.stat.version,
+      modified: node.stat.mzxid,
       hasChildren: objectFolders(kind).length > 0 || node.stat.numChildren > 0,
     };
     // Somebody else may have asked for it meanwhile.
@@ -169,7 +176,7 @@ export class ChangeSet {
     const made = new Set(planned.map(({ operation }) => operation.path));
     const folders: PlannedOperation[] = [];
     for (const { operation, entry, of } of planned) {
-      const named = entry && this.peek(entry.below.kind, entry.below.id);
+      const named = entry?.below && this.peek(entry.below.kind, entry.below.id);
       if (operation.type !== 'create' || named === undefined || named.before !== undefined) continue;
       for (const path of foldersBetween(named.path, operation.path)) {
         if (made.has(path)) continue;
@@ -234,14 +241,14 @@ export class ChangeSet {
   private addition(staged: Staged, entry: IndexEntry): PlannedOperation[] {
     const { below, reference } = entry;
     const planned: PlannedOperation[] = [];
-    const named = this.peek(below.kind, below.id);
-    if (named !== undefined && named.after === undefined) {
+    const named = below && this.peek(below.kind, below.id);
+    if (below !== undefined && named !== undefined && named.after === undefined) {
       throw new ObjectNotFoundError(below.kind, below.id, entry.field);
     }
     const isNew = named !== undefined && named.before === undefined;
     // Says which reference leads nowhere; the entry's missing folder alone would not.
     if (reference !== undefined && !isNew) {
-      const operation = { type: 'check', path: objectPath(below.kind, below.id) } as const;
+      const operation = { type: 'check', path: objectPath(reference.row.names, reference.id) } as const;
       planned.push({ operation, phase: Phase.write, of: staged, entry, reference });
     }
     const operation = { type: 'create', path: entry.path, data: entry.data } as const;

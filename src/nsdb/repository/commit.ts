@@ -1,11 +1,12 @@
 import { deleteIfThere } from '../delete-if.js';
 import { decodeJson } from '../json.js';
-import { objectPath } from '../layout.js';
+import { objectPath, TENANTS } from '../layout.js';
 import { parentPath } from '../path.js';
 import { readAhead } from '../read-ahead.js';
 import {
   NodeError,
   NodeExistsError,
+  NodeNotEmptyError,
   NodeNotFoundError,
   type Store,
   type StoreOperation,
@@ -48,6 +49,7 @@ export async function commit(store: Store, planned: readonly PlannedOperation[],
         parts.map(({ operation }) => operation),
         { signal },
       );
+      await removeTenantFolders(store, parts, signal);
       return;
     } catch (error) {
       if (!(error instanceof NodeError) || error.operationIndex === undefined) throw error;
@@ -96,6 +98,10 @@ async function makeFolders(store: Store, parts: readonly PlannedOperation[], sig
       if (!created.has(folder)) await store.ensure(folder, { signal });
       return;
     }
+    if (entry.below === undefined) {
+      await ensureFolder(store, folder, signal);
+      return;
+    }
     const below = objectPath(entry.below.kind, entry.below.id);
     if (created.has(below)) return;
     try {
@@ -103,6 +109,38 @@ async function makeFolders(store: Store, parts: readonly PlannedOperation[], sig
     } catch (error) {
       if (!(error instanceof NodeNotFoundError)) throw error;
       throw new ObjectNotFoundError(entry.below.kind, entry.below.id, entry.field);
+    }
+  });
+}
+
+/** Somebody may remove the folder, or one above, as long as it is empty: then it is missed again. */
+async function ensureFolder(store: Store, folder: string, signal?: AbortSignal): Promise<void> {
+  try {
+    await store.ensure(folder, { signal });
+  } catch (error) {
+    if (!(error instanceof NodeNotFoundError)) throw error;
+  }
+}
+
+/** Remove the folders of a tenant in which nothing is left, so that those who are gone are not there for ever. */
+async function removeTenantFolders(
+  store: Store,
+  parts: readonly PlannedOperation[],
+  signal?: AbortSignal,
+): Promise<void> {
+  const folders = new Set<string>();
+  for (const { operation, entry } of parts) {
+    const isOfTenant = operation.type === 'delete' && entry?.path.startsWith(`${TENANTS}/`);
+    if (isOfTenant) folders.add(parentPath(operation.path)!);
+  }
+  await readAhead([...folders], signal, async (first, signal) => {
+    for (let folder = first; folder !== TENANTS; folder = parentPath(folder)!) {
+      try {
+        await deleteIfThere(store, folder, signal);
+      } catch (error) {
+        if (error instanceof NodeNotEmptyError) return;
+        throw error;
+      }
     }
   });
 }
@@ -123,7 +161,7 @@ function checkOnce(parts: readonly PlannedOperation[], { operation, entry }: Pla
   const same = parts.filter((other) => other.operation.type === 'create' && other.operation.path === operation.path);
   if (entry === undefined || same.length < 2) return;
   if (entry.reference === undefined) throw new ObjectExistsError(entry.field, entry.value);
-  throw new ReferenceConflictError(entry.field, entry.below.kind, entry.below.id, same[0].of?.id);
+  throw new ReferenceConflictError(entry.field, entry.reference.row.names, entry.reference.id, same[0].of?.id);
 }
 
 /** Let a node that exists give way to the one that is to be created, or say what is in the way. */
@@ -141,12 +179,12 @@ async function makeRoom(
   if (node.stat.ephemeralOwner !== undefined) {
     // It was learned.
     await deleteIfThere(store, operation.path, signal);
-  } else if (entry.reference !== undefined && !entry.reference.row.exclusive) {
+  } else if (entry.below === undefined || (entry.reference !== undefined && !entry.reference.row.exclusive)) {
     // Nobody else has an entry of this name: it was left by mishap. Changing it tells those who are about to delete it.
     part.operation = { type: 'set', path: operation.path, data: operation.data };
   } else if (entry.reference !== undefined) {
     const { id } = decodeJson(holderSchema, node.data, operation.path);
-    throw new ReferenceConflictError(entry.field, entry.below.kind, entry.below.id, id);
+    throw new ReferenceConflictError(entry.field, entry.reference.row.names, entry.reference.id, id);
   } else {
     throw new ObjectExistsError(entry.field, entry.value);
   }

@@ -3,7 +3,16 @@ import { type Reference, referencesIn } from '../../topology/references.js';
 import { encodeObject } from '../../topology/stored-form.js';
 import type { Host, Kind, Port, Rule, TopologyTypes } from '../../topology/types.js';
 import { encodeJson } from '../json.js';
-import { bridgeVlanLinksPath, ipPath, macPath, objectPath, referencePath, uniquePath } from '../layout.js';
+import {
+  bridgeVlanLinksPath,
+  ipPath,
+  macPath,
+  namePath,
+  objectPath,
+  referencePath,
+  tenantPath,
+  uniquePath,
+} from '../layout.js';
 import { joinPath } from '../path.js';
 import type { IpEntry, MacEntry } from '../tables/tables.js';
 
@@ -12,17 +21,17 @@ const EMPTY = new Uint8Array();
 /** Which object an exclusive reference or a unique value belongs to. */
 export const holderSchema = z.object({ id: z.string() });
 
-/** A node that follows from an object and is made, changed and deleted with it, below an object that it names. */
+/** A node that follows from an object and is made, changed and deleted with it. */
 export interface IndexEntry {
   readonly path: string;
   readonly data: Uint8Array;
   /** The field it follows from, with the kind of object that holds it. */
   readonly field: string;
   readonly value: string;
-  /** The reference that it notes; undefined for a value that must be unique, and for a link. */
+  /** The reference that it notes; undefined for a value that must be unique, for a link, and for what `below` is undefined for. */
   readonly reference: Reference | undefined;
-  /** The object below which it is. */
-  readonly below: { readonly kind: Kind; readonly id: string };
+  /** The object below which it is. Undefined for an entry of the index of names or of tenants. */
+  readonly below: { readonly kind: Kind; readonly id: string } | undefined;
 }
 
 /** The index entries that follow from an object. No two have the same path. */
@@ -35,7 +44,28 @@ export function indexEntries<K extends Kind>(kind: K, object: TopologyTypes[K]):
     const data = referenceData(kind, object, reference);
     entries.set(path, { path, data, field: `${kind}.${field}`, value: id, reference, below: { kind: row.names, id } });
   }
-  return [...entries.values(), ...uniqueEntries(kind, object), ...(kind === 'port' ? linkEntries(object as Port) : [])];
+  const links = kind === 'port' ? linkEntries(object as Port) : [];
+  return [...entries.values(), ...uniqueEntries(kind, object), ...links, ...finderEntries(kind, object)];
+}
+
+/** What objects are found by wherever they are: their names, and whose they are. */
+function finderEntries(
+  kind: Kind,
+  object: { readonly id: string; readonly name?: string; readonly tenantId?: string },
+): IndexEntry[] {
+  const { id, name, tenantId } = object;
+  const entry = (path: string, field: string, value: string): IndexEntry => ({
+    path,
+    data: EMPTY,
+    field: `${kind}.${field}`,
+    value,
+    reference: undefined,
+    below: undefined,
+  });
+  return [
+    ...(name === undefined ? [] : [entry(namePath(kind, name, id), 'name', name)]),
+    ...(tenantId === undefined ? [] : [entry(tenantPath(tenantId, kind, id), 'tenantId', tenantId)]),
+  ];
 }
 
 /** Tells the interior ports of a bridge from the many others that it may have. */

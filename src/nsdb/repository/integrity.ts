@@ -208,7 +208,8 @@ class IntegrityCheck {
       const isSame = node !== undefined && Buffer.compare(node.data, entry.data) === 0;
       if (isSame && node.stat.ephemeralOwner === undefined) continue;
       // Below what does not exist nothing can be noted: that is told of the reference.
-      if (await this.isGone(entry.below.kind, entry.below.id, signal)) continue;
+      const { below } = entry;
+      if (below !== undefined && (await this.isGone(below.kind, below.id, signal))) continue;
       findings.push({
         kind: 'missing-entry',
         path: entry.path,
@@ -229,7 +230,10 @@ class IntegrityCheck {
     const check = { type: 'check', path, version } as const;
     const create = { type: 'create', path: entry.path, data: entry.data } as const;
     if (node === undefined) {
-      const folders = foldersBetween(objectPath(entry.below.kind, entry.below.id), entry.path);
+      const top = entry.below
+        ? objectPath(entry.below.kind, entry.below.id)
+        : entry.path.slice(0, entry.path.indexOf('/', 1));
+      const folders = foldersBetween(top, entry.path);
       const isThere = await readAhead(folders, signal, (folder, signal) => this.store.exists(folder, { signal }));
       const missing = folders.filter((_, i) => isThere[i] === undefined);
       return [check, ...missing.map((folder) => ({ type: 'create', path: folder, data: EMPTY }) as const), create];
@@ -239,7 +243,8 @@ class IntegrityCheck {
       return [check, { type: 'delete', path: entry.path, version: current }, create];
     }
     // Two objects may claim the same: a person has to say which of them is right.
-    if (entry.reference === undefined || entry.reference.row.exclusive) return [];
+    const { reference, below } = entry;
+    if (below !== undefined && (reference === undefined || reference.row.exclusive)) return [];
     return [check, { type: 'set', path: entry.path, data: entry.data, version: current }];
   }
 

@@ -25,6 +25,8 @@ import {
   ROOT_FOLDERS,
   referenceFolder,
   referenceName,
+  TENANTS,
+  tenantOfFolder,
 } from '../layout.js';
 import { releaseHostLeases } from '../leases/leases.js';
 import { joinPath, nodeName } from '../path.js';
@@ -37,10 +39,13 @@ import { Deletion, isDeleted, removeRemains } from './deletion.js';
 import { holderSchema } from './index-entries.js';
 import { noteInsertions } from './insertions.js';
 import { type GroupKind, Members } from './members.js';
+import { type Decode, type Page, type PageQuery, readPage } from './page.js';
 import { Transaction } from './transaction.js';
 
 export * from '../topology-errors.js';
+export type { Versioned } from './change-set.js';
 export * from './index-entries.js';
+export type { Page, PageQuery } from './page.js';
 
 /**
  * A host that has exterior ports on a bridge, and the tunnel keys under which it takes a flooded packet: for all of them, and
@@ -60,6 +65,17 @@ export interface UnreadableRule {
   readonly id: string;
   readonly position: string | undefined;
   readonly error: Error;
+}
+
+/** What is told by TopologyRepository.watchKind. */
+export interface KindListener<T> {
+  /** @param modified as in Versioned: an object that is told again with another one was changed, or made anew */
+  put(object: T, modified: number): void;
+  delete(id: string): void;
+  /** The object is there, but is not valid, or was written by a newer program. */
+  invalid(id: string, error: Error): void;
+  /** Everything that is there was told: for the first time, and after every reconnect. */
+  current(): void;
 }
 
 /**
@@ -84,7 +100,7 @@ export class TopologyRepository {
   ): Promise<Versioned<TopologyTypes[K]> | undefined> {
     const path = objectPath(kind, id);
     const node = await this.store.get(path, { signal });
-    return node && { object: this.decode(kind, node, path), version: node.stat.version };
+    return node && { object: this.decode(kind, node, path), version: node.stat.version, modified: node.stat.mzxid };
   }
 
   /** Identifiers of all objects of a kind, in any order. */
@@ -92,6 +108,27 @@ export class TopologyRepository {
     const names = await this.childrenOf(kindPath(kind), signal);
     if (!isSharded(kind)) return names;
     return this.inShards(kindPath(kind), names, signal);
+  }
+
+  /**
+   * Objects of a kind, some at a time, in an order of their own that does not change: who asks with `next` until there is none is
+   * given each object that was there all the time once, whatever comes and goes meanwhile. It costs what is on the page, and the
+   * names in the shards that it reaches into. An index of names, of tenants and of references keeps it so with the conditions.
+   * @param query.holderOf `field` as in the table of references, without `[]`
+   */
+  page<K extends Kind>(
+    query: Omit<PageQuery<K>, 'holderOf'> & { readonly holderOf?: { readonly field: string; readonly id: string } },
+  ): Promise<Page<TopologyTypes[K]>> {
+    const { holderOf, ...rest } = query;
+    const named = holderOf && { row: rowNamed(query.kind, holderOf.field), id: holderOf.id };
+    const decode: Decode = (kind, node, path) => this.decode(kind, node, path);
+    return readPage(this.store, decode, { ...rest, holderOf: named });
+  }
+
+  /** The tenants that have objects. */
+  async tenants(signal?: AbortSignal): Promise<string[]> {
+    const names = (await this.childrenOf(TENANTS, signal)).map(tenantOfFolder);
+    return names.filter((name) => name !== undefined);
   }
 
   /** Identifiers of the ports bound to a host. */
@@ -273,6 +310,33 @@ export class TopologyRepository {
   ): Watch {
     const path = objectPath(kind, id);
     return this.watchDecoded(path, (node) => this.decode(kind, node, path), listener, onInvalid);
+  }
+
+  /**
+   * Tells of every object of a kind, now and at every change, and of those that go. It is one watch however many there are, and
+   * costs all of them to be read when it begins and after a reconnect, when only what differs is told.
+   */
+  watchKind<K extends Kind>(kind: K, listener: KindListener<TopologyTypes[K]>): Watch {
+    const folder = kindPath(kind);
+    const depth = isSharded(kind) ? 2 : 1;
+    const objectDepth = folder.split('/').length + depth;
+    const follow = (path: string, node: StoreNode | undefined) => {
+      if (path.split('/').length !== objectDepth) return;
+      const id = nodeName(path);
+      if (node === undefined) {
+        listener.delete(id);
+        return;
+      }
+      let object: TopologyTypes[K];
+      try {
+        object = this.decode(kind, node, path);
+      } catch (error) {
+        listener.invalid(id, error as Error);
+        return;
+      }
+      listener.put(object, node.stat.mzxid);
+    };
+    return this.store.watchTree(folder, follow, { depth, onCurrent: () => listener.current() });
   }
 
   /**

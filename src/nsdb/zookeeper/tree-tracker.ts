@@ -61,6 +61,8 @@ export class TreeTracker implements TreeWatch {
   private readonly failed: (() => void)[] = [];
   private retry: NodeJS.Timeout | undefined;
   private retryDelay = RETRY_MIN;
+  /** The level of the nodes below which nothing is looked at. */
+  private readonly lowest: number;
   /** A failure was told, and not everything was read since. */
   private complained = false;
 
@@ -72,6 +74,7 @@ export class TreeTracker implements TreeWatch {
     private readonly onError: (error: Error) => void,
     private readonly onClosed: () => void,
   ) {
+    this.lowest = levelOf(path) + (options.depth ?? Number.POSITIVE_INFINITY);
     this.ready = new Promise((resolve) => {
       this.markReady = resolve;
     });
@@ -110,7 +113,7 @@ export class TreeTracker implements TreeWatch {
   }
 
   onEvent(type: number, path: string): void {
-    if (!this.connected) return;
+    if (!this.connected || levelOf(path) > this.lowest) return;
     if (type === EventType.deleted) this.forget(path);
     else if (path === this.path || this.known.has(parentPath(path)!)) this.read(path, false);
     this.proceed();
@@ -242,7 +245,7 @@ export class TreeTracker implements TreeWatch {
     }
     if (changed) this.tell(path, node);
     if (this.closed || !(deep || isNew)) return;
-    if (numChildren > 0) this.readChildren(path, deep);
+    if (numChildren > 0 && levelOf(path) < this.lowest) this.readChildren(path, deep);
     else this.forgetChildren(path, known, NO_NAMES);
   }
 
@@ -290,6 +293,10 @@ export class TreeTracker implements TreeWatch {
       });
     }
   }
+}
+
+function levelOf(path: string): number {
+  return path === '/' ? 0 : path.split('/').length - 1;
 }
 
 const NO_NAMES: ReadonlySet<string> = new Set();

@@ -93,7 +93,7 @@ test('nothing happens when a part of it cannot', async (t) => {
   await again.create('bridge', { ...bridge, name: 'other' });
   await t.throwsAsync(again.create('bridge', bridge), { instanceOf: ObjectExistsError });
   await t.throwsAsync(again.commit(), { instanceOf: ObjectExistsError });
-  t.deepEqual(await repository.get('bridge', bridge.id), { object: bridge, version: 0 });
+  t.like(await repository.get('bridge', bridge.id), { object: bridge, version: 0 });
   // Folders of entries may have been made.
   t.deepEqual(
     (await allPaths(store)).filter((path) => !/\/ports\/..$|\/refs/.test(path)),

@@ -1,0 +1,145 @@
+import { InvalidInputError } from '../../errors.js';
+import { type ReferenceRow, referencesIn, refersTo } from '../../topology/references.js';
+import type { Kind, TopologyTypes } from '../../topology/types.js';
+import { decodeJson } from '../json.js';
+import {
+  isReferenceSharded,
+  isSharded,
+  kindPath,
+  namesPath,
+  objectPath,
+  referenceFolder,
+  shard,
+  tenantKindPath,
+} from '../layout.js';
+import { joinPath } from '../path.js';
+import { readAhead } from '../read-ahead.js';
+import type { Store, StoreNode } from '../store.js';
+import type { Versioned } from './change-set.js';
+import { holderSchema } from './index-entries.js';
+
+/** Which objects of a kind, and how many of them. Of several conditions all hold. */
+export interface PageQuery<K extends Kind> {
+  readonly kind: K;
+  readonly tenantId?: string;
+  readonly name?: string;
+  /** Those that name an object in a field. */
+  readonly holderOf?: { readonly row: ReferenceRow; readonly id: string };
+  /** `next` of the page before; undefined for the first page. */
+  readonly after?: string;
+  /** Objects looked at, at least 1. */
+  readonly limit: number;
+  readonly signal?: AbortSignal;
+  /** Told of an object that is left out, since it is not valid or was written by a newer program. */
+  readonly onUnreadable?: (id: string, error: Error) => void;
+}
+
+/** Some objects; `next` is there when there may be more, and stands for its place whatever comes and goes meanwhile. */
+export interface Page<T> {
+  readonly items: readonly Versioned<T>[];
+  readonly next?: string;
+}
+
+/** The object in a node. @throws MidonetError when it cannot be read */
+export type Decode = <K extends Kind>(kind: K, node: StoreNode, path: string) => TopologyTypes[K];
+
+/** Shards whose lists are read at once, at most. */
+const MAX_SHARDS = 64;
+
+/**
+ * The objects that a query names, as far as its limit goes. Identifiers come from the narrowest list that there is; the
+ * other conditions are looked up in the objects. So a page may have few items, or none, and still a `next`.
+ */
+export async function readPage<K extends Kind>(
+  store: Store,
+  decode: Decode,
+  query: PageQuery<K>,
+): Promise<Page<TopologyTypes[K]>> {
+  const { kind, limit, signal } = query;
+  if (!Number.isSafeInteger(limit) || limit < 1) {
+    throw new InvalidInputError('limit', limit, 'expected a whole number of at least 1');
+  }
+  // One more than is asked for tells whether there is a next page.
+  const found = await identifiers(store, decode, query, limit + 1);
+  const ids = found.slice(0, limit);
+  const objects = await readAhead(ids, signal, async (id, signal): Promise<Versioned<TopologyTypes[K]> | undefined> => {
+    const path = objectPath(kind, id);
+    const node = await store.get(path, { signal });
+    if (node === undefined) return undefined;
+    try {
+      return { object: decode(kind, node, path), version: node.stat.version, modified: node.stat.mzxid };
+    } catch (error) {
+      query.onUnreadable?.(id, error as Error);
+      return undefined;
+    }
+  });
+  const items = objects.filter((one) => one !== undefined).filter(({ object }) => isMeant(query, object));
+  return found.length > limit ? { items, next: ids[limit - 1] } : { items };
+}
+
+function isMeant<K extends Kind>({ tenantId, name, holderOf }: PageQuery<K>, object: TopologyTypes[K]): boolean {
+  const own: { readonly name?: string; readonly tenantId?: string } = object;
+  if (name !== undefined && own.name !== name) return false;
+  if (tenantId !== undefined && own.tenantId !== tenantId) return false;
+  return holderOf === undefined || refersTo(holderOf.row, object, holderOf.id);
+}
+
+/** The first identifiers behind `after`, in the order of the list that they are in. */
+async function identifiers(store: Store, decode: Decode, query: PageQuery<Kind>, count: number): Promise<string[]> {
+  const { kind, tenantId, name, holderOf, after, signal } = query;
+  const children = async (path: string) => (await store.children(path, { signal })) ?? [];
+  const behind = (ids: readonly string[]) => ids.filter((id) => after === undefined || id > after).slice(0, count);
+  if (name !== undefined) {
+    const notes = (await children(namesPath(kind, name))).filter((note) => note.startsWith(`${name},`));
+    return behind(notes.map((note) => note.slice(name.length + 1)));
+  }
+  if (holderOf !== undefined && (holderOf.row.symmetric || holderOf.row.exclusive)) {
+    return behind(await onlyHolder(store, decode, holderOf.row, holderOf.id, signal));
+  }
+  if (holderOf !== undefined) {
+    const folder = referenceFolder(holderOf.row, holderOf.id);
+    return isReferenceSharded(holderOf.row) ? inShards(store, folder, query, count) : behind(await children(folder));
+  }
+  if (tenantId !== undefined) return inShards(store, tenantKindPath(tenantId, kind), query, count);
+  return isSharded(kind) ? inShards(store, kindPath(kind), query, count) : behind(await children(kindPath(kind)));
+}
+
+/** In the order of the shards, and in each of the identifiers. */
+async function inShards(
+  store: Store,
+  folder: string,
+  { after, signal }: PageQuery<Kind>,
+  count: number,
+): Promise<string[]> {
+  const first = after === undefined ? '' : shard(after);
+  const shards = ((await store.children(folder, { signal })) ?? []).filter((name) => name >= first);
+  const ids: string[] = [];
+  for (
+    let i = 0, width = 1;
+    i < shards.length && ids.length < count;
+    i += width, width = Math.min(2 * width, MAX_SHARDS)
+  ) {
+    const lists = await readAhead(shards.slice(i, i + width), signal, async (name, signal) => {
+      const names = (await store.children(joinPath(folder, name), { signal })) ?? [];
+      return after !== undefined && name === first ? names.filter((id) => id > after) : names;
+    });
+    ids.push(...lists.flat());
+  }
+  return ids.slice(0, count);
+}
+
+/** Who names an object that one other may name. */
+async function onlyHolder(
+  store: Store,
+  decode: Decode,
+  row: ReferenceRow,
+  id: string,
+  signal?: AbortSignal,
+): Promise<string[]> {
+  const path = row.symmetric ? objectPath(row.names, id) : referenceFolder(row, id);
+  const node = await store.get(path, { signal });
+  if (node === undefined) return [];
+  if (!row.symmetric) return [decodeJson(holderSchema, node.data, path).id];
+  const named = referencesIn(row.names, decode(row.names, node, path));
+  return named.filter((reference) => reference.row === row).map((reference) => reference.id);
+}
