@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module';
 import { Command } from 'commander';
 import { pino } from 'pino';
+import { addClientCommands } from '../cli/commands.js';
 import { MidonetError } from '../errors.js';
 import { type Config, loadConfig } from './config.js';
 import { addNsdbCommands } from './nsdb-commands.js';
@@ -92,6 +93,7 @@ Example:
 );
 
 addNsdbCommands(nsdb);
+addClientCommands(program);
 
 program.parseAsync().catch(fail);
 
