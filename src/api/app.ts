@@ -5,6 +5,7 @@ import type { TopologyRepository } from '../nsdb/repository/topology-repository.
 import { type Caller, LOCAL_ADMIN } from './caller.js';
 import { objectRoutes } from './object-routes.js';
 import { PROBLEM_TYPE, problemOf } from './problem.js';
+import { traceRoutes } from './trace-routes.js';
 
 /** What the API works with. */
 export interface ApiContext {
@@ -35,6 +36,7 @@ export function createApp(context: ApiContext): Express {
   app.use(authentication(context));
   app.use(express.json({ limit: BODY_LIMIT, strict: false }));
   app.use('/v1', objectRoutes(context));
+  app.use('/v1', traceRoutes(context));
   app.use(failures(context));
   return app;
 }

@@ -1,6 +1,7 @@
 import type { Action, NatSpec } from '../flow/action.js';
 import { describeActions, describeMatch, describePacket } from '../flow/describe.js';
 import { CtState, type FlowKey, Word } from '../flow/key.js';
+import { formatIpv4 } from '../packet/address.js';
 import type { Recirculation, Recirculations } from './connection.js';
 import type { Limits } from './context.js';
 import type { Decision } from './decision.js';
@@ -25,6 +26,8 @@ export interface Question {
 /** One simulation: of the packet as it comes in, or as it comes back from the datapath with what that was asked for. */
 export interface Pass {
   readonly key: FlowKey;
+  /** Which of the passes before it sent the packet back; undefined where it comes in. */
+  readonly from: number | undefined;
   readonly steps: readonly TraceStep[];
   readonly decision: Decision;
 }
@@ -48,14 +51,16 @@ export function explain({ key, ingress, limits, recirculations, bytes, connectio
     idOf: (recirculation) => recirculations.idOf(recirculation),
   };
   const passes: Pass[] = [];
-  const waiting: FlowKey[] = [key];
+  const waiting: Pick<Pass, 'key' | 'from'>[] = [{ key, from: undefined }];
   for (let next = waiting.shift(); next !== undefined && passes.length < MAX_PASSES; next = waiting.shift()) {
     const steps: TraceStep[] = [];
-    const decision = simulate(next, ingress, limits, known, bytes, steps);
-    passes.push({ key: next, steps, decision });
+    const decision = simulate(next.key, ingress, limits, known, bytes, steps);
+    const from = passes.push({ ...next, steps, decision }) - 1;
     if (decision.type === 'wait') continue;
     for (const { id, recirculation } of decision.recirculations) found.set(id, recirculation);
-    collectReturns(next.clone(), decision.actions, connection, hash, waiting);
+    const returns: FlowKey[] = [];
+    collectReturns(next.key.clone(), decision.actions, connection, hash, returns);
+    waiting.push(...returns.map((back) => ({ key: back, from })));
   }
   return passes;
 }
@@ -138,6 +143,42 @@ export function outcomeOf({ key, decision }: Pass): Outcome {
     actions: describeActions(decision.actions),
     match: decision.install ? describeMatch(key, decision.mask) : undefined,
     drop: decision.drop,
+  };
+}
+
+/** A step as an object for programs: what the datapath does is in words, and to which host a copy goes. */
+export type PlainStep =
+  | Exclude<TraceStep, { type: 'output' }>
+  | { readonly type: 'output'; readonly actions: string; readonly tunnelTo?: string };
+
+/** A pass as an object for programs. */
+export interface PlainPass extends Outcome {
+  /** The packet as it is at the beginning, in words. */
+  readonly packet: string;
+  readonly from?: number;
+  readonly steps: readonly PlainStep[];
+  /** What the decision depends on. */
+  readonly tags?: readonly string[];
+}
+
+export function plainPass(pass: Pass): PlainPass {
+  const { key, from, steps, decision } = pass;
+  return {
+    packet: describePacket(key),
+    from,
+    steps: steps.map(plainStep),
+    ...outcomeOf(pass),
+    tags: decision.type === 'done' ? decision.tags.map(({ tag }) => tag) : undefined,
+  };
+}
+
+function plainStep(step: TraceStep): PlainStep {
+  if (step.type !== 'output') return step;
+  const tunnel = step.actions.find((action) => action.type === 'set-tunnel')?.tunnel;
+  return {
+    type: 'output',
+    actions: describeActions(step.actions),
+    ...(tunnel !== undefined && { tunnelTo: formatIpv4(tunnel.dst) }),
   };
 }
 

@@ -31,6 +31,7 @@ export function copyByMirrors(
     if (context.isCopiedBy(mirror.id) || !isCopied(context, mirror)) continue;
     context.trace?.push({ type: 'mirror', id: mirror.id });
     context.copyBy(mirror.id, () => send(context, mirror.port));
+    context.trace?.push({ type: 'mirrored', id: mirror.id });
   }
 }
 

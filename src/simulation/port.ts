@@ -18,7 +18,7 @@ export function ingressPort(context: SimulationContext, fact: Fact<PortFact>): P
 }
 
 function comesIn(context: SimulationContext, fact: Fact<PortFact>, port: PortFact): boolean {
-  context.trace?.push({ type: 'in', port: port.id, device: port.type });
+  context.trace?.push({ type: 'in', port: port.id, device: port.type, ...(context.isMirrorCopy && { isCopy: true }) });
   if (port.peer === undefined) context.entry = fact;
   mirror(context, port.inboundMirrors);
   if (!port.adminStateUp && context.entrance !== 'returned') {

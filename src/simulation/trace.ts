@@ -13,8 +13,8 @@ import type { ChainFact, Fact, NeighborFact, PortFact, RouteFact, RuleFact } fro
  * addresses as text. A simulation that is given an array adds its steps to it.
  */
 export type TraceStep =
-  /** It comes in at a port of a device. */
-  | { readonly type: 'in'; readonly port: string; readonly device: 'bridge' | 'router' }
+  /** It comes in at a port of a device; `isCopy`: what does is a copy that a mirror made. */
+  | { readonly type: 'in'; readonly port: string; readonly device: 'bridge' | 'router'; readonly isCopy?: true }
   | { readonly type: 'device'; readonly device: 'bridge' | 'router'; readonly id: string }
   | { readonly type: 'chain'; readonly id: string }
   /** A rule whose condition it matches, and what that rule does, in words. */
@@ -43,6 +43,8 @@ export type TraceStep =
   | { readonly type: 'out'; readonly port: string }
   /** A mirror copies it: the steps of the copy to where it leaves follow. */
   | { readonly type: 'mirror'; readonly id: string }
+  /** Behind the steps of the copy: the packet itself goes on. */
+  | { readonly type: 'mirrored'; readonly id: string }
   /** The meter drops it if such packets come too fast. */
   | { readonly type: 'meter'; readonly id: number }
   /** It has to come back with what its connection is in a zone. */
@@ -134,7 +136,7 @@ const IN_CHAIN: ReadonlySet<TraceStep['type']> = new Set(['rule', 'chain-end']);
 
 /** One line a step, for people to read. */
 export function formatTrace(steps: readonly TraceStep[]): string {
-  return steps.map((step) => `${indentation(step)}${describeStep(step)}\n`).join('');
+  return steps.map((step) => `${indentation(step)}${describeTraceStep(step)}\n`).join('');
 }
 
 function indentation({ type }: TraceStep): string {
@@ -142,7 +144,8 @@ function indentation({ type }: TraceStep): string {
   return IN_CHAIN.has(type) ? '    ' : '  ';
 }
 
-function describeStep(step: TraceStep): string {
+/** One step in a line, with objects by their identifiers. */
+export function describeTraceStep(step: TraceStep): string {
   switch (step.type) {
     case 'in':
       return `in at port ${step.port} of a ${step.device}`;
@@ -170,6 +173,8 @@ function describeStep(step: TraceStep): string {
       return `out at port ${step.port}`;
     case 'mirror':
       return `copied by mirror ${step.id}`;
+    case 'mirrored':
+      return 'the packet itself goes on';
     case 'meter':
       return `limited by meter ${step.id}`;
     case 'ask':

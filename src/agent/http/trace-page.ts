@@ -1,9 +1,8 @@
 import { InvalidInputError } from '../../errors.js';
-import { describePacket } from '../../flow/describe.js';
 import { extractKey } from '../../flow/extract.js';
 import { FlowKey } from '../../flow/key.js';
 import { packetKey, parsePacket } from '../../flow/packet-text.js';
-import { formatPasses, outcomeOf, type Pass } from '../../simulation/explain.js';
+import { formatPasses, type Pass, plainPass } from '../../simulation/explain.js';
 import type { TracedPacket } from '../forwarding/tracer.js';
 import { portIdOf } from './query.js';
 
@@ -36,9 +35,7 @@ export async function tracePage(
   const hash = number(query, 'hash', 0xffff_ffff, 0);
   const passes = await explainer.explain({ portId, connection, hash, ...packetOf(query) }, signal);
   if (format === 'text') return formatPasses(passes);
-  return {
-    passes: passes.map((pass) => ({ packet: describePacket(pass.key), steps: pass.steps, ...outcomeOf(pass) })),
-  };
+  return { passes: passes.map(plainPass) };
 }
 
 function packetOf(query: URLSearchParams): { key: FlowKey; bytes?: Uint8Array } {

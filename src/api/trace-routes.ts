@@ -1,0 +1,157 @@
+import { Router } from 'express';
+import * as z from 'zod';
+import { MidonetError } from '../errors.js';
+import { formatPacket, parsePacket } from '../flow/packet-text.js';
+import { bridgeHostsPath } from '../nsdb/layout.js';
+import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
+import { ObjectNotFoundError } from '../nsdb/topology-errors.js';
+import type { PlainPass } from '../simulation/explain.js';
+import type { Port } from '../topology/types.js';
+import { validate } from '../topology/validate.js';
+import { AgentLink, AgentUnavailableError } from './agent-link.js';
+import type { ApiContext } from './app.js';
+import { addressPacket } from './trace-macs.js';
+import { TraceNames } from './trace-names.js';
+import { type TraceOutcome, traceOutcome } from './trace-outcome.js';
+import { stepTexts } from './trace-text.js';
+
+export const traceRequestBody = z.strictObject({
+  portId: z.uuid(),
+  /** In words, see packet-text.ts. MAC addresses that are left out are found out. */
+  packet: z.string().max(1000),
+  /** What the packet is to its connection, where rules or translations depend on that. */
+  connection: z.enum(['new', 'established', 'reply']).default('new'),
+  /** What one of several targets is chosen by. */
+  hash: z.int().min(0).max(0xffff_ffff).default(0),
+});
+export type TraceRequestBody = z.output<typeof traceRequestBody>;
+
+/** What an agent answers: see PlainPass. Steps that this program does not know are kept as they are. */
+const agentAnswer = z.object({
+  passes: z
+    .array(
+      z.object({
+        packet: z.string(),
+        from: z.int().optional(),
+        steps: z.array(z.looseObject({ type: z.string() })),
+        actions: z.string().optional(),
+        match: z.string().optional(),
+        drop: z.string().optional(),
+        missing: z.array(z.string()).optional(),
+        tags: z.array(z.string()).optional(),
+      }),
+    )
+    .min(1),
+});
+
+/** The answer of POST /v1/trace. */
+export interface TraceAnswer {
+  readonly outcome: TraceOutcome;
+  readonly port: { readonly id: string; readonly name: string };
+  /** Whose agent was asked. */
+  readonly host: { readonly id: string; readonly name: string };
+  /** The packet with what was found out. */
+  readonly packet: string;
+  /** How that was found out, a sentence each. */
+  readonly assumed: readonly string[];
+  /** The simulations that it goes through: more than one where it comes back from the datapath with what rules ask for. */
+  readonly passes: readonly TracedPass[];
+}
+
+export interface TracedPass {
+  readonly packet: string;
+  /** Which pass before it sent the packet back. */
+  readonly from?: number;
+  /** As the agent gives them, each with its text and how deep it is in the tree. */
+  readonly steps: readonly { readonly type: string; readonly text: string; readonly depth: number }[];
+  /** What is not in hand: the agent does not know what to do with it. */
+  readonly missing?: readonly string[];
+  /** What the datapath does. Without `match` no flow would be installed: every such packet is looked at. */
+  readonly flow?: { readonly match?: string; readonly actions: string; readonly tags: readonly string[] };
+}
+
+/** `POST /v1/trace`: what would become of a packet that comes in at a port. Nothing is sent, and nothing changed. */
+export function traceRoutes(context: ApiContext): Router {
+  const router = Router();
+  router.post('/trace', async (request, response) => {
+    const body = validate(traceRequestBody, request.body, 'body');
+    response.json(await trace(context, body, response.locals.signal));
+  });
+  return router;
+}
+
+async function trace({ repository }: ApiContext, body: TraceRequestBody, signal: AbortSignal): Promise<TraceAnswer> {
+  const { portId, connection, hash } = body;
+  const port = (await repository.get('port', portId, signal))?.object;
+  if (port === undefined) throw new ObjectNotFoundError('port', portId);
+  const { packet, assumed } = await addressPacket(repository, port, parsePacket(body.packet), signal);
+  const agents = new AgentLink(repository.store);
+  const hostId = await hostFor(repository, agents, port, signal);
+  const text = formatPacket(packet);
+  const query = new URLSearchParams({ port: portId, packet: text, connection, hash: String(hash), format: 'json' });
+  const answer = await agents.get(hostId, `/trace?${query}`, signal);
+  const passes = validate(agentAnswer, answer, 'answer of the agent').passes as unknown as PlainPass[];
+  const names = new TraceNames(repository, signal);
+  await names.load([
+    { kind: 'port', id: portId },
+    { kind: 'host', id: hostId },
+  ]);
+  await names.loadFor(passes.flatMap(({ steps }) => steps));
+  const host = { id: hostId, name: names.of('host', hostId) };
+  return {
+    outcome: traceOutcome(passes, names),
+    port: { id: portId, name: names.of('port', portId) },
+    host,
+    packet: text,
+    assumed: port.binding?.hostId === hostId ? assumed : [...assumed, `asked ${host.name}: ${whyNotItsHost(port)}`],
+    passes: passes.map((pass) => tracedPass(pass, names)),
+  };
+}
+
+function whyNotItsHost({ binding }: Port): string {
+  const seen = 'tunnels are as seen from there';
+  return binding === undefined
+    ? `the port is on no host, so ${seen}`
+    : `the agent of the port's own host cannot be asked, so ${seen}`;
+}
+
+/** Agents that are tried one after the other where the port's own cannot be asked. */
+const MAX_TRIED = 64;
+
+/**
+ * The port's host, or one whose agent can be asked: best one that has ports of the same bridge.
+ * @throws AgentUnavailableError
+ */
+async function hostFor(
+  repository: TopologyRepository,
+  agents: AgentLink,
+  { binding, bridgeId }: Port,
+  signal: AbortSignal,
+): Promise<string> {
+  const canBeAsked = async (hostId: string) => {
+    try {
+      await agents.agentOf(hostId, signal);
+      return true;
+    } catch (error) {
+      if (error instanceof AgentUnavailableError) return false;
+      throw error;
+    }
+  };
+  if (binding !== undefined && (await canBeAsked(binding.hostId))) return binding.hostId;
+  const near = bridgeId && (await repository.store.children(bridgeHostsPath(bridgeId), { signal }));
+  const others = [...(near || []), ...(await repository.list('host', signal))];
+  for (const hostId of others.slice(0, MAX_TRIED)) if (await canBeAsked(hostId)) return hostId;
+  throw new MidonetError('MN_AGENT_UNAVAILABLE', 'no agent of any host can be asked: start midonet agent on one');
+}
+
+function tracedPass(pass: PlainPass, names: TraceNames): TracedPass {
+  const { packet, from, steps, missing, actions, match, tags = [] } = pass;
+  const texts = stepTexts(steps, names);
+  return {
+    packet,
+    from,
+    steps: steps.map((step, i) => ({ ...step, ...texts[i] })),
+    missing,
+    flow: actions === undefined ? undefined : { match, actions, tags },
+  };
+}
