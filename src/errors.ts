@@ -56,7 +56,7 @@ export class InvalidInputError extends MidonetError {
   constructor(
     readonly field: string,
     readonly value: unknown,
-    expected: string,
+    readonly expected: string,
   ) {
     super('MN_INVALID_INPUT', `${field}: ${expected}, got ${JSON.stringify(value) ?? String(value)}`);
   }

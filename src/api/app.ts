@@ -1,10 +1,13 @@
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
 import type { Logger } from 'pino';
-import { MidonetError } from '../errors.js';
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
+import { batchRoutes } from './batch-routes.js';
 import { type Caller, LOCAL_ADMIN } from './caller.js';
+import { jsonBodies } from './json-body.js';
 import { objectRoutes } from './object-routes.js';
 import { PROBLEM_TYPE, problemOf } from './problem.js';
+import { NoSuchPathError } from './request-errors.js';
+import { Scope } from './tenancy.js';
 import { traceRoutes } from './trace-routes.js';
 
 /** What the API works with. */
@@ -20,6 +23,8 @@ export interface ApiContext {
 /** What middleware leaves for those behind it, in `response.locals`. */
 export interface Locals {
   caller: Caller;
+  /** What the caller may see and change. */
+  scope: Scope;
   /** Ends when the client goes away, or the request has taken too long. */
   signal: AbortSignal;
 }
@@ -32,11 +37,18 @@ export function createApp(context: ApiContext): Express {
   const app = express();
   app.disable('x-powered-by');
   app.set('query parser', 'simple');
+  // Objects have tags of their own.
+  app.set('etag', false);
   app.use(signals());
   app.use(authentication(context));
-  app.use(express.json({ limit: BODY_LIMIT, strict: false }));
-  app.use('/v1', objectRoutes(context));
+  app.use(readersOnlyRead());
+  app.use(jsonBodies(BODY_LIMIT));
+  app.use('/v1', batchRoutes());
+  app.use('/v1', objectRoutes());
   app.use('/v1', traceRoutes(context));
+  app.use(({ path }) => {
+    throw new NoSuchPathError(path);
+  });
   app.use(failures(context));
   return app;
 }
@@ -50,9 +62,22 @@ function signals(): RequestHandler {
   };
 }
 
-function authentication({ authenticate }: ApiContext): RequestHandler {
+function authentication({ authenticate, repository }: ApiContext): RequestHandler {
   return async (request, response, next) => {
-    response.locals.caller = authenticate === undefined ? LOCAL_ADMIN : await authenticate(request);
+    const caller = authenticate === undefined ? LOCAL_ADMIN : await authenticate(request);
+    response.locals.caller = caller;
+    response.locals.scope = new Scope(repository, caller, response.locals.signal);
+    next();
+  };
+}
+
+/** What others than GET a reader may ask for: it changes nothing. */
+const READING: ReadonlySet<string> = new Set(['/v1/trace']);
+
+function readersOnlyRead(): RequestHandler {
+  return ({ method, path }, response, next) => {
+    const isReading = ['GET', 'HEAD', 'OPTIONS'].includes(method) || READING.has(path);
+    if (!isReading) (response.locals as Locals).scope.requireWriter();
     next();
   };
 }
@@ -62,9 +87,11 @@ function failures({ log }: ApiContext): ErrorRequestHandler {
     // The answer is under way: all that can be said is that it is cut short.
     if (response.headersSent) return next(error);
     const problem = problemOf(error);
-    if (problem.status >= 500 && !(error instanceof MidonetError)) {
+    if (problem.code === 'MN_INTERNAL') {
       log.error({ error: error instanceof Error ? error.stack : String(error), path: request.path }, 'request failed');
     }
+    // Of an answer that was being made.
+    response.removeHeader('ETag');
     response.status(problem.status).type(PROBLEM_TYPE).json(problem);
   };
 }

@@ -1,4 +1,7 @@
-import { type ErrorCode, InvalidInputError, MidonetError } from '../errors.js';
+import { type ErrorCode, MidonetError } from '../errors.js';
+import { ObjectNotFoundError } from '../nsdb/topology-errors.js';
+import { faultyValue, fieldOf } from './error-fields.js';
+import { MediaTypeError, MethodNotAllowedError } from './request-errors.js';
 
 /** Errors as a client sees them: RFC 9457, with the code of the error and, where one is at fault, the field and its value. */
 export interface Problem {
@@ -21,6 +24,11 @@ const STATUS: Readonly<Partial<Record<ErrorCode, number>>> = {
   MN_ALREADY_EXISTS: 409,
   MN_CONFLICT: 409,
   MN_REFERENCED: 409,
+  MN_UNAUTHENTICATED: 401,
+  MN_FORBIDDEN: 403,
+  MN_PRECONDITION_FAILED: 412,
+  MN_TOO_LARGE: 413,
+  MN_TOO_MANY_REQUESTS: 429,
   MN_STORE_UNAVAILABLE: 503,
   MN_AGENT_UNAVAILABLE: 503,
   MN_STORE_FROZEN: 503,
@@ -31,18 +39,58 @@ const STATUS: Readonly<Partial<Record<ErrorCode, number>>> = {
 
 /** What the client is told of an error; of one that is nobody's to know, no more than that there was one. */
 export function problemOf(error: unknown): Problem {
-  if (!(error instanceof MidonetError)) return problem(500, 'MN_INTERNAL', 'the request could not be carried out');
-  const status = STATUS[error.code] ?? 500;
-  const fault = error instanceof InvalidInputError ? { field: error.field, value: error.value } : fieldOf(error);
-  return { ...problem(status, error.code, error.message), ...fault };
+  if (!(error instanceof MidonetError)) return foreignProblem(error);
+  const status = statusOf(error);
+  const detail = shortened(error.message, MAX_DETAIL);
+  return { ...problem(status, error.code, detail), ...faultOf(error) };
+}
+
+function statusOf(error: MidonetError): number {
+  if (error instanceof MethodNotAllowedError) return 405;
+  if (error instanceof MediaTypeError) return 415;
+  // A body names it, not the path.
+  if (error instanceof ObjectNotFoundError && error.field !== undefined) return 400;
+  return STATUS[error.code] ?? 500;
+}
+
+/** Errors of Express, of its parsers (which have a status) and of signals. */
+function foreignProblem(error: unknown): Problem {
+  if (error instanceof DOMException && error.name === 'TimeoutError') {
+    return problem(504, 'MN_TIMEOUT', 'the request was not carried out in the time allowed; some of it may be');
+  }
+  const status = error instanceof Error && 'status' in error ? error.status : undefined;
+  const isClients = typeof status === 'number' && status >= 400 && status < 500;
+  if (!isClients) return problem(500, 'MN_INTERNAL', 'the request could not be carried out');
+  const { message } = error as Error;
+  if (status === 413) return problem(413, 'MN_TOO_LARGE', message);
+  if (status === 415) return problem(415, 'MN_UNSUPPORTED', message);
+  const isBody = 'type' in (error as Error) && (error as { type?: unknown }).type === 'entity.parse.failed';
+  const detail = shortened(isBody ? `body: expected JSON: ${message}` : message, MAX_DETAIL);
+  return { ...problem(400, 'MN_INVALID_INPUT', detail), ...(isBody && { field: 'body' }) };
 }
 
 function problem(status: number, code: ErrorCode, detail: string): Problem {
   return { type: `urn:midonet:error:${code}`, title: TITLES[status] ?? 'Error', status, detail, code };
 }
 
-function fieldOf(error: MidonetError): { field?: string } {
-  return 'field' in error && typeof error.field === 'string' ? { field: error.field } : {};
+/** Characters that an answer repeats of what a client has sent. */
+const MAX_DETAIL = 1000;
+const MAX_VALUE = 200;
+
+function faultOf(error: MidonetError): { field?: string; value?: unknown } {
+  const field = fieldOf(error);
+  if (field === undefined) return {};
+  const value = faultyValue(error);
+  const text = JSON.stringify(value);
+  const isLong = text !== undefined && text.length > MAX_VALUE;
+  return {
+    field: shortened(field, MAX_VALUE),
+    ...(value !== undefined && { value: isLong ? shortened(text, MAX_VALUE) : value }),
+  };
+}
+
+function shortened(text: string, length: number): string {
+  return text.length > length ? `${text.slice(0, length)}…` : text;
 }
 
 const TITLES: Readonly<Record<number, string>> = {
@@ -50,11 +98,11 @@ const TITLES: Readonly<Record<number, string>> = {
   401: 'Not authenticated',
   403: 'Not allowed',
   404: 'Not found',
+  405: 'Method not allowed',
   409: 'Conflict',
   412: 'Precondition failed',
   413: 'Too large',
   415: 'Unsupported media type',
-  428: 'Precondition required',
   429: 'Too many requests',
   500: 'Internal error',
   503: 'Unavailable',

@@ -17,7 +17,7 @@ export class ObjectNotFoundError extends MidonetError {
 export class ObjectExistsError extends MidonetError {
   constructor(
     readonly field: string,
-    value: string,
+    readonly value: string,
   ) {
     super('MN_ALREADY_EXISTS', `${field}: ${value} exists already`);
   }

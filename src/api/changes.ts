@@ -1,0 +1,371 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
+import type { z } from 'zod';
+import { InvalidInputError, MidonetError } from '../errors.js';
+import type { Versioned } from '../nsdb/repository/change-set.js';
+import type { Transaction } from '../nsdb/repository/transaction.js';
+import { NodeError } from '../nsdb/store.js';
+import { ObjectConflictError, ObjectExistsError, ObjectNotFoundError } from '../nsdb/topology-errors.js';
+import { type Kind, type Port, SCHEMAS, type TopologyTypes } from '../topology/types.js';
+import { validate } from '../topology/validate.js';
+import { faultyValue, fieldOf, inBody } from './error-fields.js';
+import { ifMatchNames } from './etag.js';
+import { isRecord, mergePatch } from './merge-patch.js';
+import { parseId } from './object-query.js';
+import { PreconditionFailedError } from './request-errors.js';
+import { positionFor, type RulePlace } from './rule-place.js';
+import { readable, type Scope, stagedKey } from './tenancy.js';
+
+/** One change that a client asks for. `ifMatch` is what the header If-Match has. */
+export type Change =
+  | {
+      readonly op: 'create';
+      readonly kind: Kind;
+      /** What the object is called, unless the body says so; random when neither does. */
+      readonly id?: string;
+      readonly body: unknown;
+      /** For a rule. */
+      readonly place?: RulePlace;
+    }
+  | {
+      /** Puts the object in the place of what there is, or makes it. */
+      readonly op: 'replace';
+      readonly kind: Kind;
+      readonly id: string;
+      readonly body: unknown;
+      readonly ifMatch?: string;
+      /** Only if there is none. */
+      readonly onlyNew?: boolean;
+    }
+  | {
+      readonly op: 'patch';
+      readonly kind: Kind;
+      readonly id: string;
+      readonly body: unknown;
+      readonly ifMatch?: string;
+    }
+  | { readonly op: 'delete'; readonly kind: Kind; readonly id: string; readonly ifMatch?: string };
+
+/** What became of it. */
+export interface Outcome {
+  readonly kind: Kind;
+  readonly id: string;
+  /** `unchanged`: all was so before. */
+  readonly result: 'created' | 'changed' | 'unchanged' | 'deleted';
+  /** As it is now; undefined when it was deleted. */
+  readonly stored: Versioned<TopologyTypes[Kind]> | undefined;
+}
+
+/** Fields that the network sets, which make no difference to whether an object is what a client asked for. */
+const NOTED_FIELDS: Readonly<Partial<Record<Kind, readonly string[]>>> = {
+  port: ['peerId', 'insertionIds', 'serviceInsertionIds'],
+};
+
+/** What one attempt to carry out changes knows. */
+interface Attempt {
+  readonly scope: Scope;
+  readonly transaction: Transaction;
+  readonly signal: AbortSignal;
+  /** Objects as the changes so far leave them. */
+  readonly staged: Map<string, TopologyTypes[Kind]>;
+}
+
+type Staged = Omit<Outcome, 'stored'>;
+
+/**
+ * Carry out changes together or not at all. While others change the same objects it starts again with what they have left, so
+ * none of theirs is lost.
+ *
+ * @param nameOf what the body of a change is called in errors, such as `operations[3].body`; undefined for the whole request
+ * @throws PreconditionFailedError, ForbiddenError, and as Transaction.commit, with fields as the body has them
+ */
+export async function carryOut(
+  scope: Scope,
+  changes: readonly Change[],
+  nameOf: (index: number) => string | undefined,
+  signal: AbortSignal,
+): Promise<Outcome[]> {
+  for (let attempt = 0; ; attempt++) {
+    const done = await tryOnce(scope, changes, nameOf, signal);
+    if (done !== undefined) return outcomes(scope, done, signal);
+    await pause(attempt, signal);
+  }
+}
+
+/** Undefined when others came in between. */
+async function tryOnce(
+  scope: Scope,
+  changes: readonly Change[],
+  nameOf: (index: number) => string | undefined,
+  signal: AbortSignal,
+): Promise<Staged[] | undefined> {
+  const attempt: Attempt = { scope, transaction: scope.repository.transaction(), signal, staged: new Map() };
+  const done: Staged[] = [];
+  for (const [i, change] of changes.entries()) {
+    try {
+      done.push(await stage(attempt, change));
+    } catch (error) {
+      if (error instanceof ObjectConflictError) return undefined;
+      throw inBody(error, change.kind, nameOf(i));
+    }
+  }
+  if (done.every(({ result }) => result === 'unchanged')) return done;
+  try {
+    await attempt.transaction.commit(signal);
+    return done;
+  } catch (error) {
+    if (isInterference(error, done)) return undefined;
+    const index = culprit(error, done, attempt);
+    const named = index === undefined ? error : inBody(error, changes[index].kind, nameOf(index));
+    throw await scope.conceal(named);
+  }
+}
+
+function stage(attempt: Attempt, change: Change): Promise<Staged> {
+  switch (change.op) {
+    case 'create':
+      return stageCreation(attempt, change);
+    case 'replace':
+      return stageReplacement(attempt, change);
+    case 'patch':
+      return stagePatch(attempt, change);
+    case 'delete':
+      return stageDeletion(attempt, change);
+  }
+}
+
+async function stageCreation(attempt: Attempt, change: Change & { op: 'create' }): Promise<Staged> {
+  const { kind, place } = change;
+  const input = bodyOf(change);
+  const id = input.id ?? change.id;
+  const existing = id === undefined ? undefined : await load(attempt, kind, parseId(`${kind}.id`, id));
+  if (existing === undefined) {
+    return make(attempt, kind, { ...input, id: id ?? randomUUID() }, place);
+  }
+  const { scope, staged } = attempt;
+  const isKnown = await scope.sees(kind, existing, staged);
+  if (!isKnown || !isAsAskedFor(scope, kind, input, existing)) throw new ObjectExistsError(`${kind}.id`, existing.id);
+  return { kind, id: existing.id, result: 'unchanged' };
+}
+
+async function stageReplacement(attempt: Attempt, change: Change & { op: 'replace' }): Promise<Staged> {
+  const { kind, id, ifMatch } = change;
+  const { scope, staged } = attempt;
+  const input = { ...bodyOf(change), id };
+  const existing = await loadIf(attempt, kind, id, ifMatch);
+  if (existing !== undefined && !(await scope.sees(kind, existing, staged))) throw new ObjectNotFoundError(kind, id);
+  if (existing !== undefined && change.onlyNew) throw new PreconditionFailedError(kind, id, 'there is one already');
+  if (existing === undefined) return make(attempt, kind, input, undefined);
+  const completed = scope.complete(kind, withKept(kind, input, existing), existing);
+  return replace(attempt, kind, existing, validated(kind, completed));
+}
+
+async function stagePatch(attempt: Attempt, change: Change & { op: 'patch' }): Promise<Staged> {
+  const { kind, id, ifMatch } = change;
+  const { scope, staged } = attempt;
+  const patch = bodyOf(change);
+  const existing = await loadIf(attempt, kind, id, ifMatch);
+  if (existing === undefined || !(await scope.sees(kind, existing, staged))) throw new ObjectNotFoundError(kind, id);
+  return replace(attempt, kind, existing, validated(kind, mergePatch(existing, patch)));
+}
+
+async function stageDeletion(attempt: Attempt, { kind, id, ifMatch }: Change & { op: 'delete' }): Promise<Staged> {
+  const { scope, transaction, signal, staged } = attempt;
+  const existing = await loadIf(attempt, kind, id, ifMatch);
+  scope.requireWriter();
+  if (existing === undefined || !(await scope.sees(kind, existing, staged))) return { kind, id, result: 'unchanged' };
+  await scope.checkChange(kind, existing, undefined, staged);
+  await transaction.delete(kind, id, signal);
+  staged.delete(stagedKey(kind, id));
+  return { kind, id, result: 'deleted' };
+}
+
+async function make(
+  attempt: Attempt,
+  kind: Kind,
+  input: Record<string, unknown>,
+  place: RulePlace | undefined,
+): Promise<Staged> {
+  const { scope, transaction, staged } = attempt;
+  const filled = { ...(await defaultsOf(attempt, kind, input, place)), ...input };
+  const object = validated(kind, scope.complete(kind, filled, undefined));
+  await scope.checkChange(kind, undefined, object, staged);
+  await transaction.create(kind, asInput(kind, object));
+  staged.set(stagedKey(kind, object.id), object);
+  return { kind, id: object.id, result: 'created' };
+}
+
+async function replace<K extends Kind>(
+  attempt: Attempt,
+  kind: K,
+  before: TopologyTypes[K],
+  after: TopologyTypes[K],
+): Promise<Staged> {
+  const { scope, transaction, signal, staged } = attempt;
+  const { id } = before;
+  if (after.id !== id) throw new InvalidInputError(`${kind}.id`, after.id, `expected ${id}, as in the path`);
+  await scope.checkChange(kind, before, after, staged);
+  if (isDeepStrictEqual(before, after)) return { kind, id, result: 'unchanged' };
+  await transaction.update(kind, asInput(kind, after), signal);
+  staged.set(stagedKey(kind, id), after);
+  return { kind, id, result: 'changed' };
+}
+
+/** The object as the changes so far leave it. It must be so when they are carried out. */
+function load<K extends Kind>(attempt: Attempt, kind: K, id: string): Promise<TopologyTypes[K] | undefined> {
+  return readable(kind, id, attempt.transaction.get(kind, id, attempt.signal));
+}
+
+/** The same, if the caller may know of it and it is in a version that `ifMatch` names. @throws PreconditionFailedError */
+async function loadIf<K extends Kind>(
+  attempt: Attempt,
+  kind: K,
+  id: string,
+  ifMatch: string | undefined,
+): Promise<TopologyTypes[K] | undefined> {
+  if (ifMatch === undefined) return load(attempt, kind, id);
+  const found = await attempt.scope.find(kind, id);
+  if (!ifMatchNames(ifMatch, found?.modified)) throw new PreconditionFailedError(kind, id, isChanged(found));
+  const object = await load(attempt, kind, id);
+  // Somebody has changed it just now.
+  if (!attempt.staged.has(stagedKey(kind, id)) && !isDeepStrictEqual(object, found?.object)) {
+    throw new ObjectConflictError(kind, id);
+  }
+  return object;
+}
+
+/** Why a version is not the one that was asked for. */
+export function isChanged(found: unknown): string {
+  return found === undefined ? 'there is none' : 'it was changed since that version';
+}
+
+/** @throws InvalidInputError unless the body is an object whose id, if it has one, is that of the change */
+function bodyOf({ kind, body, id }: { kind: Kind; body: unknown; id?: string }): Record<string, unknown> {
+  if (!isRecord(body)) throw new InvalidInputError(kind, body ?? null, 'expected a JSON object');
+  if (body.id !== undefined && id !== undefined && body.id !== id) {
+    throw new InvalidInputError(`${kind}.id`, body.id, `expected ${id}`);
+  }
+  return body;
+}
+
+/** What a new object has where the client says nothing. */
+async function defaultsOf(
+  { scope, signal, staged }: Attempt,
+  kind: Kind,
+  input: Record<string, unknown>,
+  place: RulePlace | undefined,
+): Promise<Record<string, unknown>> {
+  if (kind === 'trace-request') return { createdAt: Date.now() };
+  if (kind !== 'rule' || input.position !== undefined || typeof input.chainId !== 'string') return {};
+  const chainId = parseId('rule.chainId', input.chainId);
+  if (!staged.has(stagedKey('chain', chainId)) && (await scope.find('chain', chainId)) === undefined) {
+    throw new ObjectNotFoundError('chain', chainId, 'rule.chainId');
+  }
+  const added = [...staged.values()].filter((object) => 'chainId' in object && 'position' in object);
+  const here = added.filter(({ chainId: other }) => other === chainId);
+  return { position: await positionFor(scope.repository, chainId, place ?? {}, here, signal) };
+}
+
+/** The input with what the network, and not a client, knows of an object that is there. */
+function withKept(kind: Kind, input: Record<string, unknown>, existing: TopologyTypes[Kind]): Record<string, unknown> {
+  const kept = Object.fromEntries((KEPT_FIELDS[kind] ?? []).map((field) => [field, valueAt(existing, field)]));
+  const binding = kind === 'port' ? keptBinding(input.binding, (existing as Port).binding) : {};
+  return { ...kept, ...input, ...binding };
+}
+
+/** Fields that a replacement leaves as they are when it does not have them. */
+const KEPT_FIELDS: Readonly<Partial<Record<Kind, readonly string[]>>> = {
+  rule: ['position'],
+  'trace-request': ['createdAt'],
+  'pool-member': ['status'],
+};
+
+/** The host's agent has put the tunnel key there; it stays good as long as the port is at the same place. */
+function keptBinding(binding: unknown, existing: Port['binding']): { binding?: unknown } {
+  if (existing?.tunnelKey === undefined || !isRecord(binding) || binding.tunnelKey !== undefined) return {};
+  const isSame = binding.hostId === existing.hostId && binding.interfaceName === existing.interfaceName;
+  return isSame ? { binding: { ...binding, tunnelKey: existing.tunnelKey } } : {};
+}
+
+/** Whether an object that is there is what a client wants to make. */
+function isAsAskedFor(
+  scope: Scope,
+  kind: Kind,
+  input: Record<string, unknown>,
+  existing: TopologyTypes[Kind],
+): boolean {
+  const { id } = existing;
+  const asked = validated(kind, { ...scope.complete(kind, withKept(kind, input, existing), existing), id });
+  const noted = (NOTED_FIELDS[kind] ?? []).filter((field) => !(field in asked));
+  const there = Object.fromEntries(Object.entries(existing).filter(([field]) => !noted.includes(field)));
+  return isDeepStrictEqual(there, asked);
+}
+
+function validated<K extends Kind>(kind: K, input: unknown): TopologyTypes[K] {
+  return validate(SCHEMAS[kind], input, kind) as TopologyTypes[K];
+}
+
+/** What is valid is so when it is validated again. */
+function asInput<K extends Kind>(_kind: K, object: TopologyTypes[K]): z.input<(typeof SCHEMAS)[K]> {
+  return object as z.input<(typeof SCHEMAS)[K]>;
+}
+
+async function outcomes(scope: Scope, done: readonly Staged[], signal: AbortSignal): Promise<Outcome[]> {
+  return Promise.all(
+    done.map(async (one) => {
+      const isGone = one.result === 'deleted' || done.some((other) => other.result === 'deleted' && isSame(one, other));
+      const stored = isGone ? undefined : await scope.repository.get(one.kind, one.id, signal);
+      return { ...one, stored };
+    }),
+  );
+}
+
+function isSame(one: Staged, other: Staged): boolean {
+  return one.kind === other.kind && one.id === other.id;
+}
+
+/** Whether others have changed the same objects meanwhile, so that it is to be tried with what they have left. */
+function isInterference(error: unknown, done: readonly Staged[]): boolean {
+  if (error instanceof ObjectConflictError) return true;
+  if (error instanceof NodeError) return ['MN_NOT_FOUND', 'MN_CONFLICT', 'MN_REFERENCED'].includes(error.code);
+  // There was none when it was looked for.
+  const isOwn = ({ kind, id, result }: Staged) =>
+    error instanceof ObjectExistsError && result === 'created' && error.field === `${kind}.id` && error.value === id;
+  return done.some(isOwn);
+}
+
+/** The change that a failed commit is about. */
+function culprit(error: unknown, done: readonly Staged[], { staged }: Attempt): number | undefined {
+  if (!(error instanceof MidonetError)) return undefined;
+  const field = fieldOf(error);
+  const value = faultyValue(error);
+  if (field === undefined) return undefined;
+  const index = done.findIndex(({ kind, id }) => {
+    const object = staged.get(stagedKey(kind, id));
+    return (
+      object !== undefined &&
+      field.startsWith(`${kind}.`) &&
+      holds(valueAt(object, field.slice(kind.length + 1)), value)
+    );
+  });
+  return index < 0 ? undefined : index;
+}
+
+function holds(field: unknown, value: unknown): boolean {
+  return isDeepStrictEqual(field, value) || (Array.isArray(field) && field.includes(value));
+}
+
+/** The value of a field such as `tunnelZones[1].zoneId`. */
+function valueAt(object: object, field: string): unknown {
+  const names = field.replaceAll(/\[(\d+)\]/g, '.$1').split('.');
+  return names.reduce<unknown>((at, name) => (at as Record<string, unknown> | undefined)?.[name], object);
+}
+
+const FIRST_PAUSE_MS = 2;
+const LAST_PAUSE_MS = 500;
+
+/** Longer each time and never the same, so that those who stand in each other's way get out of it. */
+async function pause(attempt: number, signal: AbortSignal): Promise<void> {
+  await delay(Math.min(FIRST_PAUSE_MS * 2 ** attempt, LAST_PAUSE_MS) * Math.random(), undefined, { signal });
+}
