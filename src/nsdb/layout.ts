@@ -66,6 +66,9 @@ const FOLDERS: Readonly<Partial<Record<Kind, readonly string[]>>> = {
   'address-pool': ['blocks'],
 };
 
+/** Has a folder for each kind of objects with names. */
+export const NAMES = '/names';
+
 /** Has a folder for each tenant that there are objects of. */
 export const TENANTS = '/tenants';
 
@@ -75,7 +78,7 @@ export const ROOT_FOLDERS: readonly string[] = [
   '/health-checkers',
   '/missing-hosts',
   '/flow-state',
-  '/names',
+  NAMES,
   TENANTS,
 ];
 
@@ -147,7 +150,7 @@ export function uniquePath(within: string, kind: Kind, field: string, value: str
 
 /** Where the objects of a kind that have a name are noted, among others. */
 export function namesPath(kind: Kind, name: string): string {
-  return `/names/${kind}/${shard(name)}`;
+  return `${NAMES}/${kind}/${shard(name)}`;
 }
 
 /** The name, which has no comma, comes first in the name of a note. */

@@ -470,6 +470,26 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     await t.throwsAsync(store.get('/e'), { instanceOf: ClosedError });
   });
 
+  check('a tree that is followed so far down tells nothing of what is below', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    await other.ensure('/t/a/b/c');
+    const told: string[] = [];
+    const watch = store.watchTree('/t', (path, node) => told.push(`${path} ${text(node)}`), { depth: 2 });
+    await watch.ready;
+    t.deepEqual(told.splice(0), ['/t ', '/t/a ', '/t/a/b ']);
+    await other.set('/t/a/b/c', bytes('1'));
+    await other.create('/t/a/b/d', bytes('2'));
+    await other.delete('/t/a/b/c');
+    await other.delete('/t/a/b/d');
+    await other.set('/t/a/b', bytes('3'));
+    await other.delete('/t/a/b');
+    await other.create('/t/e', bytes('4'));
+    await until('all is told', () => told.length >= 3);
+    t.is(told[0], '/t/a/b 3');
+    t.deepEqual(told.slice(1), ['/t/a/b undefined', '/t/e 4']);
+    watch.close();
+  });
+
   check('a tree tells every node from the root down, then every change', async (t, bench) => {
     const [store, other] = [bench.store(), bench.store()];
     const told: string[] = [];

@@ -10,7 +10,16 @@ import {
 import { decodeObject, encodeObject, MIGRATIONS, type Migrations } from '../../topology/stored-form.js';
 import { KINDS, type Kind, SCHEMAS, type TopologyTypes } from '../../topology/types.js';
 import { decodeJson } from '../json.js';
-import { isReferenceSharded, isSharded, kindPath, objectFolders, objectPath, referenceFolder } from '../layout.js';
+import {
+  isReferenceSharded,
+  isSharded,
+  kindPath,
+  NAMES,
+  objectFolders,
+  objectPath,
+  referenceFolder,
+  TENANTS,
+} from '../layout.js';
 import { joinPath, nodeName } from '../path.js';
 import { readAhead } from '../read-ahead.js';
 import type { Store, StoreNode, StoreOperation } from '../store.js';
@@ -26,10 +35,10 @@ const BATCH = 256;
 
 /**
  * - `undecodable-object`: a node that is no object of its kind, or one that a newer program wrote
- * - `leftover-folder`: what is left of an object that was deleted
+ * - `leftover-folder`: what is left of an object that was deleted, or of a tenant without any
  * - `incomplete-object`: an object without a folder that belongs to it
  * - `dangling-reference`: an object names one that does not exist, or that does not name it in turn
- * - `missing-entry`: what an object notes below one that it names is not there, or says something else
+ * - `missing-entry`: what an object notes below one that it names, or of its name or tenant, is not there, or says something else
  * - `orphaned-entry`: such a note that no object accounts for
  */
 export type FindingKind =
@@ -61,7 +70,7 @@ export interface IntegrityOptions {
 }
 
 /**
- * Looks at every object of the topology and at what is noted below it; changes nothing. Others may go on to work: what they
+ * Looks at every object of the topology, at what is noted below it and at the indexes; changes nothing. Others may go on to work: what they
  * are just changing is looked at twice, and only what is wrong both times is told. After repairs look again, since one
  * fault may hide another. Leases are the business of lease-check.ts.
  *
@@ -73,24 +82,60 @@ export async function* findFaults(store: Store, options: IntegrityOptions = {}):
   await store.sync('/', { signal });
   let seen = 0;
   for (const kind of KINDS) {
-    for await (const paths of batches(store, kind, signal)) {
-      const found = await readAhead(paths, signal, (path, signal) => check.object(kind, path, signal));
-      const suspects = paths.filter((_, i) => found[i].length > 0);
-      if (suspects.length > 0) await store.sync('/', { signal });
-      for (const path of suspects) {
-        const first = found[paths.indexOf(path)];
-        const again = await check.object(kind, path, signal);
-        const same = (a: Finding) => first.some((b) => a.kind === b.kind && a.path === b.path && a.detail === b.detail);
-        yield* again.filter(same);
-      }
+    for await (const paths of objectBatches(store, kind, signal)) {
+      yield* lookTwice(store, paths, (path, signal) => check.object(kind, path, signal), signal);
       seen += paths.length;
       onProgress?.(seen);
     }
   }
+  for await (const { top, entries } of finderBatches(store, signal)) {
+    if (entries.length > 0) yield* lookTwice(store, entries, (path, signal) => check.finderEntry(path, signal), signal);
+    else if (top.startsWith(`${TENANTS}/`))
+      yield* lookTwice(store, [top], (path) => check.tenant(path, signal), signal);
+  }
+}
+
+/** What is found at the paths both times. */
+async function* lookTwice(
+  store: Store,
+  paths: readonly string[],
+  look: (path: string, signal?: AbortSignal) => Promise<Finding[]>,
+  signal?: AbortSignal,
+): AsyncGenerator<Finding> {
+  const found = await readAhead(paths, signal, look);
+  const suspects = paths.filter((_, i) => found[i].length > 0);
+  if (suspects.length > 0) await store.sync('/', { signal });
+  for (const path of suspects) {
+    const first = found[paths.indexOf(path)];
+    const again = await look(path, signal);
+    const same = (a: Finding) => first.some((b) => a.kind === b.kind && a.path === b.path && a.detail === b.detail);
+    yield* again.filter(same);
+  }
+}
+
+/** The entries of the index of names, by kind, and of that of tenants, by tenant; some at a time. */
+async function* finderBatches(
+  store: Store,
+  signal?: AbortSignal,
+): AsyncGenerator<{ readonly top: string; readonly entries: readonly string[] }> {
+  const below = async (paths: readonly string[]) => {
+    const lists = await readAhead(paths, signal, (path, signal) => store.children(path, { signal }));
+    return paths.flatMap((path, i) => (lists[i] ?? []).map((name) => joinPath(path, name)));
+  };
+  for (const top of await below([NAMES, TENANTS])) {
+    const shards = top.startsWith(`${NAMES}/`) ? await below([top]) : await below(await below([top]));
+    let isEmpty = true;
+    for (let i = 0; i < shards.length; i += BATCH) {
+      const entries = await below(shards.slice(i, i + BATCH));
+      for (let j = 0; j < entries.length; j += BATCH) yield { top, entries: entries.slice(j, j + BATCH) };
+      if (entries.length > 0) isEmpty = false;
+    }
+    if (isEmpty) yield { top, entries: [] };
+  }
 }
 
 /** Paths of the objects of a kind, some at a time. */
-async function* batches(store: Store, kind: Kind, signal?: AbortSignal): AsyncGenerator<string[]> {
+async function* objectBatches(store: Store, kind: Kind, signal?: AbortSignal): AsyncGenerator<string[]> {
   const top = kindPath(kind);
   const names = (await store.children(top, { signal })) ?? [];
   const folders = isSharded(kind) ? names.map((name) => joinPath(top, name)) : [top];
@@ -130,6 +175,29 @@ class IntegrityCheck {
       ...(await this.entries(kind, path, object, version, signal)),
       ...(await this.notesBelow(kind, path, object.id, below, signal)),
     ];
+  }
+
+  /** An entry of the index of names or of tenants that no object accounts for. */
+  async finderEntry(at: string, signal?: AbortSignal): Promise<Finding[]> {
+    const [, top, ...names] = at.split('/');
+    const [kindName, id] = `/${top}` === NAMES ? [names[0], names[2].split(',')[1]] : [names[1], names[3]];
+    const kind = KINDS.find((one) => one === kindName);
+    if (kind === undefined || !id) return [await this.orphan(at, 'no entry has this name', [], signal)];
+    const holder = await this.read(kind, id, signal);
+    if (holder !== undefined) {
+      if (holder.object === undefined || indexEntries(kind, holder.object).some(({ path }) => path === at)) return [];
+    }
+    const detail = `${kind} ${id} ${holder === undefined ? 'does not exist' : 'does not say so'}`;
+    return [await this.orphan(at, detail, this.unchanged(kind, id, holder), signal)];
+  }
+
+  /** What is left of a tenant that has no objects. */
+  async tenant(path: string, signal?: AbortSignal): Promise<Finding[]> {
+    const depth = path.split('/').length;
+    const below = await walk(this.store, path, signal);
+    if (below.some((at) => at.split('/').length === depth + 3)) return [];
+    const repair = [...below, path].map((at) => ({ type: 'delete', path: at }) as const);
+    return [{ kind: 'leftover-folder', path, detail: 'no object belongs to the tenant', repair }];
   }
 
   private async leftover(path: string, node: StoreNode, signal?: AbortSignal): Promise<Finding[]> {

@@ -221,11 +221,14 @@ export class TopologyRepository {
     }
   }
 
-  /** Read, change, write; again while others change the object in between. `change` returns undefined to leave it. */
+  /**
+   * Read, change, write; again while others change the object in between. `change` is given it with its `modified`, as in Versioned,
+   * and returns undefined to leave it.
+   */
   async modify<K extends Kind>(
     kind: K,
     id: string,
-    change: (object: TopologyTypes[K]) => TopologyTypes[K] | undefined,
+    change: (object: TopologyTypes[K], modified: number) => TopologyTypes[K] | undefined,
     signal?: AbortSignal,
   ): Promise<void> {
     for (;;) {
@@ -233,7 +236,7 @@ export class TopologyRepository {
       const changes = new ChangeSet(this.store, this.migrations);
       const staged = await changes.load(kind, id, signal);
       if (staged.before === undefined) throw new ObjectNotFoundError(kind, id);
-      const next = change(staged.before.object as TopologyTypes[K]);
+      const next = change(staged.before.object as TopologyTypes[K], staged.before.modified);
       if (next === undefined) return;
       changes.replace(staged, checkObject(kind, next));
       await changes.joinPeers(signal);
@@ -255,18 +258,19 @@ export class TopologyRepository {
     return this.deleteIf(kind, id, () => true, signal);
   }
 
-  /** The same, but only if the object as it is then satisfies the condition. */
+  /** The same, but only if the object as it is then satisfies the condition, which is given it with its `modified`. */
   async deleteIf<K extends Kind>(
     kind: K,
     id: string,
-    condition: (object: TopologyTypes[K]) => boolean,
+    condition: (object: TopologyTypes[K], modified: number) => boolean,
     signal?: AbortSignal,
   ): Promise<void> {
     for (let attempt = 0; ; attempt++) {
       signal?.throwIfAborted();
       const changes = new ChangeSet(this.store, this.migrations);
       const staged = await changes.load(kind, id, signal);
-      if (staged.after === undefined || !condition(staged.after as TopologyTypes[K])) return;
+      if (staged.before === undefined || !condition(staged.before.object as TopologyTypes[K], staged.before.modified))
+        return;
       changes.remove(staged);
       if (await this.deletes(changes, signal)) return;
       await pause(attempt, signal);

@@ -9,7 +9,7 @@ import {
   ObjectNotFoundError,
   TransactionTooLargeError,
 } from '../topology-errors.js';
-import { ChangeSet, checkObject } from './change-set.js';
+import { ChangeSet, checkObject, type Staged } from './change-set.js';
 import { commit, MAX_BYTES, MAX_OPERATIONS, sizeOf } from './commit.js';
 import { Deletion, isDeleted, removeRemains } from './deletion.js';
 import { noteInsertions } from './insertions.js';
@@ -46,39 +46,52 @@ export class Transaction {
     return object;
   }
 
-  /** Replace an object. @throws InvalidInputError, ObjectNotFoundError */
+  /**
+   * Replace an object.
+   * @param modified that it must have, as in Versioned
+   * @throws InvalidInputError, ObjectNotFoundError, ObjectConflictError when it has another one
+   */
   async update<K extends Kind>(
     kind: K,
     input: z.input<(typeof SCHEMAS)[K]>,
     signal?: AbortSignal,
+    modified?: number,
   ): Promise<TopologyTypes[K]> {
     const object = checkObject(kind, input);
     const staged = await this.changes.load(kind, object.id, signal);
     if (staged.after === undefined) throw new ObjectNotFoundError(kind, object.id);
+    expect(staged, modified);
     this.changes.replace(staged, object);
     return object;
   }
 
-  /** `change` is given the object as the transaction left it and returns undefined to leave it so. */
+  /**
+   * `change` is given the object as the transaction left it and returns undefined to leave it so.
+   * @param modified as for {@link update}
+   */
   async modify<K extends Kind>(
     kind: K,
     id: string,
     change: (object: TopologyTypes[K]) => z.input<(typeof SCHEMAS)[K]> | undefined,
     signal?: AbortSignal,
+    modified?: number,
   ): Promise<void> {
     const object = await this.get(kind, id, signal);
     if (object === undefined) throw new ObjectNotFoundError(kind, id);
+    expect(await this.changes.load(kind, id, signal), modified);
     const next = change(object);
     if (next !== undefined) await this.update(kind, next, signal);
   }
 
   /**
    * What goes with it is worked out by {@link commit}. Succeeds when there is no such object.
+   * @param modified as for {@link update}; then it must be there
    * @throws UnsupportedError for a host: its leases are released one by one, see TopologyRepository.delete
    */
-  async delete(kind: Kind, id: string, signal?: AbortSignal): Promise<void> {
+  async delete(kind: Kind, id: string, signal?: AbortSignal, modified?: number): Promise<void> {
     if (kind === 'host') throw new UnsupportedError('deleting a host in a transaction');
     const staged = await this.changes.load(kind, id, signal);
+    expect(staged, modified);
     if (staged.after !== undefined) this.changes.remove(staged);
   }
 
@@ -112,4 +125,9 @@ export class Transaction {
     }
     await removeRemains(this.store, [...this.changes.objects].filter(isDeleted), signal);
   }
+}
+
+/** @throws ObjectConflictError unless what the store had was last changed then */
+function expect({ kind, id, before }: Staged, modified: number | undefined): void {
+  if (modified !== undefined && before?.modified !== modified) throw new ObjectConflictError(kind, id);
 }

@@ -1,11 +1,19 @@
 import { randomUUID } from 'node:crypto';
 import { encodeJson } from '../../../src/nsdb/json.js';
-import { bridgePortPath, bridgeVlanLinksPath, hostPortPath, macPath, objectPath } from '../../../src/nsdb/layout.js';
+import {
+  bridgePortPath,
+  bridgeVlanLinksPath,
+  hostPortPath,
+  macPath,
+  namePath,
+  objectPath,
+  tenantPath,
+} from '../../../src/nsdb/layout.js';
 import { joinPath } from '../../../src/nsdb/path.js';
+import { walk } from '../../../src/nsdb/repository/deletion.js';
 import { type Finding, findFaults } from '../../../src/nsdb/repository/integrity.js';
 import type { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../../src/nsdb/store.js';
-import { allPaths } from '../embedded-nsdb.js';
 import { test } from './repository-test.js';
 
 async function faults(store: Store): Promise<Finding[]> {
@@ -30,7 +38,7 @@ const MAC = '02:00:00:00:00:01';
 async function populate(repository: TopologyRepository) {
   const bridge = await repository.create('bridge', { id: randomUUID(), name: 'blue' });
   const host = await repository.create('host', { id: randomUUID(), name: 'node-1' });
-  const chain = await repository.create('chain', { id: randomUUID(), name: 'filter' });
+  const chain = await repository.create('chain', { id: randomUUID(), name: 'filter', tenantId: 'blue' });
   const port = await repository.create('port', {
     id: randomUUID(),
     bridgeId: bridge.id,
@@ -43,7 +51,7 @@ async function populate(repository: TopologyRepository) {
 }
 
 async function removeAll(store: Store, path: string): Promise<void> {
-  for (const below of (await allPaths(store, path)).reverse()) await store.delete(below);
+  for (const below of await walk(store, path)) await store.delete(below);
   await store.delete(path);
 }
 
@@ -87,12 +95,12 @@ const MISHAPS: [string, (store: Store, objects: Objects) => Promise<unknown>, st
   [
     'a named object is gone',
     (store, { chain }) => removeAll(store, objectPath('chain', chain.id)),
-    ['dangling-reference: inboundFilterId'],
+    ['dangling-reference: inboundFilterId', 'orphaned-entry: chain', 'orphaned-entry: chain'],
   ],
   [
     'the bridge is gone',
     (store, { bridge }) => removeAll(store, objectPath('bridge', bridge.id)),
-    ['dangling-reference: bridgeId'],
+    ['dangling-reference: bridgeId', 'orphaned-entry: bridge'],
   ],
   [
     'an object is gone, its entries stayed',
@@ -103,6 +111,28 @@ const MISHAPS: [string, (store: Store, objects: Objects) => Promise<unknown>, st
     'an object lost a folder',
     (store, { bridge }) => store.delete(`/bridges/${bridge.id}/hosts`),
     ['incomplete-object: no folder hosts'],
+  ],
+  [
+    'the indexes are not there',
+    async (store, { chain }) => {
+      await removeAll(store, '/names/bridge');
+      await removeAll(store, '/tenants/blue');
+      await store.delete(namePath('chain', chain.name, chain.id));
+    },
+    ['missing-entry: bridge.name', 'missing-entry: chain.name', 'missing-entry: chain.tenantId'],
+  ],
+  [
+    'the indexes have what they should not',
+    async (store, { chain, bridge }) => {
+      await store.ensure(namePath('chain', 'other', chain.id));
+      await store.ensure(namePath('router', 'blue', bridge.id));
+      await store.ensure(`/names/bridge/00/blue,${bridge.id}`);
+      await store.ensure('/names/cat/00/tom,1');
+      await store.ensure('/names/bridge/00/blue');
+      await store.ensure(tenantPath('red', 'chain', chain.id));
+      await store.ensure('/tenants/gone/bridge/00');
+    },
+    [...Array(6).fill('orphaned-entry'), 'leftover-folder: no object belongs to the tenant'],
   ],
   [
     'a part of a deleted object came back',

@@ -202,3 +202,33 @@ test('what belongs to a deleted object outside of it goes, too; hosts are delete
   t.is(await store.exists(archived), undefined);
   t.is(await store.exists(block), undefined);
 });
+
+test('what was read before is changed or deleted only if nobody has changed it since', async (t) => {
+  const { repository } = t.context;
+  const chain = await repository.create('chain', { id: id(), name: 'c' });
+  const { modified } = (await repository.get('chain', chain.id))!;
+  const change = { ...chain, metadata: { by: 'me' } };
+  await repository.modify('chain', chain.id, () => ({ ...chain, metadata: { by: 'another' } }));
+  const stale = repository.transaction();
+  const refused = { instanceOf: ObjectConflictError };
+  await t.throwsAsync(stale.update('chain', change, undefined, modified), refused);
+  await t.throwsAsync(
+    stale.modify('chain', chain.id, () => change, undefined, modified),
+    refused,
+  );
+  await t.throwsAsync(stale.delete('chain', chain.id, undefined, modified), refused);
+  await t.throwsAsync(stale.delete('chain', id(), undefined, modified), refused);
+
+  const current = (await repository.get('chain', chain.id))!;
+  const transaction = repository.transaction();
+  await transaction.update('chain', change, undefined, current.modified);
+  await transaction.modify('chain', chain.id, (old) => ({ ...old, name: 'd' }), undefined, current.modified);
+  await transaction.commit();
+  t.like((await repository.get('chain', chain.id))?.object, { name: 'd', metadata: { by: 'me' } });
+
+  // An object made anew under the same id has as many changes behind it, but is not the one that was read.
+  const { modified: former } = (await repository.get('chain', chain.id))!;
+  await repository.delete('chain', chain.id);
+  await repository.create('chain', chain);
+  await t.throwsAsync(repository.transaction().delete('chain', chain.id, undefined, former), refused);
+});
