@@ -10,9 +10,10 @@ import type { Port } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { AgentLink, AgentUnavailableError } from './agent-link.js';
 import type { ApiContext } from './app.js';
+import type { OperationDescription } from './operation.js';
 import { addressPacket } from './trace-macs.js';
 import { TraceNames } from './trace-names.js';
-import { type TraceOutcome, traceOutcome } from './trace-outcome.js';
+import { traceOutcome } from './trace-outcome.js';
 import { stepTexts } from './trace-text.js';
 
 export const traceRequestBody = z.strictObject({
@@ -44,31 +45,94 @@ const agentAnswer = z.object({
     .min(1),
 });
 
-/** The answer of POST /v1/trace. */
-export interface TraceAnswer {
-  readonly outcome: TraceOutcome;
-  readonly port: { readonly id: string; readonly name: string };
-  /** Whose agent was asked. */
-  readonly host: { readonly id: string; readonly name: string };
-  /** The packet with what was found out. */
-  readonly packet: string;
-  /** How that was found out, a sentence each. */
-  readonly assumed: readonly string[];
-  /** The simulations that it goes through: more than one where it comes back from the datapath with what rules ask for. */
-  readonly passes: readonly TracedPass[];
-}
+const texts = z.array(z.string()).readonly();
+const named = z.object({ id: z.string(), name: z.string() });
 
-export interface TracedPass {
-  readonly packet: string;
+const tracedPassSchema = z.object({
+  packet: z.string(),
   /** Which pass before it sent the packet back. */
-  readonly from?: number;
+  from: z.int().optional(),
   /** As the agent gives them, each with its text and how deep it is in the tree. */
-  readonly steps: readonly { readonly type: string; readonly text: string; readonly depth: number }[];
+  steps: z.array(z.looseObject({ type: z.string(), text: z.string(), depth: z.int() })).readonly(),
   /** What is not in hand: the agent does not know what to do with it. */
-  readonly missing?: readonly string[];
+  missing: texts.optional(),
   /** What the datapath does. Without `match` no flow would be installed: every such packet is looked at. */
-  readonly flow?: { readonly match?: string; readonly actions: string; readonly tags: readonly string[] };
-}
+  flow: z.object({ match: z.string().optional(), actions: z.string(), tags: texts }).optional(),
+});
+
+const traceAnswerSchema = z.object({
+  outcome: z.object({
+    /** See TraceOutcome. */
+    verdict: z.enum(['delivered', 'flooded', 'answered', 'dropped', 'undecided']),
+    text: z.string(),
+    portIds: texts,
+    ruleIds: texts,
+    reason: z.string().optional(),
+  }),
+  port: named,
+  /** Whose agent was asked. */
+  host: named,
+  /** The packet with what was found out. */
+  packet: z.string(),
+  /** How that was found out, a sentence each. */
+  assumed: texts,
+  /** The simulations that it goes through: more than one where it comes back from the datapath with what rules ask for. */
+  passes: z.array(tracedPassSchema).readonly(),
+});
+
+/** The answer of POST /v1/trace. */
+export type TraceAnswer = z.output<typeof traceAnswerSchema>;
+export type TracedPass = z.output<typeof tracedPassSchema>;
+
+const PORT_EXAMPLE = '7c1f0e52-8a4e-4c53-9f43-2b1b0a6f3c11';
+
+export const TRACE_OPERATIONS: readonly OperationDescription[] = [
+  {
+    method: 'post',
+    path: '/v1/trace',
+    tag: 'Explain',
+    summary: 'Say what would become of a packet that comes in at a port',
+    description:
+      'Nothing is sent, and nothing changed. MAC addresses that the packet leaves out are those that the machine at the port would use.',
+    body: {
+      schema: traceRequestBody,
+      example: { portId: PORT_EXAMPLE, packet: 'tcp 10.0.0.1:1234 > 10.0.0.2:80' },
+    },
+    answers: [
+      {
+        status: 200,
+        description: 'What becomes of it, and why',
+        content: {
+          schema: traceAnswerSchema,
+          example: {
+            outcome: {
+              verdict: 'dropped',
+              text: 'Dropped by rule 1 no-web of chain firewall, at port web of bridge near: tcp, to port 80: drop.',
+              portIds: [],
+              ruleIds: ['5f0b7a11-52b7-4f0e-8a2d-1c9b7a3e5d10'],
+              reason: 'filtered',
+            },
+            port: { id: PORT_EXAMPLE, name: 'web' },
+            host: { id: '0d8e2c3a-6f1b-4a7d-9c55-3e2f1a0b4c5d', name: 'node-1' },
+            packet: 'tcp 10.0.0.1:1234 > 10.0.0.2:80 from 02:00:00:00:00:01 to 02:00:00:00:00:02',
+            assumed: ["from MAC 02:00:00:00:00:01: the port's own"],
+            passes: [
+              {
+                packet: 'tcp 10.0.0.1:1234 > 10.0.0.2:80, ttl 64, 02:00:00:00:00:01 > 02:00:00:00:00:02',
+                steps: [
+                  { type: 'in', port: PORT_EXAMPLE, device: 'bridge', text: 'in at port web of bridge near', depth: 0 },
+                  { type: 'drop', reason: 'filtered', text: 'dropped: filtered', depth: 1 },
+                ],
+                flow: { match: 'in_port=1 tp_dst=80', actions: 'drop', tags: [`port ${PORT_EXAMPLE}`] },
+              },
+            ],
+          },
+        },
+      },
+    ],
+    failures: [404, 503],
+  },
+];
 
 /** `POST /v1/trace`: what would become of a packet that comes in at a port. Nothing is sent, and nothing changed. */
 export function traceRoutes(context: ApiContext): Router {

@@ -9,6 +9,10 @@ export function addClientCommands(program: Command, terminal: Terminal = systemT
   program.commandsGroup('Objects:');
   for (const kind of KINDS) lazy.set(kindCommand(program, kind), (command) => fillKind(command, kind, terminal));
   program.commandsGroup('Commands:');
+  lazy.set(
+    program.command('trace').description('say what would become of a packet, and which rule or route decides'),
+    async (command) => (await import('./trace.js')).fillTrace(command, terminal),
+  );
   program.hook('preSubcommand', async (_program, command) => lazy.get(command)?.(command));
 }
 
