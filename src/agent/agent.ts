@@ -11,6 +11,7 @@ import { formatIp } from '../packet/ip.js';
 import { IpProtocol } from '../packet/ip-protocol.js';
 import { TRACKED_TUNNEL_KEY } from '../simulation/connection.js';
 import type { Fact } from '../simulation/fact.js';
+import { Captures } from './capture/captures.js';
 import type { Cell } from './facts/cell.js';
 import { DEVICE, zoneOwner } from './facts/source-nat.js';
 import { TopologyCache } from './facts/topology-cache.js';
@@ -77,6 +78,7 @@ export class Agent {
   readonly advertiser: RouterAdvertiser;
   readonly tracer: Tracer;
   readonly natLeases: NatLeases;
+  readonly captures: Captures;
   readonly healthChecks: HealthChecks;
   private readonly memberConnections: MemberConnections;
   readonly flowState: FlowStateExchange;
@@ -155,6 +157,7 @@ export class Agent {
       clock,
       log,
     );
+    this.captures = new Captures({ hostId, store, datapath, targets: this.tunnelTargets, cache: this.cache });
     this.statefulGroups = new StatefulGroups({
       hostId,
       repository: this.repository,
@@ -195,6 +198,7 @@ export class Agent {
       load: (cell) => this.cache.load(cell),
       learner: this.learner,
       hear: (heard, frame) => this.heard(heard, frame),
+      capture: (upcall) => this.captures.upcall(upcall),
       configurator: new Configurator({
         load: (cell) => this.cache.load(cell),
         keep: (cell, seconds) => this.cache.keep(cell, seconds),
@@ -278,6 +282,8 @@ export class Agent {
     });
     const metersInUse = agent.forwarder.flows.metersInUse();
     void agent.cache.meters.removeLeftOvers((id) => metersInUse.has(id));
+    agent.captures.start();
+    agent.cache.captures.start((portId) => agent.bindings.capturesChanged(portId));
     agent.registration.start();
     agent.tunnels.start();
     if (agent.features.nat) agent.natLeases.start();
@@ -364,6 +370,7 @@ export class Agent {
       await this.publisher.drain(2000);
     }
     this.forwarder.close();
+    await this.captures.close();
     await this.neighbors.close();
     await this.healthChecks.close();
     this.memberConnections.close();

@@ -21,7 +21,7 @@ export interface TraceOutcome {
 
 type Step<T extends PlainStep['type']> = Extract<PlainStep, { readonly type: T }>;
 
-/** What is found on the way of the packet itself, without those of its copies that mirrors made. */
+/** What is found on the way of the packet itself, without those of its copies that mirrors and captures made. */
 interface Found {
   readonly deliveries: { readonly port: string; readonly tunnelTo: string | undefined }[];
   /** Copies out of ports that are not named, since it goes to all of them. */
@@ -115,8 +115,8 @@ function collect({ steps, missing }: PlainPass, found: Found): void {
   let route: Drop['route'];
   let nextHop: Drop['nextHop'];
   for (const step of steps) {
-    if (step.type === 'mirror') copies++;
-    if (step.type === 'mirrored') copies--;
+    if (step.type === 'mirror' || step.type === 'capture') copies++;
+    if (step.type === 'mirrored' || step.type === 'captured') copies--;
     if (step.type === 'in') isCopy = step.isCopy === true;
     if (copies > 0 || isCopy) continue;
     switch (step.type) {

@@ -29,6 +29,7 @@ import { fnv1a } from './fnv.js';
  *     /nat-blocks/DEVICE/ADDRESS/PORT    {hostId}: lease of the 64 source ports from PORT on, five digits
  *     /health-checkers/BALANCER          {hostId, tunnelKey}: ephemeral, the host that checks its members
  *     /missing-hosts/HOST                {change}: somebody saw that the host's agent does not run
+ *     /captures/ID,DIRECTION             ephemeral, see captures.ts: a host wants copies of what crosses a port
  *     /flow-state/SHARD/PORT/batch-NUMBER  archived flow state of a port, see NsdbFlowStateArchive
  *     /names/KIND/SHARD/NAME,ID          (empty) an object that has the name, by a hash of the name
  *     /tenants/TENANT/KIND/SHARD/ID      (empty) an object of the tenant; TENANT with % and hexadecimal digits for special characters
@@ -72,11 +73,15 @@ export const NAMES = '/names';
 /** Has a folder for each tenant that there are objects of. */
 export const TENANTS = '/tenants';
 
+/** The folder of what is captured now. */
+export const CAPTURES_PATH = '/captures';
+
 export const ROOT_FOLDERS: readonly string[] = [
   ...KINDS.map(kindPath),
   '/nat-blocks',
   '/health-checkers',
   '/missing-hosts',
+  CAPTURES_PATH,
   '/flow-state',
   NAMES,
   TENANTS,
@@ -286,6 +291,11 @@ export function flowStatePath(portId: string): string {
 /** Which host checks the members of a load balancer. */
 export function healthCheckerPath(loadBalancerId: string): string {
   return `/health-checkers/${loadBalancerId}`;
+}
+
+/** Of what crosses a port in one direction. */
+export function capturePath(captureId: string, direction: string): string {
+  return `${CAPTURES_PATH}/${captureId},${direction}`;
 }
 
 /** The mark that a host's agent was not running when somebody looked. */

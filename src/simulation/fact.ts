@@ -37,6 +37,8 @@ export interface TunnelTarget {
   readonly router?: Fact<RouterFact>;
   /** The key is for what answers the health checks of this host. */
   readonly takesHealthAnswers?: boolean;
+  /** The key is for what is captured on this host. */
+  readonly capture?: CaptureTarget;
 }
 
 export type PortFact = BridgePortFact | RouterPortFact;
@@ -53,6 +55,24 @@ export interface PortTaps extends Taps {
   readonly preOutFilterMirrors?: readonly Fact<MirrorFact>[];
 }
 
+/** Somebody captures packets, as they come in at a port or as they go out. */
+export interface CaptureFact {
+  readonly id: string;
+  /** What one of them matches; they ask for nothing but headers. */
+  readonly conditions: readonly CompiledCondition[];
+  readonly target: CaptureTarget;
+}
+
+/** Where captured packets go: to the agent of this host, as `userdata` says, or of another. */
+export type CaptureTarget =
+  | {
+      readonly type: 'local';
+      readonly userdata: Uint8Array;
+      /** Limits how many come; null when the datapath cannot. */
+      readonly meter: Fact<number>;
+    }
+  | { readonly type: 'remote'; readonly tunnel: Fact<TunnelPath>; readonly tunnelKey: number };
+
 interface AnyPortFact extends PortTaps {
   readonly id: string;
   readonly adminStateUp: boolean;
@@ -63,6 +83,9 @@ interface AnyPortFact extends PortTaps {
   /** What packets pass that come in, and that go out, in order. */
   readonly inboundFilters?: readonly Fact<ChainFact>[];
   readonly outboundFilters?: readonly Fact<ChainFact>[];
+  /** Captures of what comes in, before its filters, and of what goes out, behind them. */
+  readonly inboundCaptures?: readonly Fact<CaptureFact>[];
+  readonly outboundCaptures?: readonly Fact<CaptureFact>[];
   /** Port groups that it is in. */
   readonly groupIds?: ReadonlySet<string>;
 }

@@ -1,4 +1,5 @@
 import { EtherType } from '../packet/ethernet.js';
+import { copyByCaptures } from './capture.js';
 import { areStateful, evaluate, type Verdict } from './chain.js';
 import type { SimulationContext } from './context.js';
 import type { ChainFact, Fact, MirrorFact, PortFact, PortTaps, RedirectRuleFact, TunnelTarget } from './fact.js';
@@ -21,6 +22,7 @@ function comesIn(context: SimulationContext, fact: Fact<PortFact>, port: PortFac
   context.trace?.push({ type: 'in', port: port.id, device: port.type, ...(context.isMirrorCopy && { isCopy: true }) });
   if (port.peer === undefined) context.entry = fact;
   mirror(context, port.inboundMirrors);
+  copyByCaptures(context, port.inboundCaptures);
   if (!port.adminStateUp && context.entrance !== 'returned') {
     context.drop('port-down');
     return false;
@@ -82,6 +84,7 @@ function outputCopy(context: SimulationContext, fact: Fact<PortFact>): void {
  */
 function emit(context: SimulationContext, port: PortFact, isRedirected = false): void {
   mirror(context, port.outboundMirrors);
+  copyByCaptures(context, port.outboundCaptures);
   if (port.peer !== undefined) return context.enter(port.peer);
   if (port.location === null) return context.drop('unbound-port');
   if (port.location.type === 'local') {

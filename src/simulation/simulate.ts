@@ -2,6 +2,7 @@ import type { FlowKey } from '../flow/key.js';
 import { EtherType } from '../packet/ethernet.js';
 import { NdType } from '../packet/nd.js';
 import { bridgeInput } from './bridge.js';
+import { handOver } from './capture.js';
 import { takeConfigurationRequest } from './configuration.js';
 import { type Recirculations, TRACKED_TUNNEL_KEY, TRANSLATED_TUNNEL_KEY } from './connection.js';
 import { type Limits, SimulationContext } from './context.js';
@@ -88,6 +89,7 @@ function leaveTunnel(context: SimulationContext, tunnel: Extract<Ingress, { type
   if (target === null) return context.drop('unknown-tunnel-key');
   if (target === undefined) return;
   if (target.takesHealthAnswers) return context.hear({ type: 'health' });
+  if (target.capture !== undefined) return handOver(context, target.capture);
   if ((key.tunId & TRACKED_TUNNEL_KEY) !== 0) context.tracking.track();
   if (target.router !== undefined) translateReply(context, target.router);
   outputHereToAll(context, target);

@@ -45,6 +45,9 @@ export type TraceStep =
   | { readonly type: 'mirror'; readonly id: string }
   /** Behind the steps of the copy: the packet itself goes on. */
   | { readonly type: 'mirrored'; readonly id: string }
+  /** The same for whoever captures what crosses the port. */
+  | { readonly type: 'capture'; readonly id: string }
+  | { readonly type: 'captured'; readonly id: string }
   /** The meter drops it if such packets come too fast. */
   | { readonly type: 'meter'; readonly id: number }
   /** It has to come back with what its connection is in a zone. */
@@ -174,7 +177,10 @@ export function describeTraceStep(step: TraceStep): string {
     case 'mirror':
       return `copied by mirror ${step.id}`;
     case 'mirrored':
+    case 'captured':
       return 'the packet itself goes on';
+    case 'capture':
+      return `copied for capture ${step.id}`;
     case 'meter':
       return `limited by meter ${step.id}`;
     case 'ask':

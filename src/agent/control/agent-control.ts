@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import type { Registry } from 'prom-client';
 import type { Agent } from '../agent.js';
+import { captureStream } from '../capture/capture-stream.js';
 import { agentFault, agentPages } from '../http/pages.js';
 import { ControlServer } from './control-server.js';
 import { summaryPage } from './summary-page.js';
@@ -26,7 +27,7 @@ export function startAgentControl({ agent, host, port, registry, log }: AgentCon
       '/fault': async (_query, signal) => ({ fault: await agentFault(agent, signal) }),
       ...(registry && { '/metrics': () => registry.metrics() }),
     },
-    streams: {},
+    streams: { '/capture': (query, response, gone) => captureStream(agent, query, response, gone) },
     onListening: (address) => agent.setControl(address),
     log,
   });

@@ -10,8 +10,9 @@ const MAX_UINT32 = 0xffff_ffff;
 /** So many numbers without a meter mean that there are no more. */
 const MAX_GAP = 64;
 
-/** Kilobits per second, and kilobits at once. */
+/** Kilobits per second, and kilobits at once; or packets. */
 export interface RateLimit {
+  readonly unit?: 'packets';
   readonly rate: number;
   readonly burst: number;
 }
@@ -41,7 +42,8 @@ export class Meters {
 
   /** Null when the datapath has no such meter: the port has no limit then. */
   meter(portId: string, limit: RateLimit): Cell<number> {
-    const name = `${portId} at ${limit.rate} kbit/s, ${limit.burst} kbit at once`;
+    const unit = limit.unit ?? 'kbit';
+    const name = `${portId} at ${limit.rate} ${unit}/s, ${limit.burst} ${unit} at once`;
     let cell = this.cells.get(name);
     if (cell === undefined) {
       cell = this.source.cell<number>(`meter of port ${name}`, {
@@ -92,12 +94,12 @@ export class Meters {
     return { ready, close };
   }
 
-  private async put(id: number | undefined, { rate, burst }: RateLimit, tag: string): Promise<number | null> {
+  private async put(id: number | undefined, { unit, rate, burst }: RateLimit, tag: string): Promise<number | null> {
     if (id === undefined) return null;
     const spec = {
-      unit: 'kilobits',
+      unit: unit ?? 'kilobits',
       rate: Math.min(rate, MAX_UINT32),
-      burst: Math.min(Math.max(burst, MIN_BURST), MAX_UINT32),
+      burst: Math.min(unit === 'packets' ? burst : Math.max(burst, MIN_BURST), MAX_UINT32),
     } as const;
     try {
       await this.datapath.putMeter(id, spec);

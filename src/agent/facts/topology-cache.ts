@@ -8,6 +8,7 @@ import type { ChainFact, Fact, InterfaceAddress, NeighborFact, PortFact, TunnelP
 import { type BridgePort, type Port, routerPortMac } from '../../topology/types.js';
 import { AddressCells } from './address-cells.js';
 import { BridgeNode } from './bridge-node.js';
+import { CaptureCells, sameCaptures } from './capture-cells.js';
 import { Cell, type CellOptions, isIdle } from './cell.js';
 import { ChainCells, sameFilters } from './chain-cells.js';
 import type { DeviceSource } from './device-source.js';
@@ -38,6 +39,7 @@ export class TopologyCache implements DeviceSource {
   private readonly neighbors = new Map<string, AddressCells<NeighborFact>>();
   readonly chains = new ChainCells(this);
   readonly mirrors = new MirrorCells(this, this.chains);
+  readonly captures: CaptureCells;
   readonly insertions = new InsertionCells(this, this.chains);
   readonly loadBalancers: LoadBalancerCells;
   readonly qos: QosCells;
@@ -78,6 +80,7 @@ export class TopologyCache implements DeviceSource {
     this.hosts = new HostLiveness(repository.store, clock);
     this.meters = new Meters(this, datapath, log);
     this.qos = new QosCells(this, this.meters);
+    this.captures = new CaptureCells(this, this.meters, (portId) => this.capturesChanged(portId));
   }
 
   /** How many facts are watched in the NSDB, or were needed a short while ago. */
@@ -187,6 +190,7 @@ export class TopologyCache implements DeviceSource {
     }
     for (const tunnel of this.loadBalancers.tunnels()) tunnels.add(tunnel);
     for (const sourceNat of this.sourceNats.values()) for (const tunnel of sourceNat.tunnels()) tunnels.add(tunnel);
+    for (const tunnel of this.captures.tunnels()) tunnels.add(tunnel);
     return tunnels;
   }
 
@@ -253,6 +257,7 @@ export class TopologyCache implements DeviceSource {
     for (const port of this.localPorts.values()) port.close();
     for (const bridge of this.bridges.values()) bridge.close();
     this.linkedRouters.close();
+    this.captures.close();
     this.meters.close();
     for (const cell of this.watched.keys()) cell.stop();
     this.watched.clear();
@@ -260,6 +265,16 @@ export class TopologyCache implements DeviceSource {
 
   cell<T>(tag: string, options: Omit<CellOptions<T>, 'onChange'>): Cell<T> {
     return new Cell<T>(tag, { ...options, onChange: this.onChange });
+  }
+
+  /** Somebody begins to capture, or ends it, what crosses the port. */
+  private capturesChanged(portId: string): void {
+    const cell = this.ports.get(portId);
+    const port = cell?.value;
+    if (cell === undefined || !port) return;
+    const changed = { ...port, ...this.captures.ofPort(portId) };
+    if (cell.isLocal) cell.setLocal(changed);
+    else cell.set(changed);
   }
 
   /** @param unknown what packets have to wait for at the port besides its filters */
@@ -272,6 +287,7 @@ export class TopologyCache implements DeviceSource {
       outboundFilters: [...this.chains.filters(port.outboundFilterId), ...unknown],
       groupIds: new Set(port.portGroupIds),
       ...this.mirrors.taps(port),
+      ...this.captures.ofPort(id),
     };
     if (bridgeId !== undefined) {
       const mac = port.mac === undefined ? undefined : parseMac(port.mac);
@@ -372,7 +388,7 @@ function samePort(a: PortFact, b: PortFact): boolean {
   if (!sameLocation(a.location, b.location)) return false;
   if (!sameFilters(a.inboundFilters, b.inboundFilters) || !sameFilters(a.outboundFilters, b.outboundFilters))
     return false;
-  if (!sameIds(a.groupIds, b.groupIds) || !sameTaps(a, b)) return false;
+  if (!sameIds(a.groupIds, b.groupIds) || !sameTaps(a, b) || !sameCaptures(a, b)) return false;
   if (a.type === 'bridge') {
     if (b.type !== 'bridge' || a.bridge !== b.bridge || a.qos !== b.qos || !sameInsertions(a, b)) return false;
     return a.vlanId === b.vlanId && a.isIsolated === b.isIsolated;

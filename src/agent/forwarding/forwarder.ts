@@ -35,6 +35,8 @@ export interface ForwarderOptions {
   readonly load: (cell: Cell<unknown>) => void;
   readonly learner: MacLearner;
   readonly hear: (effect: Heard, frame: Uint8Array) => void;
+  /** Take a packet that a flow hands to the agent, which forwards it by itself. */
+  readonly capture: (upcall: Upcall) => void;
   readonly configurator: Configurator;
   readonly metrics: ForwarderMetrics;
   readonly limits: FlowLimits;
@@ -78,7 +80,10 @@ export class Forwarder {
   upcalls(batch: readonly Upcall[]): void {
     if (this.closed) return;
     const operations: FlowOperation[] = [];
-    for (const upcall of batch) this.upcall(upcall, operations);
+    for (const upcall of batch) {
+      if (upcall.reason === 'action') this.options.capture(upcall);
+      else this.upcall(upcall, operations);
+    }
     this.installed.submit(operations);
   }
 

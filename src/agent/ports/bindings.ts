@@ -200,6 +200,14 @@ export class Bindings implements LocalPorts {
     if (wanted !== undefined && wanted.number === undefined) this.changed();
   }
 
+  /** Somebody begins to capture what crosses the port, or ends it: what is flooded there is to be looked at, or not. */
+  capturesChanged(portId: string): void {
+    const wanted = this.wanted.get(portId);
+    if (wanted?.number !== undefined && wanted.port.bridgeId !== undefined) {
+      this.bridges.portsChanged(wanted.port.bridgeId);
+    }
+  }
+
   /** Ports of the datapath came or went, or interfaces that are wanted may be there now. */
   changed(): void {
     if (this.closed || this.settling !== undefined) return;

@@ -110,8 +110,9 @@ export class LocalBridges {
     const cache = this.options.cache();
     const up = [...(this.active.get(bridgeId) ?? [])].filter(({ port, complete }) => (complete ?? port).adminStateUp);
     up.sort((a, b) => a.number! - b.number!);
-    const plain = targetOf(up.filter((wanted) => !dependsOnPacket(wanted)));
-    const asking = up.filter(dependsOnPacket);
+    const isAsking = (wanted: WantedPort) => dependsOnPacket(wanted) || cache.captures.has(wanted.port.id);
+    const plain = targetOf(up.filter((wanted) => !isAsking(wanted)));
+    const asking = up.filter(isAsking);
     const all = { ...plain, ports: asking.map(({ port }) => cache.port(port.id)) };
     const open = {
       ...plain,

@@ -116,6 +116,8 @@ test('facts are read when they are needed, and follow the NSDB', async (t) => {
     outboundMirrors: [],
     postInFilterMirrors: [],
     preOutFilterMirrors: [],
+    inboundCaptures: undefined,
+    outboundCaptures: undefined,
   });
   await repository.modify('port', there.id, (old) => ({
     ...old,
