@@ -1,12 +1,23 @@
+import { isDeepStrictEqual } from 'node:util';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
 import type { Logger } from 'pino';
+import type { ErrorCode } from '../errors.js';
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
+import type { AuditLog } from './audit-log.js';
+import { auditing, requireAudit } from './auditing.js';
+import { accessTokenRoutes } from './authentication/access-token-routes.js';
+import { AccessTokens } from './authentication/access-tokens.js';
+import { TooManyRequestsError, UnauthenticatedError } from './authentication/errors.js';
 import { batchRoutes } from './batch-routes.js';
+import { browserGuard } from './browser-guard.js';
 import { type Caller, LOCAL_ADMIN } from './caller.js';
+import { callerLimit } from './caller-limit.js';
 import { jsonBodies } from './json-body.js';
 import { objectRoutes } from './object-routes.js';
 import { PROBLEM_TYPE, problemOf } from './problem.js';
+import { isReading } from './reading.js';
 import { NoSuchPathError } from './request-errors.js';
+import { securityHeaders } from './security-headers.js';
 import { Scope } from './tenancy.js';
 import { traceRoutes } from './trace-routes.js';
 
@@ -14,8 +25,17 @@ import { traceRoutes } from './trace-routes.js';
 export interface ApiContext {
   readonly repository: TopologyRepository;
   readonly log: Logger;
-  /** Finds out who makes a request, and rejects whoever may not make any; every request is an admin's when absent. */
-  readonly authenticate?: (request: express.Request) => Promise<Caller>;
+  /**
+   * Finds out who makes a request, and rejects whoever may not make any; every request is an admin's when absent. Asked again
+   * and again while an answer goes on.
+   */
+  readonly authenticate?: (request: express.Request, response: express.Response) => Promise<Caller>;
+  /** Only programs of this machine are meant to reach the API, and they need not say who they are: see browserGuard. */
+  readonly isLocalOnly?: boolean;
+  /** Of one caller; any number when absent. */
+  readonly requestsPerSecond?: number;
+  /** Where changes and refused requests are recorded; nowhere when absent. */
+  readonly audit?: AuditLog;
   /** Aborted when the server closes: answers that go on and on must end then. */
   readonly closing?: AbortSignal;
 }
@@ -27,10 +47,16 @@ export interface Locals {
   scope: Scope;
   /** Ends when the client goes away, or the request has taken too long. */
   signal: AbortSignal;
+  /** Of the error that the request failed with. */
+  code?: ErrorCode;
+  /** One of many that are refused for the same reason: the first was recorded. */
+  isUnrecorded?: boolean;
 }
 
 const BODY_LIMIT = '1mb';
 const REQUEST_TIMEOUT_MS = 30_000;
+/** With the time for which tokens are remembered less than five seconds. */
+const AUTHENTICATE_AGAIN_MS = 1500;
 
 /** The REST API as a request handler: who, what, and errors in one form. */
 export function createApp(context: ApiContext): Express {
@@ -39,10 +65,17 @@ export function createApp(context: ApiContext): Express {
   app.set('query parser', 'simple');
   // Objects have tags of their own.
   app.set('etag', false);
+  app.use(securityHeaders());
   app.use(signals());
+  const { audit, isLocalOnly = false, requestsPerSecond } = context;
+  if (audit !== undefined) app.use(auditing(audit));
+  app.use(browserGuard(isLocalOnly));
   app.use(authentication(context));
+  if (requestsPerSecond !== undefined) app.use(callerLimit(requestsPerSecond));
   app.use(readersOnlyRead());
+  if (audit !== undefined) app.use(requireAudit(audit));
   app.use(jsonBodies(BODY_LIMIT));
+  app.use('/v1', accessTokenRoutes(new AccessTokens(context.repository.store)));
   app.use('/v1', batchRoutes());
   app.use('/v1', objectRoutes());
   app.use('/v1', traceRoutes(context));
@@ -64,22 +97,36 @@ function signals(): RequestHandler {
 
 function authentication({ authenticate, repository }: ApiContext): RequestHandler {
   return async (request, response, next) => {
-    const caller = authenticate === undefined ? LOCAL_ADMIN : await authenticate(request);
+    const caller = authenticate === undefined ? LOCAL_ADMIN : await authenticate(request, response);
     response.locals.caller = caller;
     response.locals.scope = new Scope(repository, caller, response.locals.signal);
+    if (authenticate !== undefined) endWhenRefused(response, caller, () => authenticate(request, response));
     next();
   };
 }
 
-/** What others than GET a reader may ask for: it changes nothing. */
-const READING: ReadonlySet<string> = new Set(['/v1/trace']);
-
 function readersOnlyRead(): RequestHandler {
-  return ({ method, path }, response, next) => {
-    const isReading = ['GET', 'HEAD', 'OPTIONS'].includes(method) || READING.has(path);
-    if (!isReading) (response.locals as Locals).scope.requireWriter();
+  return (request, response, next) => {
+    if (!isReading(request)) (response.locals as Locals).scope.requireWriter();
     next();
   };
+}
+
+/** Cuts an answer that goes on and on when its caller may not have it any more: the token is deleted, the certificate expired. */
+function endWhenRefused(response: express.Response, caller: Caller, authenticate: () => Promise<Caller>): void {
+  const timer = setInterval(() => {
+    authenticate().then(
+      (now) => {
+        if (!isDeepStrictEqual(now, caller)) response.destroy();
+      },
+      (error: unknown) => {
+        // Of an error that says nothing of the caller the answer need not suffer.
+        if (error instanceof UnauthenticatedError || error instanceof TooManyRequestsError) response.destroy();
+      },
+    );
+  }, AUTHENTICATE_AGAIN_MS);
+  timer.unref();
+  response.once('close', () => clearInterval(timer));
 }
 
 function failures({ log }: ApiContext): ErrorRequestHandler {
@@ -92,6 +139,9 @@ function failures({ log }: ApiContext): ErrorRequestHandler {
     }
     // Of an answer that was being made.
     response.removeHeader('ETag');
+    response.locals.code = problem.code;
+    if (error instanceof TooManyRequestsError) response.locals.isUnrecorded = error.isRepeated;
+    if (problem.status === 401) response.set('WWW-Authenticate', 'Bearer realm="midonet"');
     response.status(problem.status).type(PROBLEM_TYPE).json(problem);
   };
 }

@@ -1,32 +1,25 @@
 import { createServer as createHttpServer, type Server } from 'node:http';
+import { createServer as createHttpsServer } from 'node:https';
 import type { AddressInfo, ListenOptions, Socket } from 'node:net';
+import type { TlsOptions } from 'node:tls';
+import { MIN_TLS_VERSION } from '../nsdb/protocol/tls.js';
 import { type ApiContext, createApp } from './app.js';
+import { SOCKET_LIMITS, type SocketLimits } from './socket-limits.js';
 
-/** How much clients may ask of the sockets. */
-export interface SocketLimits {
-  /** Open at a time; more are closed at once. */
-  readonly connections: number;
-  /** The same of one address. */
-  readonly connectionsPerAddress: number;
-  /** Milliseconds from the first byte of a request to the end of its headers; also for a TLS handshake. */
-  readonly headersTimeout: number;
-  /** Milliseconds from the first byte of a request to the last. */
-  readonly requestTimeout: number;
-  /** Milliseconds that a connection may be silent in both directions. */
-  readonly idleTimeout: number;
+/** Contents of PEM files. */
+export interface ServerTls {
+  /** What the server shows, with the certificates between it and the authority. */
+  readonly certificate: string;
+  readonly key: string;
+  /** Authorities that certificates of clients must come from; undefined: clients are not asked for any. */
+  readonly clientCa?: string;
 }
-
-export const SOCKET_LIMITS: SocketLimits = {
-  connections: 10_000,
-  connectionsPerAddress: 1000,
-  headersTimeout: 10_000,
-  requestTimeout: 30_000,
-  idleTimeout: 60_000,
-};
 
 export interface ApiServerOptions extends Omit<ApiContext, 'closing'> {
   /** Port 0: any free one. */
   readonly listen: { readonly host: string; readonly port: number } | { readonly path: string };
+  /** Undefined: not encrypted. */
+  readonly tls?: ServerTls;
   readonly socketLimits?: SocketLimits;
 }
 
@@ -40,6 +33,7 @@ const CHECK_MS = 1000;
 /** The REST API on a socket of its own. */
 export class ApiServer {
   private readonly ofAddress = new Map<string, number>();
+  private readonly sockets = new Set<Socket>();
   /** Connections closed because there were too many. */
   refusedConnections = 0;
 
@@ -59,13 +53,15 @@ export class ApiServer {
   }
 
   static async listen(options: ApiServerOptions): Promise<ApiServer> {
-    const { listen, socketLimits = SOCKET_LIMITS, ...context } = options;
+    const { listen, tls, socketLimits = SOCKET_LIMITS, ...context } = options;
     const closing = new AbortController();
     const app = createApp({ ...context, closing: closing.signal });
-    const server = createHttpServer(
-      { maxHeaderSize: HEADER_BYTES, connectionsCheckingInterval: Math.min(CHECK_MS, socketLimits.headersTimeout) },
-      app,
-    );
+    const { headersTimeout } = socketLimits;
+    const http = { maxHeaderSize: HEADER_BYTES, connectionsCheckingInterval: Math.min(CHECK_MS, headersTimeout) };
+    const server =
+      tls === undefined
+        ? createHttpServer(http, app)
+        : createHttpsServer({ ...http, ...secure(tls), handshakeTimeout: headersTimeout }, app);
     const listening: ListenOptions = listen;
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
@@ -85,9 +81,7 @@ export class ApiServer {
 
   /** Open ones. */
   get connections(): number {
-    let connections = 0;
-    for (const count of this.ofAddress.values()) connections += count;
-    return connections;
+    return this.sockets.size;
   }
 
   /** Takes no more requests, ends the streams, and gives the answers under way a few seconds. */
@@ -95,7 +89,10 @@ export class ApiServer {
     const closed = new Promise<void>((resolve) => this.server.close(() => resolve()));
     this.closing.abort();
     this.server.closeIdleConnections();
-    const timer = setTimeout(() => this.server.closeAllConnections(), CLOSE_MS);
+    const timer = setTimeout(() => {
+      // Those too on which there has been no request yet.
+      for (const socket of this.sockets) socket.destroy();
+    }, CLOSE_MS);
     await closed;
     clearTimeout(timer);
   }
@@ -109,10 +106,24 @@ export class ApiServer {
       return;
     }
     this.ofAddress.set(address, count + 1);
+    this.sockets.add(socket);
     socket.once('close', () => {
+      this.sockets.delete(socket);
       const left = (this.ofAddress.get(address) ?? 1) - 1;
       if (left === 0) this.ofAddress.delete(address);
       else this.ofAddress.set(address, left);
     });
   }
+}
+
+/** Clients whose certificate is not good are refused with an answer that says so, not without one. */
+function secure({ certificate, key, clientCa }: ServerTls): TlsOptions {
+  return {
+    cert: certificate,
+    key,
+    ca: clientCa,
+    minVersion: MIN_TLS_VERSION,
+    requestCert: clientCa !== undefined,
+    rejectUnauthorized: false,
+  };
 }

@@ -2,6 +2,8 @@ import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import * as z from 'zod';
 import { MACS_PER_PORT } from '../agent/learning/mac-learner.js';
+import { roleRuleSchema } from '../api/authentication/roles.js';
+import { SOCKET_LIMITS } from '../api/socket-limits.js';
 import { InvalidInputError } from '../errors.js';
 import { CONSISTENCIES } from '../nsdb/flow-state/consistency.js';
 import { interfaceNameSchema, nameSchema } from '../topology/types.js';
@@ -128,6 +130,46 @@ export const configSchema = z.strictObject({
     .strictObject({
       /** host:port or unix:/path. */
       listen: z.string().min(1, 'expected host:port or unix:/path').default('127.0.0.1:8181'),
+      /** PEM files; see api-settings.ts. */
+      tls: z
+        .strictObject({
+          certificate: absolutePath.optional(),
+          key: absolutePath.optional(),
+          clientCa: absolutePath.optional(),
+        })
+        .optional(),
+      /** Of those who use the API. Absent: required where there is a way to show who one is, or beyond loopback. */
+      authentication: z.enum(['required', 'off'], 'expected required or off').optional(),
+      /** A bearer token that is an admin's. */
+      adminTokenFile: absolutePath.optional(),
+      /** Of certificates and accounts of Kubernetes; the first that fits counts. */
+      roles: z.array(roleRuleSchema).default([]),
+      /** Take tokens of Kubernetes. */
+      kubernetes: z
+        .strictObject({
+          /** Absent: the account of the pod this runs in. */
+          kubeconfig: absolutePath.optional(),
+          audiences: z.array(z.string().min(1)).default([]),
+          /** Milliseconds. */
+          timeout: z.int().min(100, 'expected at least 100 ms').max(30_000).default(5000),
+        })
+        .optional(),
+      limits: z
+        .strictObject({
+          /** Of one caller. */
+          requestsPerSecond: z.int().min(1, 'expected at least 1').max(1_000_000).default(200),
+          /** Of one address, without knowing who it is. */
+          failuresPerMinute: z.int().min(1, 'expected at least 1').max(1_000_000).default(30),
+          connections: z.int().min(1, 'expected at least 1').max(1_000_000).default(SOCKET_LIMITS.connections),
+          connectionsPerAddress: z
+            .int()
+            .min(1, 'expected at least 1')
+            .max(1_000_000)
+            .default(SOCKET_LIMITS.connectionsPerAddress),
+        })
+        .prefault({}),
+      /** Where changes and refused requests are recorded. Absent: in the log. */
+      auditFile: absolutePath.optional(),
       /** Metrics and health. */
       http: z
         .strictObject({
@@ -180,6 +222,12 @@ export const ENVIRONMENT: Readonly<Record<string, readonly string[]>> = {
   MIDONET_FLOW_STATE_PORT: ['flowState', 'port'],
   MIDONET_FLOW_STATE_ARCHIVE: ['flowState', 'archive'],
   MIDONET_API_LISTEN: ['api', 'listen'],
+  MIDONET_API_TLS_CERTIFICATE: ['api', 'tls', 'certificate'],
+  MIDONET_API_TLS_KEY: ['api', 'tls', 'key'],
+  MIDONET_API_TLS_CLIENT_CA: ['api', 'tls', 'clientCa'],
+  MIDONET_API_AUTHENTICATION: ['api', 'authentication'],
+  MIDONET_API_ADMIN_TOKEN_FILE: ['api', 'adminTokenFile'],
+  MIDONET_API_AUDIT_FILE: ['api', 'auditFile'],
   MIDONET_API_HTTP_HOST: ['api', 'http', 'host'],
   MIDONET_API_HTTP_PORT: ['api', 'http', 'port'],
   MIDONET_CNI_SOCKET: ['cni', 'socket'],

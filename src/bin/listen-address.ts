@@ -1,4 +1,4 @@
-import { createServer } from 'node:net';
+import { BlockList, createServer, isIPv4, isIPv6 } from 'node:net';
 import { InvalidInputError } from '../errors.js';
 
 /** What the system says to an address that cannot be listened on (listen and bind of POSIX). */
@@ -29,4 +29,15 @@ export async function requireFreeAddress(field: string, host: string, port: numb
     server.listen(port, host, resolve);
   }).catch(namingAddress(field, `${host}:${port}`));
   await new Promise<void>((resolve) => server.close(() => resolve()));
+}
+
+const loopback = new BlockList();
+loopback.addSubnet('127.0.0.0', 8, 'ipv4');
+loopback.addAddress('::1', 'ipv6');
+
+/** Whether other machines can reach the address. */
+export function isBeyondHost(listen: { host: string; port: number } | { path: string }): boolean {
+  if ('path' in listen || listen.host === 'localhost') return false;
+  if (isIPv4(listen.host)) return !loopback.check(listen.host, 'ipv4');
+  return !isIPv6(listen.host) || !loopback.check(listen.host, 'ipv6');
 }

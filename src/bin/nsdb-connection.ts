@@ -64,7 +64,7 @@ export function readTls(nsdb: Config['nsdb']): Tls | undefined {
 const OTHERS = 0o007;
 
 /** @throws InvalidInputError also for a file that every user of the host may read or change */
-function readSecret(field: string, path: string): string {
+export function readSecret(field: string, path: string): string {
   const text = readFile(field, path);
   const { mode } = statSync(path);
   if ((mode & OTHERS) !== 0) {
@@ -77,7 +77,8 @@ function readSecret(field: string, path: string): string {
   return text;
 }
 
-function readFile(field: string, path: string): string {
+/** @throws InvalidInputError naming the field */
+export function readFile(field: string, path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {

@@ -1,7 +1,7 @@
-import { BlockList, isIPv4, isIPv6 } from 'node:net';
 import { InvalidInputError } from '../errors.js';
 import type { EmbeddedServerOptions } from '../nsdb/embedded/server.js';
 import { type Config, parseListen } from './config.js';
+import { isBeyondHost } from './listen-address.js';
 import { readCredentials, readTls } from './nsdb-connection.js';
 
 /**
@@ -27,14 +27,4 @@ export function nsdbListener(nsdb: Config['nsdb']): Pick<EmbeddedServerOptions, 
     throw new InvalidInputError('config.nsdb.tls', nsdb.listen, 'expected none: a Unix socket is not encrypted');
   }
   return { listen, credentials, tls };
-}
-
-const loopback = new BlockList();
-loopback.addSubnet('127.0.0.0', 8, 'ipv4');
-loopback.addAddress('::1', 'ipv6');
-
-function isBeyondHost(listen: ReturnType<typeof parseListen>): boolean {
-  if ('path' in listen || listen.host === 'localhost') return false;
-  if (isIPv4(listen.host)) return !loopback.check(listen.host, 'ipv4');
-  return !isIPv6(listen.host) || !loopback.check(listen.host, 'ipv6');
 }

@@ -1,11 +1,18 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
+import { AuditFile, type AuditLog } from '../api/audit-log.js';
+import { AccessTokens } from '../api/authentication/access-tokens.js';
+import { Authentication } from '../api/authentication/authentication.js';
+import { TokenReviewer } from '../api/authentication/token-review.js';
 import { clusterMetrics } from '../api/cluster-metrics.js';
 import { ApiServer } from '../api/server.js';
+import { SOCKET_LIMITS } from '../api/socket-limits.js';
+import { InvalidInputError } from '../errors.js';
 import { HttpEndpoint } from '../http-endpoint.js';
 import { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../nsdb/zookeeper/client.js';
-import { type Config, parseListen } from './config.js';
+import { apiSettings } from './api-settings.js';
+import type { Config } from './config.js';
 import { namingAddress } from './listen-address.js';
 import { nsdbConnection } from './nsdb-connection.js';
 import { Closers, type Service } from './service.js';
@@ -17,6 +24,7 @@ export async function runCluster(config: Config, log: Logger, signal: AbortSigna
   const closers = new Closers(log);
   try {
     const { api } = config;
+    const { listen, tls, adminToken, anonymous, isLocalOnly } = apiSettings(api);
     const store = new ZookeeperStore({
       ...nsdbConnection(config.nsdb),
       onNotice: (level, message, fields) => log[level](fields, `NSDB client: ${message}`),
@@ -29,20 +37,41 @@ export async function runCluster(config: Config, log: Logger, signal: AbortSigna
       ending.abort();
       await initialized;
     });
+    const audit = openAudit(api.auditFile, log);
+    closers.add(() => audit.close());
+    const authentication = new Authentication({
+      accessTokens: new AccessTokens(store),
+      adminToken,
+      roles: api.roles,
+      tokenReviewer: await openTokenReviewer(api.kubernetes),
+      anonymous,
+      failuresPerMinute: api.limits.failuresPerMinute,
+    });
     const server = await ApiServer.listen({
-      listen: parseListen('config.api.listen', api.listen),
+      listen,
+      tls,
+      socketLimits: { ...SOCKET_LIMITS, ...api.limits },
       repository,
       log,
+      authenticate: (request, response) => authentication.authenticate(request, response),
+      isLocalOnly,
+      requestsPerSecond: api.limits.requestsPerSecond,
+      audit,
     }).catch(namingAddress('config.api.listen', api.listen));
     closers.add(() => server.close());
     const http = await HttpEndpoint.listen({
       ...api.http,
       registry: clusterMetrics({ server, store }),
-      fault: async () => (store.state === 'connected' ? undefined : `NSDB ${store.state}`),
+      fault: async () => {
+        if (audit.fault !== undefined) return `changes are refused, as the audit log cannot be written: ${audit.fault}`;
+        return store.state === 'connected' ? undefined : `NSDB ${store.state}`;
+      },
     }).catch(namingAddress('config.api.http', `${api.http.host}:${api.http.port}`));
     closers.add(() => http.close());
     signal.throwIfAborted();
-    log.info({ listen: api.listen, http: http.port }, 'serving the REST API');
+    const isOpen = anonymous !== undefined;
+    log.info({ listen: api.listen, tls: tls !== undefined, http: http.port }, 'serving the REST API');
+    if (isOpen) log.warn({ listen: api.listen }, 'whoever reaches the API may change everything: see docs/security.md');
     return { failed: new Promise<never>(() => {}), close: () => closers.close() };
   } catch (error) {
     await closers.close();
@@ -60,5 +89,26 @@ async function initialize(repository: TopologyRepository, log: Logger, signal: A
       log.warn({ error: error instanceof Error ? error.message : error }, 'the NSDB cannot be used yet');
     }
     await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
+  }
+}
+
+function openAudit(path: string | undefined, log: Logger): AuditLog & { close(): void } {
+  if (path !== undefined) return new AuditFile(path, 'config.api.auditFile');
+  return {
+    check: () => undefined,
+    record: (entry) => log.info({ audit: entry }, 'audit'),
+    fault: undefined,
+    close: () => undefined,
+  };
+}
+
+/** @throws InvalidInputError */
+async function openTokenReviewer(kubernetes: Config['api']['kubernetes']): Promise<TokenReviewer | undefined> {
+  if (kubernetes === undefined) return undefined;
+  try {
+    return await TokenReviewer.open(kubernetes);
+  } catch (error) {
+    const expected = `expected a kubeconfig file, or to run in a pod (${error instanceof Error ? error.message : error})`;
+    throw new InvalidInputError('config.api.kubernetes', kubernetes.kubeconfig, expected);
   }
 }

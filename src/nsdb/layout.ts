@@ -30,6 +30,7 @@ import { fnv1a } from './fnv.js';
  *     /health-checkers/BALANCER          {hostId, tunnelKey}: ephemeral, the host that checks its members
  *     /missing-hosts/HOST                {change}: somebody saw that the host's agent does not run
  *     /captures/ID,DIRECTION             ephemeral, see captures.ts: a host wants copies of what crosses a port
+ *     /access-tokens/HASH                {name, role, …}: what a bearer token of the REST API allows; HASH is its SHA-256
  *     /flow-state/SHARD/PORT/batch-NUMBER  archived flow state of a port, see NsdbFlowStateArchive
  *     /names/KIND/SHARD/NAME,ID          (empty) an object that has the name, by a hash of the name
  *     /tenants/TENANT/KIND/SHARD/ID      (empty) an object of the tenant; TENANT with % and hexadecimal digits for special characters
@@ -76,6 +77,8 @@ export const TENANTS = '/tenants';
 /** The folder of what is captured now. */
 export const CAPTURES_PATH = '/captures';
 
+export const ACCESS_TOKENS_PATH = '/access-tokens';
+
 export const ROOT_FOLDERS: readonly string[] = [
   ...KINDS.map(kindPath),
   '/nat-blocks',
@@ -85,6 +88,7 @@ export const ROOT_FOLDERS: readonly string[] = [
   '/flow-state',
   NAMES,
   TENANTS,
+  ACCESS_TOKENS_PATH,
 ];
 
 export function isSharded(kind: Kind): boolean {
@@ -301,6 +305,11 @@ export function capturePath(captureId: string, direction: string): string {
 /** The mark that a host's agent was not running when somebody looked. */
 export function missingHostPath(hostId: string): string {
   return `/missing-hosts/${hostId}`;
+}
+
+/** What a bearer token allows; `hash` is its SHA-256, hexadecimal. */
+export function accessTokenPath(hash: string): string {
+  return `${ACCESS_TOKENS_PATH}/${hash}`;
 }
 
 export function tunnelZoneMemberPath(zoneId: string, hostId: string): string {

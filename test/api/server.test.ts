@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ExecutionContext } from 'ava';
 import { pino } from 'pino';
-import { ApiServer, SOCKET_LIMITS, type SocketLimits } from '../../src/api/server.js';
+import { ApiServer } from '../../src/api/server.js';
+import { SOCKET_LIMITS, type SocketLimits } from '../../src/api/socket-limits.js';
 import { type Context, test } from '../nsdb/repository/repository-test.js';
 
 const log = pino({ level: 'silent' });
@@ -36,14 +37,14 @@ async function conversation(server: ApiServer, text: string): Promise<string> {
   return answer;
 }
 
-test('objects are served over TCP', async (t) => {
+test.serial('objects are served over TCP', async (t) => {
   const server = await serve(t);
   const answer = await fetch(`http://127.0.0.1:${server.port}/v1/bridges`);
   t.is(answer.status, 200);
   t.deepEqual(await answer.json(), { items: [] });
 });
 
-test('objects are served on a Unix socket', async (t) => {
+test.serial('objects are served on a Unix socket', async (t) => {
   const { repository, nsdb } = t.context;
   const path = join(nsdb.folder, 'api.sock');
   const server = await ApiServer.listen({ listen: { path }, repository, log });
@@ -59,7 +60,7 @@ test('objects are served on a Unix socket', async (t) => {
   await server.close();
 });
 
-test('headers that come a byte at a time are waited for no longer than the limit', async (t) => {
+test.serial('headers that come a byte at a time are waited for no longer than the limit', async (t) => {
   const server = await serve(t, { headersTimeout: 200 });
   const socket = connect(server.port, '127.0.0.1');
   socket.on('error', () => undefined);
@@ -72,24 +73,24 @@ test('headers that come a byte at a time are waited for no longer than the limit
   t.true(sent < text.length);
 });
 
-test('a body that does not come is waited for no longer than the limit', async (t) => {
+test.serial('a body that does not come is waited for no longer than the limit', async (t) => {
   const server = await serve(t, { headersTimeout: 200, requestTimeout: 400 });
   const head = 'POST /v1/bridges HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{';
   t.regex(await conversation(server, head), /^(HTTP\/1\.1 408 |$)/);
 });
 
-test('a connection on which nothing is said is closed', async (t) => {
+test.serial('a connection on which nothing is said is closed', async (t) => {
   const server = await serve(t, { idleTimeout: 200 });
   t.is(await conversation(server, ''), '');
 });
 
-test('headers that are too long are refused', async (t) => {
+test.serial('headers that are too long are refused', async (t) => {
   const server = await serve(t);
   const answer = await conversation(server, `GET / HTTP/1.1\r\nHost: a\r\nX-Long: ${'a'.repeat(20_000)}\r\n\r\n`);
   t.regex(answer, /^HTTP\/1\.1 431 /);
 });
 
-test('an address has only so many connections, and may have others when those are closed', async (t) => {
+test.serial('an address has only so many connections, and may have others when those are closed', async (t) => {
   const server = await serve(t, { connectionsPerAddress: 3 });
   const sockets = Array.from({ length: 3 }, () => connect(server.port, '127.0.0.1'));
   await Promise.all(sockets.map((socket) => once(socket, 'connect')));
@@ -101,7 +102,7 @@ test('an address has only so many connections, and may have others when those ar
   t.is((await fetch(`http://127.0.0.1:${server.port}/v1/bridges`)).status, 200);
 });
 
-test('the server has only so many connections in all', async (t) => {
+test.serial('the server has only so many connections in all', async (t) => {
   const server = await serve(t, { connections: 2 });
   const sockets = [connect(server.port, '127.0.0.1'), connect(server.port, '127.0.0.1')];
   await Promise.all(sockets.map((socket) => once(socket, 'connect')));
@@ -110,7 +111,7 @@ test('the server has only so many connections in all', async (t) => {
   for (const socket of sockets) socket.destroy();
 });
 
-test('closing does not wait for connections on which nothing is asked', async (t) => {
+test.serial('closing does not wait for connections on which nothing is asked', async (t) => {
   const server = await serve(t);
   await (await fetch(`http://127.0.0.1:${server.port}/v1/bridges`)).text();
   await server.close();

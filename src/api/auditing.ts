@@ -1,0 +1,100 @@
+import type { Request, RequestHandler, Response } from 'express';
+import type { Locals } from './app.js';
+import { AuditError, type AuditLog } from './audit-log.js';
+import { PROBLEM_TYPE, problemOf } from './problem.js';
+import { isReading } from './reading.js';
+import { COLLECTIONS } from './resources.js';
+
+const REFUSALS: ReadonlySet<number> = new Set([401, 403, 429]);
+const PATH_CHARACTERS = 1000;
+
+/** Records every change, and every request that is refused, before its answer goes. Stands before whatever answers. */
+export function auditing(audit: AuditLog): RequestHandler {
+  return (request, response, next) => {
+    const record = recorder(audit, request, response);
+    const end = response.end.bind(response) as (...parameters: unknown[]) => Response;
+    response.end = (...parameters: unknown[]) => {
+      if (response.headersSent) return end(...parameters);
+      try {
+        record();
+      } catch (error) {
+        if (!(error instanceof AuditError)) throw error;
+        return end(unrecorded(response, error));
+      }
+      return end(...parameters);
+    };
+    // Of an answer whose headers went before its end: a stream.
+    response.once('close', () => {
+      try {
+        if (response.headersSent) record();
+      } catch (error) {
+        // It shows as a fault of the log.
+        if (!(error instanceof AuditError)) throw error;
+      }
+    });
+    next();
+  };
+}
+
+/** Refuses changes while they cannot be recorded. Stands before whatever makes them. */
+export function requireAudit(audit: AuditLog): RequestHandler {
+  return (request, _response, next) => {
+    if (!isReading(request)) audit.check();
+    next();
+  };
+}
+
+/** Records the request when it is called for the first time. */
+function recorder(audit: AuditLog, request: Request, response: Response): () => void {
+  const time = new Date();
+  const started = performance.now();
+  let isRecorded = false;
+  return () => {
+    if (isRecorded) return;
+    isRecorded = true;
+    const { caller, isUnrecorded, code } = response.locals as Partial<Locals>;
+    const isRefusal = REFUSALS.has(response.statusCode);
+    const isChange = !isReading(request) && !isRefusal;
+    if ((!isChange && !isRefusal) || isUnrecorded) return;
+    const path = request.originalUrl.split('?', 1)[0].slice(0, PATH_CHARACTERS);
+    audit.record(
+      {
+        time: time.toISOString(),
+        caller: caller?.name,
+        role: caller?.role,
+        tenantId: caller?.tenantId,
+        address: request.socket.remoteAddress,
+        method: request.method,
+        path,
+        status: response.statusCode,
+        code,
+        ...subjectOf(textOf(response.getHeader('location')) ?? path),
+        ifMatch: request.get('if-match'),
+        etag: textOf(response.getHeader('etag')),
+        milliseconds: Math.round(performance.now() - started),
+        isAborted: response.closed && !response.writableFinished ? true : undefined,
+      },
+      isChange,
+    );
+  };
+}
+
+/** Kind and id of the last object that a path names. */
+function subjectOf(path: string): { kind?: string; id?: string } {
+  const segments = path.split('/').filter((segment) => segment !== '');
+  const at = segments.findLastIndex((segment) => COLLECTIONS.has(segment));
+  return at < 0 ? {} : { kind: COLLECTIONS.get(segments[at]), id: segments[at + 1] };
+}
+
+function textOf(header: number | string | string[] | undefined): string | undefined {
+  return typeof header === 'string' ? header : undefined;
+}
+
+/** What the answer becomes: the change may have been made, and is recorded as soon as that is possible. */
+function unrecorded(response: Response, error: AuditError): string {
+  for (const name of ['etag', 'location', 'content-encoding', 'content-length']) response.removeHeader(name);
+  const problem = problemOf(error);
+  const detail = `${error.message}. What was asked for may have been done`;
+  response.status(problem.status).type(PROBLEM_TYPE);
+  return JSON.stringify({ ...problem, detail });
+}

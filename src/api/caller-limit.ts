@@ -1,0 +1,24 @@
+import type { RequestHandler } from 'express';
+import { rateLimit } from 'express-rate-limit';
+import { TooManyRequestsError } from './authentication/errors.js';
+import { isRepeated } from './authentication/failure-limit.js';
+import type { Caller } from './caller.js';
+
+const WINDOW_MS = 10_000;
+
+/** Refuses requests of a caller who makes more than `perSecond`, on average over ten seconds. */
+export function callerLimit(perSecond: number): RequestHandler {
+  return rateLimit({
+    windowMs: WINDOW_MS,
+    limit: (perSecond * WINDOW_MS) / 1000,
+    keyGenerator: (_request, response) => {
+      const { role, tenantId, name } = response.locals.caller as Caller;
+      return JSON.stringify([role, tenantId, name]);
+    },
+    standardHeaders: 'draft-8',
+    legacyHeaders: false,
+    handler: (request, _response, next) => {
+      next(new TooManyRequestsError(`expected at most ${perSecond} requests a second`, isRepeated(request)));
+    },
+  });
+}
