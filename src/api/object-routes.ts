@@ -145,14 +145,21 @@ async function remove(call: Call, kind: Kind): Promise<void> {
   const id = parseId('id', parameter(call, 'id'));
   const ifMatch = request.get('if-match');
   scope.requireWriter();
-  const found = await scope.find(kind, id);
-  if (ifMatch !== undefined && !ifMatchNames(ifMatch, found?.modified)) {
-    throw new PreconditionFailedError(kind, id, isChanged(found));
-  }
-  if (found !== undefined) {
+  for (let isChecked = false; !isChecked; ) {
+    const found = await scope.find(kind, id);
+    if (ifMatch !== undefined && !ifMatchNames(ifMatch, found?.modified)) {
+      throw new PreconditionFailedError(kind, id, isChanged(found));
+    }
+    if (found === undefined) break;
     await scope.checkChange(kind, found.object, undefined, new Map());
+    isChecked = true;
+    // What was checked is what is deleted: somebody may change it, or make another of that name, meanwhile.
+    const isSame = (_object: unknown, modified: number) => {
+      isChecked = modified === found.modified;
+      return isChecked;
+    };
     try {
-      await scope.repository.delete(kind, id, signal);
+      await scope.repository.deleteIf(kind, id, isSame, signal);
     } catch (error) {
       throw await scope.conceal(error);
     }
