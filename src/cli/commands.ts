@@ -6,14 +6,50 @@ import { systemTerminal, type Terminal } from './terminal.js';
 /** The commands that talk to the API. What a command needs is loaded when it runs, or its help is asked for. */
 export function addClientCommands(program: Command, terminal: Terminal = systemTerminal()): void {
   const lazy = new Map<Command, (command: Command) => Promise<void>>();
+  const prepare = async (command: Command) => {
+    const fill = lazy.get(command);
+    lazy.delete(command);
+    await fill?.(command);
+  };
+  program.hook('preSubcommand', (_program, command) => prepare(command));
+
+  program.commandsGroup('Topology:');
+  lazy.set(
+    program
+      .command('get <kind> [names...]')
+      .description('list objects of a kind, or show some; with --watch go on to tell how they change'),
+    async (command) => (await import('./topology-commands.js')).fillGet(command, terminal),
+  );
+  lazy.set(
+    program.command('apply').description('make the topology what a file says, and show the difference first'),
+    async (command) => (await import('./topology-commands.js')).fillApply(command, terminal),
+  );
+  lazy.set(program.command('export').description('write the topology as a file that apply takes'), async (command) =>
+    (await import('./topology-commands.js')).fillExport(command, terminal),
+  );
+  lazy.set(program.command('tenant').description('Tenants that have something').helpCommand(false), async (command) =>
+    (await import('./topology-commands.js')).fillTenant(command, terminal),
+  );
+
   program.commandsGroup('Objects:');
   for (const kind of KINDS) lazy.set(kindCommand(program, kind), (command) => fillKind(command, kind, terminal));
-  program.commandsGroup('Commands:');
+
+  program.commandsGroup('Explain:');
   lazy.set(
     program.command('trace').description('say what would become of a packet, and which rule or route decides'),
     async (command) => (await import('./trace.js')).fillTrace(command, terminal),
   );
-  program.hook('preSubcommand', async (_program, command) => lazy.get(command)?.(command));
+
+  program.commandsGroup('Shell:');
+  program
+    .command('completion <shell>')
+    .description('print what makes a shell complete commands and names: bash, zsh or fish')
+    .addHelpText('after', '\nExample:\n  $ source <(midonet completion bash)')
+    .action(async (shell: string) => (await import('./completion.js')).printCompletion(shell, terminal));
+  program
+    .command('complete [words...]', { hidden: true })
+    .description('print what the last of the words may become')
+    .action(async (words: string[]) => (await import('./completion.js')).complete(program, words, prepare, terminal));
 }
 
 function kindCommand(program: Command, kind: Kind): Command {
@@ -26,4 +62,5 @@ function kindCommand(program: Command, kind: Kind): Command {
 
 async function fillKind(command: Command, kind: Kind, terminal: Terminal): Promise<void> {
   (await import('./object-commands.js')).addObjectCommands(command, kind, terminal);
+  (await import('./topology-commands.js')).addMoreCommands(command, kind, terminal);
 }

@@ -20,6 +20,7 @@ const UUID_PREFIX = /^(?=[0-9a-f-]{8,36}$)[0-9a-f]{8}(-[0-9a-f-]*)?$/i;
 const SHORT_ID = 8;
 /** Names looked at to find one that is meant. */
 const SUGGESTED_FROM = 200;
+const REQUESTS_AT_ONCE = 8;
 /** Names shown of objects that are only referred to, at most: each is a request. */
 const MOST_NAMES = 500;
 
@@ -53,6 +54,9 @@ const PARENTS: Readonly<Partial<Record<Kind, { kind: Kind; field: string }[]>>> 
 /** Which objects people mean, and what to call those that the API speaks of. What was asked once is not asked again. */
 export class Names {
   private readonly named = new Map<string, Promise<string>>();
+  /** Requests for names wait for each other in so many rows. */
+  private readonly turns: Promise<unknown>[] = Array.from({ length: REQUESTS_AT_ONCE }, () => Promise.resolve());
+  private asked = 0;
 
   constructor(
     private readonly client: MidonetClient,
@@ -85,7 +89,7 @@ export class Names {
   nameOf(kind: Kind, id: string): Promise<string> {
     let name = this.named.get(id);
     if (name === undefined) {
-      if (this.named.size >= MOST_NAMES) return Promise.resolve(shortId(id));
+      if (this.asked >= MOST_NAMES) return Promise.resolve(shortId(id));
       name = this.find(kind, id);
       this.named.set(id, name);
     }
@@ -106,7 +110,10 @@ export class Names {
   }
 
   private async find(kind: Kind, id: string): Promise<string> {
-    const found = await this.client.collection(kind).get(id, this.signal);
+    const turn = this.asked++ % REQUESTS_AT_ONCE;
+    const request = this.turns[turn].then(() => this.client.collection(kind).get(id, this.signal));
+    this.turns[turn] = request.catch(() => undefined);
+    const found = await request;
     return found === undefined ? shortId(id) : this.nameOfObject(kind, found.object as AnyObject);
   }
 

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import type { InputOf, MidonetClient, PatchOf, Stored } from '../api/client.js';
 import { segmentOf } from '../api/resources.js';
 import { InvalidInputError, MidonetError } from '../errors.js';
@@ -30,8 +31,11 @@ export async function withClient<T>(
   work: (client: MidonetClient, names: Names) => Promise<T>,
 ): Promise<T> {
   const client = await connect(flags, terminal);
+  // Each request listens to it, and Node.js takes more than ten listeners of one for a leak.
+  const signal = AbortSignal.any([terminal.signal]);
+  setMaxListeners(0, signal);
   try {
-    return await work(client, new Names(client, flags.tenant, terminal.signal));
+    return await work(client, new Names(client, flags.tenant, signal));
   } finally {
     client.close();
   }

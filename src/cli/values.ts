@@ -92,7 +92,7 @@ async function objectOf(
 }
 
 function objectEntries(fields: readonly Field[], written: unknown, at: string): [string, unknown][] {
-  if (typeof written === 'object' && written !== null && !Array.isArray(written)) return Object.entries(written);
+  if (isRecord(written)) return Object.entries(written);
   if (isRange(fields)) {
     const range = typeof written === 'number' ? String(written) : written;
     if (typeof range === 'string' && !range.startsWith('{') && !range.includes('=')) return rangeOf(fields, range, at);
@@ -192,4 +192,8 @@ function formatRange({ start, end, ports }: Range): string {
   const range = start === end ? String(start) : `${start}-${end}`;
   if (ports === undefined) return range;
   return `${range.includes(':') ? `[${range}]` : range}:${formatRange(ports)}`;
+}
+
+export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
