@@ -12,6 +12,7 @@ import { batchRoutes } from './batch-routes.js';
 import { browserGuard } from './browser-guard.js';
 import { type Caller, LOCAL_ADMIN } from './caller.js';
 import { callerLimit } from './caller-limit.js';
+import { type FeedLimits, Feeds } from './feeds.js';
 import { jsonBodies } from './json-body.js';
 import { objectRoutes } from './object-routes.js';
 import { PROBLEM_TYPE, problemOf } from './problem.js';
@@ -20,6 +21,7 @@ import { NoSuchPathError } from './request-errors.js';
 import { securityHeaders } from './security-headers.js';
 import { Scope } from './tenancy.js';
 import { traceRoutes } from './trace-routes.js';
+import { watchRoutes } from './watch-routes.js';
 
 /** What the API works with. */
 export interface ApiContext {
@@ -38,6 +40,8 @@ export interface ApiContext {
   readonly audit?: AuditLog;
   /** Aborted when the server closes: answers that go on and on must end then. */
   readonly closing?: AbortSignal;
+  /** Of streams of changes; the usual ones when absent. */
+  readonly feedLimits?: FeedLimits;
 }
 
 /** What middleware leaves for those behind it, in `response.locals`. */
@@ -60,6 +64,8 @@ const AUTHENTICATE_AGAIN_MS = 1500;
 
 /** The REST API as a request handler: who, what, and errors in one form. */
 export function createApp(context: ApiContext): Express {
+  const feeds = new Feeds(context.repository, context.log, context.feedLimits);
+  context.closing?.addEventListener('abort', () => feeds.close(), { once: true });
   const app = express();
   app.disable('x-powered-by');
   app.set('query parser', 'simple');
@@ -77,6 +83,7 @@ export function createApp(context: ApiContext): Express {
   app.use(jsonBodies(BODY_LIMIT));
   app.use('/v1', accessTokenRoutes(new AccessTokens(context.repository.store)));
   app.use('/v1', batchRoutes());
+  app.use('/v1', watchRoutes(context, feeds));
   app.use('/v1', objectRoutes());
   app.use('/v1', traceRoutes(context));
   app.use(({ path }) => {

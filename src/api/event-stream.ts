@@ -3,7 +3,7 @@ export interface StreamEvent {
   /** `message` when the stream does not say. */
   readonly type: string;
   readonly data: string;
-  /** The last identifier that the stream gave, with this event or before. */
+  /** The last identifier that the stream gave, with this event or before; an event may be that, and no data. */
   readonly id: string | undefined;
 }
 
@@ -16,6 +16,7 @@ export async function* readEvents(stream: AsyncIterable<Buffer>): AsyncGenerator
   let rest = '';
   let type = '';
   let data: string[] = [];
+  let isIdentified = false;
   let id: string | undefined;
   for await (const part of stream) {
     rest += decoder.decode(part, { stream: true });
@@ -25,12 +26,16 @@ export async function* readEvents(stream: AsyncIterable<Buffer>): AsyncGenerator
     for (const line of lines) {
       const [name, value] = fieldOf(line.endsWith('\r') ? line.slice(0, -1) : line);
       if (name === undefined) {
-        if (data.length > 0) events.push({ type: type || 'message', data: data.join('\n'), id });
+        if (data.length > 0 || isIdentified) events.push({ type: type || 'message', data: data.join('\n'), id });
         type = '';
         data = [];
+        isIdentified = false;
       } else if (name === 'event') type = value;
       else if (name === 'data') data.push(value);
-      else if (name === 'id') id = value;
+      else if (name === 'id') {
+        id = value;
+        isIdentified = true;
+      }
     }
     yield events;
   }

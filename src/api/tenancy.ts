@@ -81,6 +81,13 @@ export async function tenantOf(lookup: Lookup, kind: Kind, object: TopologyTypes
   return named && tenantOf(lookup, owner.kind, named);
 }
 
+/** What decides who may know of an object, as far as it says that itself. */
+export function sightOf(kind: Kind, object: TopologyTypes[Kind]): string {
+  const fields = fieldsOf(object);
+  const owner = OWNERS[kind]?.find(({ field }) => fields[field] !== undefined);
+  return JSON.stringify([fields.tenantId, fields.shared, owner?.field, owner && fields[owner.field]]);
+}
+
 /** Whether the caller may know of the object. */
 export async function maySee(
   caller: Caller,

@@ -110,8 +110,8 @@ export interface TreeOptions {
    */
   readonly onCurrent?: () => void;
   /**
-   * Called whenever all that was heard of has been told: every change up to `zxid` then, deletions included. Smaller than before
-   * only if the servers were set back.
+   * Called when something was read and all that was heard of has been told: every change up to `zxid`, and none after it. Smaller
+   * than before only if the servers were set back.
    */
   readonly onSettled?: (zxid: number) => void;
 }

@@ -14,6 +14,7 @@ const TEXT = [
   'data: one\r\ndata:two\r\n\r\n',
   'event: delete\ndata: {}\n\n',
   'event: empty\n\n',
+  'id: 8\n\n',
   'data: cut off',
 ].join('');
 
@@ -21,6 +22,7 @@ const EVENTS: readonly StreamEvent[] = [
   { type: 'put', data: '{"name":"größe\u2028"}', id: '7' },
   { type: 'message', data: 'one\ntwo', id: '7' },
   { type: 'delete', data: '{}', id: '7' },
+  { type: 'message', data: '', id: '8' },
 ];
 
 test('events are read the same however the stream is cut', async (t) => {

@@ -31,7 +31,15 @@ import {
 import { releaseHostLeases } from '../leases/leases.js';
 import { joinPath, nodeName } from '../path.js';
 import { readAhead } from '../read-ahead.js';
-import { NodeError, NodeExistsError, NodeNotFoundError, type Store, type StoreNode, type Watch } from '../store.js';
+import {
+  NodeError,
+  NodeExistsError,
+  NodeNotFoundError,
+  type Store,
+  type StoreNode,
+  type TreeWatch,
+  type Watch,
+} from '../store.js';
 import { ObjectConflictError, ObjectNotFoundError } from '../topology-errors.js';
 import { ChangeSet, checkObject, type PlannedOperation, type Versioned } from './change-set.js';
 import { commit } from './commit.js';
@@ -76,6 +84,8 @@ export interface KindListener<T> {
   invalid(id: string, error: Error): void;
   /** Everything that is there was told: for the first time, and after every reconnect. */
   current(): void;
+  /** All that was heard of was told: every change up to `zxid`. See TreeOptions.onSettled. */
+  settled?(zxid: number): void;
 }
 
 /**
@@ -320,7 +330,7 @@ export class TopologyRepository {
    * Tells of every object of a kind, now and at every change, and of those that go. It is one watch however many there are, and
    * costs all of them to be read when it begins and after a reconnect, when only what differs is told.
    */
-  watchKind<K extends Kind>(kind: K, listener: KindListener<TopologyTypes[K]>): Watch {
+  watchKind<K extends Kind>(kind: K, listener: KindListener<TopologyTypes[K]>): TreeWatch {
     const folder = kindPath(kind);
     const depth = isSharded(kind) ? 2 : 1;
     const objectDepth = folder.split('/').length + depth;
@@ -340,7 +350,11 @@ export class TopologyRepository {
       }
       listener.put(object, node.stat.mzxid);
     };
-    return this.store.watchTree(folder, follow, { depth, onCurrent: () => listener.current() });
+    return this.store.watchTree(folder, follow, {
+      depth,
+      onCurrent: () => listener.current(),
+      onSettled: (zxid) => listener.settled?.(zxid),
+    });
   }
 
   /**

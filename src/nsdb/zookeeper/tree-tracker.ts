@@ -182,6 +182,7 @@ export class TreeTracker implements TreeWatch {
         this.retryDelay = RETRY_MIN;
         done(value);
         this.proceed();
+        this.tellSettled();
       },
       (error) => {
         if (this.round !== round) return;
@@ -217,8 +218,13 @@ export class TreeTracker implements TreeWatch {
       this.call(() => this.options.onCurrent?.());
       this.markReady();
     }
+  }
+
+  /** Only after an answer: the event of a deletion comes with no zxid, and is of a change after the latest answer. */
+  private tellSettled(): void {
     const { onSettled } = this.options;
-    if (onSettled !== undefined && !this.closed) this.call(() => onSettled(this.source.lastZxid()));
+    if (onSettled === undefined || !this.connected || this.underWay > 0 || this.failed.length > 0) return;
+    this.call(() => onSettled(this.source.lastZxid()));
   }
 
   private onNode(path: string, node: StoreNode | undefined, deep: boolean): void {

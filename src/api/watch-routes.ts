@@ -1,0 +1,146 @@
+import { type NextFunction, type Request, type Response, Router } from 'express';
+import type { Logger } from 'pino';
+import { InvalidInputError } from '../errors.js';
+import { ObjectNotFoundError } from '../nsdb/topology-errors.js';
+import { refersTo } from '../topology/references.js';
+import { KINDS, type Kind, type TopologyTypes } from '../topology/types.js';
+import type { ApiContext, Locals } from './app.js';
+import type { Caller } from './caller.js';
+import type { Feeds } from './feeds.js';
+import { type Filter, matches, parseId, parseObjectQuery, refuseOthers } from './object-query.js';
+import { NESTED, segmentOf } from './resources.js';
+import { ADMIN_KINDS, maySee, tenantOf } from './tenancy.js';
+import { type Selection, WatchStream } from './watch-stream.js';
+
+/** What a client asks to watch. */
+interface WatchRequest {
+  readonly kinds: readonly Kind[];
+  /** A version that a stream told; undefined: tell everything. */
+  readonly from: number | undefined;
+  /** Only what belongs to the tenant. */
+  readonly tenantId: string | undefined;
+  readonly wants: Selection['wants'];
+  /** The object that must be there. */
+  readonly id?: string;
+}
+
+/**
+ * Streams of server-sent events: of `/v1/watch`, and in the place of the answer wherever objects are, for those who accept
+ * nothing else or say `watch=true`.
+ */
+export function watchRoutes({ log }: ApiContext, feeds: Feeds): Router {
+  const router = Router();
+  const start = (response: Response, asked: WatchRequest) => watch(log, feeds, response, asked);
+  router.get('/watch', async (request, response) => {
+    refuseOthers(request.query, ['kinds', 'tenantId', 'from', 'watch']);
+    const { caller } = response.locals as Locals;
+    const kinds =
+      kindsIn(request.query.kinds) ?? KINDS.filter((kind) => caller.role === 'admin' || !ADMIN_KINDS.has(kind));
+    await start(response, { kinds, ...placeOf(request), wants: undefined });
+  });
+  for (const kind of KINDS) {
+    router.get(`/${segmentOf(kind)}`, streamOnly, async (request, response) => {
+      const filters = filtersIn(kind, request);
+      const wants = filters.length > 0 ? (object: TopologyTypes[Kind]) => matches(filters, object) : undefined;
+      await start(response, { kinds: [kind], ...placeOf(request), wants });
+    });
+    router.get(`/${segmentOf(kind)}/:id`, streamOnly, async (request, response) => {
+      refuseOthers(request.query, ['from', 'watch']);
+      const id = parseId('id', request.params.id);
+      await start(response, { kinds: [kind], ...placeOf(request), wants: (object) => object.id === id, id });
+    });
+  }
+  for (const { parent, segment, row } of NESTED) {
+    router.get(`/${segmentOf(parent)}/:id/${segment}`, streamOnly, async (request, response) => {
+      const { scope } = response.locals as Locals;
+      const filters = filtersIn(row.kind, request);
+      const { object } = await scope.require(parent, parseId('id', request.params.id));
+      const wants = (one: TopologyTypes[Kind]) => refersTo(row, one, object.id) && matches(filters, one);
+      await start(response, { kinds: [row.kind], ...placeOf(request), wants });
+    });
+  }
+  return router;
+}
+
+async function watch(
+  log: Logger,
+  feeds: Feeds,
+  response: Response,
+  { kinds, from, tenantId, wants, id }: WatchRequest,
+): Promise<void> {
+  const { caller, signal } = response.locals as Locals;
+  const selection = { maySee: sight(caller, tenantId), wants };
+  const stream = new WatchStream({
+    feeds,
+    kinds,
+    caller: caller.name,
+    selection,
+    log,
+  });
+  try {
+    await stream.catchUp(signal);
+    const isMissing = id !== undefined && from === undefined && (await stream.find(id)) === undefined;
+    if (isMissing) throw new ObjectNotFoundError(kinds[0], id);
+  } catch (error) {
+    stream.end();
+    throw error;
+  }
+  await stream.run(response, from);
+}
+
+/** What the caller may see of a tenant, or of all. */
+function sight(caller: Caller, tenantId: string | undefined): Selection['maySee'] {
+  if (caller.role === 'admin' && tenantId === undefined) return undefined;
+  return async (lookup, kind, object) =>
+    (await maySee(caller, lookup, kind, object)) &&
+    (tenantId === undefined || (await tenantOf(lookup, kind, object)) === tenantId);
+}
+
+/** Leaves requests for an ordinary answer to others. */
+function streamOnly({ method, query, headers }: Request, _response: Response, next: NextFunction): void {
+  const { watch } = query;
+  if (watch !== undefined && watch !== 'true') throw new InvalidInputError('watch', watch, 'expected true');
+  const isWanted = watch === 'true' || /\btext\/event-stream\b/i.test(headers.accept ?? '');
+  next(isWanted && method === 'GET' ? undefined : 'route');
+}
+
+function filtersIn(kind: Kind, { query }: Request): readonly Filter[] {
+  const { watch, from, tenantId, ...fields } = query;
+  for (const name of ['limit', 'after']) {
+    if (fields[name] !== undefined)
+      throw new InvalidInputError(name, fields[name], 'expected none: a stream has no pages');
+  }
+  return parseObjectQuery(kind, fields).filters;
+}
+
+/** @throws InvalidInputError */
+function placeOf({ headers, query: { from, tenantId } }: Request): Pick<WatchRequest, 'from' | 'tenantId'> {
+  if (tenantId !== undefined && typeof tenantId !== 'string') {
+    throw new InvalidInputError('tenantId', tenantId, 'expected one value');
+  }
+  // Who comes back to a URL with `from` has been told more meanwhile.
+  const last = headers['last-event-id'];
+  const isBack = typeof last === 'string' && last !== '';
+  return {
+    from: isBack ? parseVersion('last-event-id', last) : from === undefined ? undefined : parseVersion('from', from),
+    tenantId,
+  };
+}
+
+function parseVersion(field: string, text: unknown): number {
+  if (typeof text !== 'string' || !/^\d{1,16}$/.test(text) || !Number.isSafeInteger(Number(text))) {
+    throw new InvalidInputError(field, text, 'expected the id of an event of such a stream');
+  }
+  return Number(text);
+}
+
+/** @throws InvalidInputError */
+function kindsIn(text: unknown): readonly Kind[] | undefined {
+  if (text === undefined) return undefined;
+  const names = typeof text === 'string' ? text.split(',') : [];
+  const kinds = KINDS.filter((kind) => names.includes(kind));
+  if (kinds.length === 0 || kinds.length !== new Set(names).size) {
+    throw new InvalidInputError('kinds', text, `expected some of ${KINDS.join(', ')}, with commas between them`);
+  }
+  return kinds;
+}
