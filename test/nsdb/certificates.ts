@@ -23,10 +23,14 @@ export class Authority {
     return this.file(`${this.name}.pem`);
   }
 
-  /** One end's side: a certificate for `subject` (such as "IP:127.0.0.1"), and this authority to check the other end by. */
-  async issue(name: string, subject: string): Promise<Required<Tls>> {
+  /**
+   * One end's side: a certificate for `subject` (such as "IP:127.0.0.1"), and this authority to check the other end by.
+   * @param organization in the certificate beside the name
+   */
+  async issue(name: string, subject: string, organization?: string): Promise<Required<Tls>> {
     const by = ['-CA', this.certificateFile, '-CAkey', this.file(`${this.name}.key`)];
-    await this.openssl(name, [...by, '-addext', `subjectAltName=${subject}`, '-addext', 'basicConstraints=CA:FALSE']);
+    const more = [...by, '-addext', `subjectAltName=${subject}`, '-addext', 'basicConstraints=CA:FALSE'];
+    await this.openssl(name, more, organization === undefined ? '' : `/O=${organization}`);
     const [ca, certificate, key] = await Promise.all(
       [this.certificateFile, this.file(`${name}.pem`), this.file(`${name}.key`)].map((file) => readFile(file, 'utf8')),
     );
@@ -44,7 +48,7 @@ export class Authority {
     return join(this.folder, name);
   }
 
-  private async openssl(name: string, more: readonly string[]): Promise<void> {
+  private async openssl(name: string, more: readonly string[], subject = ''): Promise<void> {
     const key = [
       '-newkey',
       'ec',
@@ -54,7 +58,7 @@ export class Authority {
       '-keyout',
       this.file(`${name}.key`),
     ];
-    const made = ['-out', this.file(`${name}.pem`), '-subj', `/CN=${name}`, '-days', '2'];
+    const made = ['-out', this.file(`${name}.pem`), '-subj', `/CN=${name}${subject}`, '-days', '2'];
     await run('openssl', ['req', '-x509', ...key, ...made, ...more]);
   }
 }
