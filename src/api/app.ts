@@ -3,7 +3,7 @@ import express, { type ErrorRequestHandler, type Express, type RequestHandler } 
 import type { Logger } from 'pino';
 import type { ErrorCode } from '../errors.js';
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
-import type { AuditLog } from './audit-log.js';
+import type { AuditEntry, AuditLog } from './audit-log.js';
 import { auditing, requireAudit } from './auditing.js';
 import { accessTokenRoutes } from './authentication/access-token-routes.js';
 import { AccessTokens } from './authentication/access-tokens.js';
@@ -53,6 +53,8 @@ export interface Locals {
   signal: AbortSignal;
   /** Of the error that the request failed with. */
   code?: ErrorCode;
+  /** What a batch has done. */
+  changes?: AuditEntry['changes'];
   /** One of many that are refused for the same reason: the first was recorded. */
   isUnrecorded?: boolean;
 }

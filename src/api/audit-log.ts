@@ -21,6 +21,13 @@ export interface AuditEntry {
   /** Versions: what the request was made for, and what it made. */
   readonly ifMatch?: string;
   readonly etag?: string;
+  /** The same of each object that a batch was about. */
+  readonly changes?: readonly {
+    readonly kind: string;
+    readonly id: string;
+    readonly result: string;
+    readonly etag?: string;
+  }[];
   readonly milliseconds: number;
   /** The client did not wait for the answer. */
   readonly isAborted?: boolean;

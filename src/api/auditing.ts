@@ -6,6 +6,8 @@ import { isReading } from './reading.js';
 import { COLLECTIONS } from './resources.js';
 
 const REFUSALS: ReadonlySet<number> = new Set([401, 403, 429]);
+/** By the segment of a path: what has an id. */
+const KINDS: ReadonlyMap<string, string> = new Map([...COLLECTIONS, ['access-tokens', 'access-token']]);
 const PATH_CHARACTERS = 1000;
 
 /** Records every change, and every request that is refused, before its answer goes. Stands before whatever answers. */
@@ -52,7 +54,7 @@ function recorder(audit: AuditLog, request: Request, response: Response): () => 
   return () => {
     if (isRecorded) return;
     isRecorded = true;
-    const { caller, isUnrecorded, code } = response.locals as Partial<Locals>;
+    const { caller, changes, isUnrecorded, code } = response.locals as Partial<Locals>;
     const isRefusal = REFUSALS.has(response.statusCode);
     const isChange = !isReading(request) && !isRefusal;
     if ((!isChange && !isRefusal) || isUnrecorded) return;
@@ -71,6 +73,7 @@ function recorder(audit: AuditLog, request: Request, response: Response): () => 
         ...subjectOf(textOf(response.getHeader('location')) ?? path),
         ifMatch: request.get('if-match'),
         etag: textOf(response.getHeader('etag')),
+        changes,
         milliseconds: Math.round(performance.now() - started),
         isAborted: response.closed && !response.writableFinished ? true : undefined,
       },
@@ -82,8 +85,8 @@ function recorder(audit: AuditLog, request: Request, response: Response): () => 
 /** Kind and id of the last object that a path names. */
 function subjectOf(path: string): { kind?: string; id?: string } {
   const segments = path.split('/').filter((segment) => segment !== '');
-  const at = segments.findLastIndex((segment) => COLLECTIONS.has(segment));
-  return at < 0 ? {} : { kind: COLLECTIONS.get(segments[at]), id: segments[at + 1] };
+  const at = segments.findLastIndex((segment) => KINDS.has(segment));
+  return at < 0 ? {} : { kind: KINDS.get(segments[at]), id: segments[at + 1] };
 }
 
 function textOf(header: number | string | string[] | undefined): string | undefined {

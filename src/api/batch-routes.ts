@@ -39,6 +39,9 @@ export function batchRoutes(): Router {
       const { operations } = validateBody(batchSchema, request.body);
       const changes: readonly Change[] = operations;
       const outcomes = await carryOut(scope, changes, (i) => `operations[${i}].body`, signal);
+      response.locals.changes = outcomes.map(({ kind, id, result, stored }) => {
+        return { kind, id, result, etag: stored && etagOf(stored.modified) };
+      });
       const results = outcomes.map(({ kind, id, result, stored }) => ({
         kind,
         id,
