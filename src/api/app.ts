@@ -14,11 +14,15 @@ import { type Caller, LOCAL_ADMIN } from './caller.js';
 import { callerLimit } from './caller-limit.js';
 import { type FeedLimits, Feeds } from './feeds.js';
 import { jsonBodies } from './json-body.js';
+import { linkRoutes } from './link-routes.js';
+import { memberRoutes } from './member-routes.js';
 import { objectRoutes } from './object-routes.js';
+import { overviewRoutes } from './overview-routes.js';
 import { PROBLEM_TYPE, problemOf } from './problem.js';
 import { isReading } from './reading.js';
 import { NoSuchPathError } from './request-errors.js';
 import { securityHeaders } from './security-headers.js';
+import { tableRoutes } from './table-routes.js';
 import { Scope } from './tenancy.js';
 import { traceRoutes } from './trace-routes.js';
 import { watchRoutes } from './watch-routes.js';
@@ -84,8 +88,12 @@ export function createApp(context: ApiContext): Express {
   if (audit !== undefined) app.use(requireAudit(audit));
   app.use(jsonBodies(BODY_LIMIT));
   app.use('/v1', accessTokenRoutes(new AccessTokens(context.repository.store)));
+  app.use('/v1', overviewRoutes());
   app.use('/v1', batchRoutes());
   app.use('/v1', watchRoutes(context, feeds));
+  app.use('/v1', memberRoutes());
+  app.use('/v1', tableRoutes());
+  app.use('/v1', linkRoutes());
   app.use('/v1', objectRoutes());
   app.use('/v1', traceRoutes(context));
   app.use(({ path }) => {

@@ -64,3 +64,10 @@ export class DerivedEntryError extends MidonetError {
     super('MN_CONFLICT', `${what} ${name} follows from ${kind} ${id}; change that instead`);
   }
 }
+
+/** An entry of a table is as the hosts that learned it say, for as long as they do. */
+export class LearnedEntryError extends MidonetError {
+  constructor(what: string, name: string) {
+    super('MN_CONFLICT', `${what} ${name} was learned; it goes when the host that learned it takes it back`);
+  }
+}

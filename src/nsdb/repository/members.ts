@@ -10,6 +10,7 @@ import { decodeJson, encodeJson } from '../json.js';
 import { memberPath, membersPath, objectPath } from '../layout.js';
 import { joinPath } from '../path.js';
 import { readAhead } from '../read-ahead.js';
+import { inShards } from '../shards.js';
 import { NodeExistsError, NodeNotFoundError, type Store } from '../store.js';
 import { ObjectNotFoundError } from '../topology-errors.js';
 import { foldersBetween } from './change-set.js';
@@ -74,6 +75,26 @@ export class Members<K extends GroupKind> {
       const values = await readAhead(names, signal, (name, signal) => this.read(this.path(name), signal));
       for (const [i, value] of values.entries()) if (value !== undefined) yield [names[i], value];
     }
+  }
+
+  /**
+   * Some of the members, in an order of their own that does not change, behind the name `after`; `next` is there when there may
+   * be more.
+   */
+  async page(
+    after: string | undefined,
+    limit: number,
+    signal?: AbortSignal,
+  ): Promise<{ items: [string, Member<K>][]; next: string | undefined }> {
+    const from = after && MEMBERS[this.kind].name(after);
+    const found = await inShards(this.store, membersPath(this.kind, this.id), { after: from, signal }, limit + 1);
+    const names = found.slice(0, limit);
+    const values = await readAhead(names, signal, (name, signal) => this.read(this.path(name), signal));
+    const items = names.flatMap((name, i): [string, Member<K>][] => {
+      const value = values[i];
+      return value === undefined ? [] : [[name, value]];
+    });
+    return { items, next: found.length > limit ? names.at(-1) : undefined };
   }
 
   private path(name: string): string {

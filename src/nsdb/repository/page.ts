@@ -9,11 +9,10 @@ import {
   namesPath,
   objectPath,
   referenceFolder,
-  shard,
   tenantKindPath,
 } from '../layout.js';
-import { joinPath } from '../path.js';
 import { readAhead } from '../read-ahead.js';
+import { inShards } from '../shards.js';
 import type { Store, StoreNode } from '../store.js';
 import type { Versioned } from './change-set.js';
 import { holderSchema } from './index-entries.js';
@@ -42,9 +41,6 @@ export interface Page<T> {
 
 /** The object in a node. @throws MidonetError when it cannot be read */
 export type Decode = <K extends Kind>(kind: K, node: StoreNode, path: string) => TopologyTypes[K];
-
-/** Shards whose lists are read at once, at most. */
-const MAX_SHARDS = 64;
 
 /**
  * The objects that a query names, as far as its limit goes. Identifiers come from the narrowest list that there is; the
@@ -102,30 +98,6 @@ async function identifiers(store: Store, decode: Decode, query: PageQuery<Kind>,
   }
   if (tenantId !== undefined) return inShards(store, tenantKindPath(tenantId, kind), query, count);
   return isSharded(kind) ? inShards(store, kindPath(kind), query, count) : behind(await children(kindPath(kind)));
-}
-
-/** In the order of the shards, and in each of the identifiers. */
-async function inShards(
-  store: Store,
-  folder: string,
-  { after, signal }: PageQuery<Kind>,
-  count: number,
-): Promise<string[]> {
-  const first = after === undefined ? '' : shard(after);
-  const shards = ((await store.children(folder, { signal })) ?? []).filter((name) => name >= first);
-  const ids: string[] = [];
-  for (
-    let i = 0, width = 1;
-    i < shards.length && ids.length < count;
-    i += width, width = Math.min(2 * width, MAX_SHARDS)
-  ) {
-    const lists = await readAhead(shards.slice(i, i + width), signal, async (name, signal) => {
-      const names = (await store.children(joinPath(folder, name), { signal })) ?? [];
-      return after !== undefined && name === first ? names.filter((id) => id > after) : names;
-    });
-    ids.push(...lists.flat());
-  }
-  return ids.slice(0, count);
 }
 
 /** Who names an object that one other may name. */

@@ -1,9 +1,11 @@
 import type { z } from 'zod';
-import { InvalidInputError } from '../../errors.js';
+import { InvalidInputError, MidonetError } from '../../errors.js';
 import { validate } from '../../topology/validate.js';
 import { decodeJson, encodeJson } from '../json.js';
 import { tableEntryPath } from '../layout.js';
 import { parentPath } from '../path.js';
+import { readAhead } from '../read-ahead.js';
+import { inShards } from '../shards.js';
 import {
   type CallOptions,
   type EphemeralNode,
@@ -32,6 +34,12 @@ export interface TableEntry<V> {
   readonly value: V;
   /** Whether it is there for as long as somebody's session; otherwise it was put. */
   readonly isLearned: boolean;
+}
+
+/** A part of a table; `next` is the text of its last key. */
+export interface TablePage<K, V> {
+  readonly items: readonly (TableEntry<V> & { readonly key: K })[];
+  readonly next: string | undefined;
 }
 
 export interface SharedTableOptions<K> {
@@ -76,6 +84,32 @@ export class SharedTable<K, V> {
     const node = await this.store.get(path, options);
     if (node === undefined) return undefined;
     return { value: decodeJson(this.type.value, node.data, path), isLearned: node.stat.ephemeralOwner !== undefined };
+  }
+
+  /**
+   * Some of the entries, in an order of their own that does not change, behind the key `after`; `next` is there when there may be
+   * more. Entries that are not valid are left out.
+   * @throws InvalidInputError for `after`
+   */
+  async page(after: K | undefined, limit: number, { signal }: CallOptions = {}): Promise<TablePage<K, V>> {
+    const from = after === undefined ? undefined : this.type.formatKey(after);
+    const found = await inShards(this.store, this.folder, { after: from, signal }, limit + 1);
+    const names = found.slice(0, limit);
+    const keys = names.map((name) => this.type.parseKey(name));
+    const entries = await readAhead(keys, signal, (key, signal) =>
+      key === undefined ? Promise.resolve(undefined) : this.readable(key, signal),
+    );
+    const items = entries.flatMap((entry, i) => (entry === undefined ? [] : [{ key: keys[i]!, ...entry }]));
+    return { items, next: found.length > limit ? names.at(-1) : undefined };
+  }
+
+  private async readable(key: K, signal: AbortSignal | undefined): Promise<TableEntry<V> | undefined> {
+    try {
+      return await this.get(key, { signal });
+    } catch (error) {
+      if (error instanceof MidonetError && error.code === 'MN_INVALID_INPUT') return undefined;
+      throw error;
+    }
   }
 
   /**

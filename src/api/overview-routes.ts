@@ -1,0 +1,49 @@
+import { Router } from 'express';
+import { hostAlivePath } from '../nsdb/layout.js';
+import { KINDS } from '../topology/types.js';
+import { parseId, refuseOthers } from './object-query.js';
+import { sendPage } from './object-routes.js';
+import { segmentOf } from './resources.js';
+import { parameter, serve } from './serve.js';
+
+/** `/v1`: what there is; `/v1/tenants`: whose; `/v1/hosts/{id}/status`: whether a host's agent runs. */
+export function overviewRoutes(): Router {
+  const router = Router();
+  serve(router, '/', {
+    get: ({ request, response }) => {
+      refuseOthers(request.query, []);
+      const collections = Object.fromEntries(KINDS.map((kind) => [segmentOf(kind), `/v1/${segmentOf(kind)}`]));
+      response.json({
+        collections,
+        tenants: '/v1/tenants',
+        batch: '/v1/batch',
+        watch: '/v1/watch',
+        trace: '/v1/trace',
+        openapi: '/v1/openapi.json',
+        documentation: '/docs',
+      });
+    },
+  });
+  serve(router, '/tenants', {
+    get: async (call) => {
+      const { request, scope, signal } = call;
+      refuseOthers(request.query, []);
+      const tenants = scope.isAdmin ? await scope.repository.tenants(signal) : [scope.caller.tenantId];
+      sendPage(
+        call,
+        tenants.map((id) => ({ id })),
+        undefined,
+      );
+    },
+  });
+  serve(router, '/hosts/:id/status', {
+    get: async (call) => {
+      const { request, response, scope, signal } = call;
+      refuseOthers(request.query, []);
+      const { object } = await scope.require('host', parseId('id', parameter(call, 'id')));
+      const alive = await scope.repository.store.exists(hostAlivePath(object.id), { signal });
+      response.json({ id: object.id, alive: alive !== undefined });
+    },
+  });
+  return router;
+}
