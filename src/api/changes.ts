@@ -153,30 +153,30 @@ async function stageReplacement(attempt: Attempt, change: Change & { op: 'replac
   const { kind, id, ifMatch } = change;
   const { scope, staged } = attempt;
   const input = { ...bodyOf(change), id };
-  const existing = await loadIf(attempt, kind, id, ifMatch);
+  const { existing, modified } = await loadIf(attempt, kind, id, ifMatch);
   if (existing !== undefined && !(await scope.sees(kind, existing, staged))) throw new ObjectNotFoundError(kind, id);
   if (existing !== undefined && change.onlyNew) throw new PreconditionFailedError(kind, id, 'there is one already');
   if (existing === undefined) return make(attempt, kind, input, undefined);
   const completed = scope.complete(kind, withKept(kind, input, existing), existing);
-  return replace(attempt, kind, existing, validated(kind, completed));
+  return replace(attempt, kind, existing, validated(kind, completed), modified);
 }
 
 async function stagePatch(attempt: Attempt, change: Change & { op: 'patch' }): Promise<Staged> {
   const { kind, id, ifMatch } = change;
   const { scope, staged } = attempt;
   const patch = bodyOf(change);
-  const existing = await loadIf(attempt, kind, id, ifMatch);
+  const { existing, modified } = await loadIf(attempt, kind, id, ifMatch);
   if (existing === undefined || !(await scope.sees(kind, existing, staged))) throw new ObjectNotFoundError(kind, id);
-  return replace(attempt, kind, existing, validated(kind, mergePatch(existing, patch)));
+  return replace(attempt, kind, existing, validated(kind, mergePatch(existing, patch)), modified);
 }
 
 async function stageDeletion(attempt: Attempt, { kind, id, ifMatch }: Change & { op: 'delete' }): Promise<Staged> {
   const { scope, transaction, signal, staged } = attempt;
-  const existing = await loadIf(attempt, kind, id, ifMatch);
+  const { existing, modified } = await loadIf(attempt, kind, id, ifMatch);
   scope.requireWriter();
   if (existing === undefined || !(await scope.sees(kind, existing, staged))) return { kind, id, result: 'unchanged' };
   await scope.checkChange(kind, existing, undefined, staged);
-  await transaction.delete(kind, id, signal);
+  await transaction.delete(kind, id, signal, modified);
   staged.delete(stagedKey(kind, id));
   return { kind, id, result: 'deleted' };
 }
@@ -201,13 +201,14 @@ async function replace<K extends Kind>(
   kind: K,
   before: TopologyTypes[K],
   after: TopologyTypes[K],
+  modified: number | undefined,
 ): Promise<Staged> {
   const { scope, transaction, signal, staged } = attempt;
   const { id } = before;
   if (after.id !== id) throw new InvalidInputError(`${kind}.id`, after.id, `expected ${id}, as in the path`);
   await scope.checkChange(kind, before, after, staged);
   if (isDeepStrictEqual(before, after)) return { kind, id, result: 'unchanged' };
-  await transaction.update(kind, asInput(kind, after), signal);
+  await transaction.update(kind, asInput(kind, after), signal, modified);
   staged.set(stagedKey(kind, id), after);
   return { kind, id, result: 'changed' };
 }
@@ -217,22 +218,20 @@ function load<K extends Kind>(attempt: Attempt, kind: K, id: string): Promise<To
   return readable(kind, id, attempt.transaction.get(kind, id, attempt.signal));
 }
 
-/** The same, if the caller may know of it and it is in a version that `ifMatch` names. @throws PreconditionFailedError */
+/**
+ * The same with the version that it must have in the store, if the change is for one.
+ * @throws PreconditionFailedError unless `ifMatch` names the version of an object that the caller may know of
+ */
 async function loadIf<K extends Kind>(
   attempt: Attempt,
   kind: K,
   id: string,
   ifMatch: string | undefined,
-): Promise<TopologyTypes[K] | undefined> {
-  if (ifMatch === undefined) return load(attempt, kind, id);
+): Promise<{ existing: TopologyTypes[K] | undefined; modified?: number }> {
+  if (ifMatch === undefined) return { existing: await load(attempt, kind, id) };
   const found = await attempt.scope.find(kind, id);
   if (!ifMatchNames(ifMatch, found?.modified)) throw new PreconditionFailedError(kind, id, isChanged(found));
-  const object = await load(attempt, kind, id);
-  // Somebody has changed it just now.
-  if (!attempt.staged.has(stagedKey(kind, id)) && !isDeepStrictEqual(object, found?.object)) {
-    throw new ObjectConflictError(kind, id);
-  }
-  return object;
+  return { existing: await load(attempt, kind, id), modified: found?.modified };
 }
 
 /** Why a version is not the one that was asked for. */
