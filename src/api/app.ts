@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
 import type { Logger } from 'pino';
 import type { ErrorCode } from '../errors.js';
+import type { NsdbStatus } from '../nsdb/operations/status.js';
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { AuditEntry, AuditLog } from './audit-log.js';
 import { auditing, requireAudit } from './auditing.js';
@@ -22,6 +23,7 @@ import { PROBLEM_TYPE, problemOf } from './problem.js';
 import { isReading } from './reading.js';
 import { NoSuchPathError } from './request-errors.js';
 import { securityHeaders } from './security-headers.js';
+import { statusRoutes } from './status-routes.js';
 import { tableRoutes } from './table-routes.js';
 import { Scope } from './tenancy.js';
 import { traceRoutes } from './trace-routes.js';
@@ -42,6 +44,8 @@ export interface ApiContext {
   readonly requestsPerSecond?: number;
   /** Where changes and refused requests are recorded; nowhere when absent. */
   readonly audit?: AuditLog;
+  /** How the NSDB is; absent where nobody can tell. */
+  readonly nsdbStatus?: (signal: AbortSignal) => Promise<NsdbStatus>;
   /** Aborted when the server closes: answers that go on and on must end then. */
   readonly closing?: AbortSignal;
   /** Of streams of changes; the usual ones when absent. */
@@ -96,6 +100,7 @@ export function createApp(context: ApiContext): Express {
   app.use('/v1', linkRoutes());
   app.use('/v1', objectRoutes());
   app.use('/v1', traceRoutes(context));
+  app.use('/v1', statusRoutes(context));
   app.use(({ path }) => {
     throw new NoSuchPathError(path);
   });

@@ -1,9 +1,9 @@
-import { InvalidInputError, UnsupportedError } from '../errors.js';
 import { readAhead } from '../nsdb/read-ahead.js';
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { PlainStep } from '../simulation/explain.js';
 import { describeRule } from '../topology/rule-text.js';
 import type { Kind, Port, Rule, TopologyTypes } from '../topology/types.js';
+import { unlessUnreadable } from './unreadable.js';
 
 /** What an answer names is read up to this many objects of it; the rest keep their identifiers. */
 const MAX_OBJECTS = 500;
@@ -139,11 +139,6 @@ export class TraceNames {
     const found = [...this.objects.values()].filter((one) => one.kind === kind);
     return found.map(({ object }) => object as TopologyTypes[K]);
   }
-}
-
-/** What cannot be read is told of by its identifier. */
-function unlessUnreadable(error: unknown): undefined {
-  if (!(error instanceof InvalidInputError || error instanceof UnsupportedError)) throw error;
 }
 
 function shortId(id: string): string {

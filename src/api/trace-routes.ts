@@ -10,7 +10,9 @@ import type { Port } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { AgentLink, AgentUnavailableError } from './agent-link.js';
 import type { ApiContext } from './app.js';
+import { validateBody } from './error-fields.js';
 import type { OperationDescription } from './operation.js';
+import { serve } from './serve.js';
 import { addressPacket } from './trace-macs.js';
 import { TraceNames } from './trace-names.js';
 import { traceOutcome } from './trace-outcome.js';
@@ -137,9 +139,12 @@ export const TRACE_OPERATIONS: readonly OperationDescription[] = [
 /** `POST /v1/trace`: what would become of a packet that comes in at a port. Nothing is sent, and nothing changed. */
 export function traceRoutes(context: ApiContext): Router {
   const router = Router();
-  router.post('/trace', async (request, response) => {
-    const body = validate(traceRequestBody, request.body, 'body');
-    response.json(await trace(context, body, response.locals.signal));
+  serve(router, '/trace', {
+    post: async ({ request, response, scope, signal }) => {
+      scope.requireAdmin('trace packets');
+      const body = validateBody(traceRequestBody, request.body);
+      response.json(await trace(context, body, signal));
+    },
   });
   return router;
 }

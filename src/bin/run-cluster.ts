@@ -9,8 +9,10 @@ import { ApiServer } from '../api/server.js';
 import { SOCKET_LIMITS } from '../api/socket-limits.js';
 import { InvalidInputError } from '../errors.js';
 import { HttpEndpoint } from '../http-endpoint.js';
+import { status } from '../nsdb/operations/status.js';
 import { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../nsdb/zookeeper/client.js';
+import { withoutRoot } from '../nsdb/zookeeper/connect-string.js';
 import { apiSettings } from './api-settings.js';
 import type { Config } from './config.js';
 import { namingAddress } from './listen-address.js';
@@ -57,6 +59,7 @@ export async function runCluster(config: Config, log: Logger, signal: AbortSigna
       isLocalOnly,
       requestsPerSecond: api.limits.requestsPerSecond,
       audit,
+      nsdbStatus: nsdbStatusOf(config.nsdb, store, closers),
     }).catch(namingAddress('config.api.listen', api.listen));
     closers.add(() => server.close());
     const http = await HttpEndpoint.listen({
@@ -77,6 +80,15 @@ export async function runCluster(config: Config, log: Logger, signal: AbortSigna
     await closers.close();
     throw error;
   }
+}
+
+/** How the NSDB is. Its servers are asked with a client of its own where the data are below a path of theirs. */
+function nsdbStatusOf(nsdb: Config['nsdb'], store: ZookeeperStore, closers: Closers) {
+  const connect = withoutRoot(nsdb.connect);
+  const server = connect === nsdb.connect ? store : new ZookeeperStore({ ...nsdbConnection(nsdb), connect });
+  if (server !== store) closers.add(() => server.close());
+  return (signal: AbortSignal) =>
+    status({ connect: nsdb.connect, store, server, askServers: nsdb.tls === undefined, signal });
 }
 
 /** Makes the top folders of an NSDB that has none, as soon as there is one: until then requests are answered with 503. */

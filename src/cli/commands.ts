@@ -39,6 +39,10 @@ export function addClientCommands(program: Command, terminal: Terminal = systemT
     program.command('trace').description('say what would become of a packet, and which rule or route decides'),
     async (command) => (await import('./trace.js')).fillTrace(command, terminal),
   );
+  lazy.set(
+    program.command('status').description('say what is wrong in the whole cluster, and what to do about it'),
+    async (command) => (await import('./status.js')).fillStatus(command, terminal),
+  );
 
   program.commandsGroup('Shell:');
   program

@@ -1,37 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { pino } from 'pino';
-import { startAgentControl } from '../../src/agent/control/agent-control.js';
-import { createApp } from '../../src/api/app.js';
-import { ApiClient, ApiError } from '../../src/api/client.js';
-import type { TraceAnswer } from '../../src/api/trace-routes.js';
+import { ApiError } from '../../src/api/client.js';
 import { formatIpv4, formatMac } from '../../src/packet/address.js';
 import type { Cluster } from '../agent/cluster.js';
 import { clusterTest } from '../agent/cluster-test.js';
 import { until } from '../agent/until.js';
-
-const log = pino({ level: 'silent' });
-
-/** The API, and agents that it can ask. */
-async function serve(c: Cluster) {
-  const controls = c.hosts.map((host) => startAgentControl({ agent: host.agent, host: '127.0.0.1', port: 0, log }));
-  const server = createServer(createApp({ repository: c.repository, log }));
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  const client = new ApiClient({ server: `http://127.0.0.1:${port}` });
-  const ask = async (body: object) => (await client.request('POST', '/v1/trace', { body })).body as TraceAnswer;
-  return {
-    client,
-    ask,
-    async close() {
-      client.close();
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
-      await Promise.all(controls.map((one) => one.close()));
-    },
-  };
-}
+import { ExplainingApi } from './explaining-api.js';
 
 /** Two bridges, a pod each on hosts of their own, and a router between them with a firewall at the first pod. */
 async function network(c: Cluster) {
@@ -70,12 +43,12 @@ async function network(c: Cluster) {
 
 clusterTest('what becomes of a packet, in a sentence and step by step', { hosts: 2 }, async (t, c) => {
   const { a, b, chainId, bridges } = await network(c);
-  const api = await serve(c);
+  const api = await ExplainingApi.serve(c);
   try {
-    const ask = (packet: string, more: object = {}) => api.ask({ portId: a.id, packet, ...more });
-    await until('the agents can be asked, and know the chain', async () => {
-      const answer = await ask('tcp 10.1.0.1:999 > 10.2.0.2:80').catch(unlessUnavailable);
-      return answer?.passes[0].steps.some(({ type }) => type === 'rule') ?? false;
+    const ask = (packet: string, more: object = {}) => api.trace({ portId: a.id, packet, ...more });
+    await until('the agents know the chain', async () => {
+      const answer = await ask('tcp 10.1.0.1:999 > 10.2.0.2:80');
+      return answer.passes[0].steps.some(({ type }) => type === 'rule');
     });
     const there = await ask('tcp 10.1.0.1:999 > 10.2.0.2:80');
     t.deepEqual(there.outcome, {
@@ -169,13 +142,13 @@ clusterTest('a packet that comes back from the datapath is followed to its end',
     { type: 'reject' },
   ]);
   await repository.modify('port', a.id, (port) => ({ ...port, inboundFilterId: chainId }));
-  const api = await serve(c);
+  const api = await ExplainingApi.serve(c);
   try {
     const ask = (packet: string, connection = 'new') =>
-      api.ask({ portId: a.id, packet: `${packet} to ${formatMac(b.mac)}`, connection });
-    await until('the agent can be asked, and knows the chain', async () => {
-      const answer = await ask('tcp 10.1.0.1:999 > 10.1.0.99:80').catch(unlessUnavailable);
-      return (answer?.passes.length ?? 1) > 1;
+      api.trace({ portId: a.id, packet: `${packet} to ${formatMac(b.mac)}`, connection });
+    await until('the agent knows the chain', async () => {
+      const answer = await ask('tcp 10.1.0.1:999 > 10.1.0.99:80');
+      return answer.passes.length > 1;
     });
     const translated = await ask('tcp 10.1.0.1:999 > 10.1.0.99:80');
     t.is(
@@ -201,11 +174,8 @@ clusterTest('a packet that comes back from the datapath is followed to its end',
 clusterTest('what cannot be traced is refused with the field', { hosts: 1 }, async (t, c) => {
   const bridgeId = await c.createBridge();
   const [a] = await c.populate(bridgeId, 1);
-  const server = createServer(createApp({ repository: c.repository, log }));
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const client = new ApiClient({ server: `http://127.0.0.1:${(server.address() as AddressInfo).port}` });
-  const refused = async (body: object) =>
-    (await t.throwsAsync(client.request('POST', '/v1/trace', { body }), { instanceOf: ApiError }))!;
+  const api = await ExplainingApi.serve(c, []);
+  const refused = async (body: object) => (await t.throwsAsync(api.trace(body), { instanceOf: ApiError }))!;
   try {
     const packet = 'tcp 10.1.0.1 > 10.1.0.2:80';
     t.like(await refused({ portId: randomUUID(), packet }), { status: 404 });
@@ -216,12 +186,6 @@ clusterTest('what cannot be traced is refused with the field', { hosts: 1 }, asy
     const whole = { portId: a.id, packet: `${packet} to 02:00:00:00:00:99` };
     t.like(await refused(whole), { status: 503, code: 'MN_AGENT_UNAVAILABLE' });
   } finally {
-    client.close();
-    server.closeAllConnections();
-    await new Promise((resolve) => server.close(resolve));
+    await api.close();
   }
 });
-
-function unlessUnavailable(error: unknown): undefined {
-  if (!(error instanceof ApiError && error.code === 'MN_AGENT_UNAVAILABLE')) throw error;
-}

@@ -18,6 +18,8 @@ export interface ServerStatus extends ServerFacts {
 export interface Problem {
   readonly problem: string;
   readonly advice: string;
+  /** `hosts`: of those that use it, rather than of the NSDB itself. */
+  readonly about?: 'hosts';
 }
 
 export interface NsdbStatus {
@@ -90,6 +92,7 @@ export async function status(options: StatusOptions): Promise<NsdbStatus> {
     problems.push({
       problem: `no agent runs on ${dead.length} of ${hosts!.length} hosts: ${listed(dead)}`,
       advice: 'start it, or delete the host if it is gone for good',
+      about: 'hosts',
     });
   }
   return {
