@@ -13,7 +13,9 @@ import { batchRoutes } from './batch-routes.js';
 import { browserGuard } from './browser-guard.js';
 import { type Caller, LOCAL_ADMIN } from './caller.js';
 import { callerLimit } from './caller-limit.js';
+import { captureRoutes } from './capture-routes.js';
 import { type FeedLimits, Feeds } from './feeds.js';
+import { flowRoutes } from './flow-routes.js';
 import { jsonBodies } from './json-body.js';
 import { linkRoutes } from './link-routes.js';
 import { memberRoutes } from './member-routes.js';
@@ -101,6 +103,8 @@ export function createApp(context: ApiContext): Express {
   app.use('/v1', objectRoutes());
   app.use('/v1', traceRoutes(context));
   app.use('/v1', statusRoutes(context));
+  app.use('/v1', flowRoutes(context));
+  app.use('/v1', captureRoutes(context));
   app.use(({ path }) => {
     throw new NoSuchPathError(path);
   });

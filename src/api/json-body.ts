@@ -13,8 +13,10 @@ export function jsonBodies(limit: string): RequestHandler[] {
   return [
     express.json({ limit, strict: false, type: JSON_TYPES }),
     (request, _response, next) => {
-      // Null: there is no body.
-      if (request.is(JSON_TYPES) === false) throw new MediaTypeError(request.get('content-type'), JSON_TYPES);
+      // Null: there is no body. An empty one needs no type.
+      const isEmpty = request.get('content-length') === '0';
+      if (!isEmpty && request.is(JSON_TYPES) === false)
+        throw new MediaTypeError(request.get('content-type'), JSON_TYPES);
       checkDepth(request.body);
       next();
     },

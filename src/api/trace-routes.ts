@@ -1,16 +1,14 @@
 import { Router } from 'express';
 import * as z from 'zod';
-import { MidonetError } from '../errors.js';
 import { formatPacket, parsePacket } from '../flow/packet-text.js';
-import { bridgeHostsPath } from '../nsdb/layout.js';
-import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import { ObjectNotFoundError } from '../nsdb/topology-errors.js';
 import type { PlainPass } from '../simulation/explain.js';
 import type { Port } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
-import { AgentLink, AgentUnavailableError } from './agent-link.js';
+import { AgentLink } from './agent-link.js';
 import type { ApiContext } from './app.js';
 import { validateBody } from './error-fields.js';
+import { hostToAsk } from './host-to-ask.js';
 import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
 import { addressPacket } from './trace-macs.js';
@@ -155,7 +153,7 @@ async function trace({ repository }: ApiContext, body: TraceRequestBody, signal:
   if (port === undefined) throw new ObjectNotFoundError('port', portId);
   const { packet, assumed } = await addressPacket(repository, port, parsePacket(body.packet), signal);
   const agents = new AgentLink(repository.store);
-  const hostId = await hostFor(repository, agents, port, signal);
+  const hostId = await hostToAsk(repository, agents, port, signal);
   const text = formatPacket(packet);
   const query = new URLSearchParams({ port: portId, packet: text, connection, hash: String(hash), format: 'json' });
   const answer = await agents.get(hostId, `/trace?${query}`, signal);
@@ -182,35 +180,6 @@ function whyNotItsHost({ binding }: Port): string {
   return binding === undefined
     ? `the port is on no host, so ${seen}`
     : `the agent of the port's own host cannot be asked, so ${seen}`;
-}
-
-/** Agents that are tried one after the other where the port's own cannot be asked. */
-const MAX_TRIED = 64;
-
-/**
- * The port's host, or one whose agent can be asked: best one that has ports of the same bridge.
- * @throws AgentUnavailableError
- */
-async function hostFor(
-  repository: TopologyRepository,
-  agents: AgentLink,
-  { binding, bridgeId }: Port,
-  signal: AbortSignal,
-): Promise<string> {
-  const canBeAsked = async (hostId: string) => {
-    try {
-      await agents.agentOf(hostId, signal);
-      return true;
-    } catch (error) {
-      if (error instanceof AgentUnavailableError) return false;
-      throw error;
-    }
-  };
-  if (binding !== undefined && (await canBeAsked(binding.hostId))) return binding.hostId;
-  const near = bridgeId && (await repository.store.children(bridgeHostsPath(bridgeId), { signal }));
-  const others = [...(near || []), ...(await repository.list('host', signal))];
-  for (const hostId of others.slice(0, MAX_TRIED)) if (await canBeAsked(hostId)) return hostId;
-  throw new MidonetError('MN_AGENT_UNAVAILABLE', 'no agent of any host can be asked: start midonet agent on one');
 }
 
 function tracedPass(pass: PlainPass, names: TraceNames): TracedPass {

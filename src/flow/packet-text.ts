@@ -44,10 +44,11 @@ export class PacketTextError extends InvalidInputError {
     readonly start: number,
     readonly end: number,
     expected: string,
+    field: string,
   ) {
     const where =
       start === end ? 'at the end' : `for ${JSON.stringify(text.slice(start, end))} at character ${start + 1}`;
-    super('packet', text, `expected ${expected} ${where}`);
+    super(field, text, `expected ${expected} ${where}`);
   }
 }
 
@@ -65,8 +66,8 @@ const ICMP_NAMES: Readonly<Record<4 | 6, Readonly<Record<string, number>>>> = {
 };
 
 /** @throws PacketTextError */
-export function parsePacket(text: string): PacketText {
-  return new Parser(text).packet();
+export function parsePacket(text: string, field = 'packet'): PacketText {
+  return new Parser(text, field).packet();
 }
 
 interface Token {
@@ -78,7 +79,10 @@ class Parser {
   private readonly tokens: readonly Token[];
   private at = 0;
 
-  constructor(private readonly text: string) {
+  constructor(
+    private readonly text: string,
+    private readonly field: string,
+  ) {
     this.tokens = Array.from(text.matchAll(/>|[^\s>]+/g), (match) => ({ text: match[0], start: match.index }));
   }
 
@@ -212,13 +216,15 @@ class Parser {
 
   private next(expected: string): Token {
     const token = this.tokens[this.at];
-    if (token === undefined) throw new PacketTextError(this.text, this.text.length, this.text.length, expected);
+    if (token === undefined) {
+      throw new PacketTextError(this.text, this.text.length, this.text.length, expected, this.field);
+    }
     this.at++;
     return token;
   }
 
   private fault({ start, text }: Token, expected: string): PacketTextError {
-    return new PacketTextError(this.text, start, start + text.length, expected);
+    return new PacketTextError(this.text, start, start + text.length, expected, this.field);
   }
 }
 

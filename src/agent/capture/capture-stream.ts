@@ -45,7 +45,7 @@ export async function captureStream(
   const count = wholeNumber(query, 'count', MAX_COUNT) ?? Number.POSITIVE_INFINITY;
   const seconds = wholeNumber(query, 'seconds', MAX_SECONDS);
   const filter = query.get('filter');
-  const conditions = filter === null ? [{}] : conditionsOf(parsePacket(filter), filter);
+  const conditions = filter === null ? [{}] : conditionsOf(parsePacket(filter, 'filter'), filter);
   if ((await repository.get('port', portId, gone)) === undefined) throw new ObjectNotFoundError('port', portId);
 
   const end = new AbortController();

@@ -1,0 +1,132 @@
+import { once } from 'node:events';
+import { pino } from 'pino';
+import { startAgentControl } from '../../src/agent/control/agent-control.js';
+import { ApiClient, type ApiError } from '../../src/api/client.js';
+import type { FlowsAnswer } from '../../src/api/flow-routes.js';
+import { formatIpv4 } from '../../src/packet/address.js';
+import { type CaptureItem, PcapngReader } from '../../src/packet/pcap.js';
+import type { Cluster } from '../agent/cluster.js';
+import { clusterTest } from '../agent/cluster-test.js';
+import { until } from '../agent/until.js';
+import { TestApi, tenantAdmin } from './api-test.js';
+
+const log = pino({ level: 'silent' });
+
+/** The API, and agents that it can ask. */
+async function serve(c: Cluster) {
+  const controls = c.hosts.map((host) => startAgentControl({ agent: host.agent, host: '127.0.0.1', port: 0, log }));
+  const api = await TestApi.start(c.repository.store);
+  const client = new ApiClient({ server: api.address });
+  const close = async () => {
+    client.close();
+    await api.close();
+    await Promise.all(controls.map((one) => one.close()));
+  };
+  return { api, client, close };
+}
+
+clusterTest(
+  'flows of a port are shown for every host, with names, and those of one host',
+  { hosts: 2 },
+  async (t, c) => {
+    const { api, client, close } = await serve(c);
+    try {
+      const [a, b] = await c.populate(await c.createBridge(), 1);
+      await c.repository.modify('port', a.id, (port) => ({ ...port, name: 'web' }));
+      await c.connects(a, b);
+      let answer: FlowsAnswer | undefined;
+      await until('both agents can be asked', async () => {
+        answer = (await client.request('GET', '/v1/flows', { query: { portId: a.id } })).body as FlowsAnswer;
+        return answer.hosts.every(({ error }) => error === undefined);
+      });
+      const { hosts, names, hostsLeft } = answer!;
+      t.deepEqual(hosts.map(({ name }) => name).sort(), ['host-1', 'host-2']);
+      t.is(hostsLeft, 0);
+      t.true(hosts.some(({ flows }) => flows.some(({ from, to }) => from === a.id && to.includes('tunnel'))));
+      t.is(names[a.id], 'web');
+      const one = (await client.request('GET', '/v1/flows', { query: { hostId: c.hosts[1].id, limit: 1 } })).body;
+      t.like(one, { hosts: [{ name: 'host-2', more: true }] });
+
+      const refused = async (query: string, fault: object) => t.like((await api.admin.send('GET', query)).body, fault);
+      await refused('/v1/flows', { status: 400, field: 'portId' });
+      await refused(`/v1/flows?portId=${a.id}&limit=0`, { status: 400, field: 'limit' });
+      await refused(`/v1/flows?portId=${a.id}&colour=red`, { status: 400, field: 'colour' });
+      await refused(`/v1/flows?portId=${c.hosts[0].id}`, { status: 404 });
+      const tenant = api.as(tenantAdmin('blue'));
+      t.is((await tenant.send('GET', `/v1/flows?hostId=${c.hosts[0].id}`)).status, 403);
+      t.is((await tenant.send('GET', `/v1/connections?portId=${a.id}`)).status, 404);
+      t.is((await tenant.send('GET', `/v1/ports/${a.id}/captures`)).status, 404);
+      t.is((await tenant.send('POST', `/v1/ports/${a.id}/captures`)).status, 404);
+    } finally {
+      await close();
+    }
+  },
+);
+
+clusterTest('connections of a port are shown where rules ask for them', { hosts: 1 }, async (t, c) => {
+  const { client, close } = await serve(c);
+  try {
+    const [a, b] = await c.populate(await c.createBridge(), 2);
+    const ask = async () =>
+      (await client.request('GET', '/v1/connections', { query: { portId: a.id } })).body as { connections: string[] };
+    const chainId = await c.createChain([{ type: 'accept', condition: { matchForwardFlow: true } }]);
+    await c.repository.modify('port', a.id, (port) => ({ ...port, inboundFilterId: chainId }));
+    await until('a connection is tracked', async () => {
+      await c.connects(a, b);
+      return (await ask().catch(() => undefined))?.connections.length === 1;
+    });
+    t.regex((await ask()).connections[0], new RegExp(`^udp ${formatIpv4(a.ip)}:1000 > ${formatIpv4(b.ip)}:2000, `));
+  } finally {
+    await close();
+  }
+});
+
+clusterTest(
+  'a capture streams packets until the client has enough, and is listed meanwhile',
+  { hosts: 2 },
+  async (t, c) => {
+    const { client, close } = await serve(c);
+    try {
+      const [a, b] = await c.populate(await c.createBridge(), 1);
+      await c.connects(a, b);
+      const path = `/v1/ports/${a.id}/captures`;
+      const listed = async () => ((await client.request('GET', path)).body as { items: object[] }).items;
+      const open = (query: Record<string, string | number>) => client.stream('POST', path, { query });
+      await until('the agent can be asked', () =>
+        open({ seconds: 1 }).then(
+          (stream) => !stream.destroy().readable,
+          () => false,
+        ),
+      );
+      await until('nothing is left', async () => (await listed()).length === 0);
+
+      const stream = await open({ direction: 'in', count: 2 });
+      t.is(stream.headers['content-type'], 'application/x-pcapng');
+      t.like(await listed(), [{ directions: ['in'], hostId: c.hosts[0].id }]);
+      const reader = new PcapngReader();
+      const items: CaptureItem[] = [];
+      stream.on('data', (piece: Buffer) => items.push(...reader.read(piece)));
+      const ended = once(stream, 'end');
+      await until('two packets are captured', async () => {
+        c.sendTo(a, b);
+        await c.quiet();
+        return stream.readableEnded;
+      });
+      await ended;
+      t.is(items.filter((item) => 'bytes' in item).length, 2);
+      await until('nothing is left', async () => (await listed()).length === 0);
+
+      for (const [query, field] of [
+        [{ count: 0 }, 'count'],
+        [{ filter: 'tcp' }, 'filter'],
+        [{ format: 'text' }, 'format'],
+        [{ speed: 1 }, 'speed'],
+      ] as const) {
+        const error = await t.throwsAsync<ApiError>(open(query as unknown as Record<string, string>));
+        t.like(error, { status: 400, field });
+      }
+    } finally {
+      await close();
+    }
+  },
+);
