@@ -8,10 +8,11 @@ import { CAPTURES_PATH } from '../nsdb/layout.js';
 import { readAhead } from '../nsdb/read-ahead.js';
 import type { Store } from '../nsdb/store.js';
 import { AgentLink } from './agent-link.js';
-import type { ApiContext, Locals } from './app.js';
+import type { ApiContext } from './app.js';
 import { hostToAsk } from './host-to-ask.js';
 import { parseId, refuseOthers } from './object-query.js';
 import type { OperationDescription } from './operation.js';
+import { serve } from './serve.js';
 
 const PARAMETERS = ['direction', 'filter', 'count', 'seconds', 'format'];
 const TYPES: Readonly<Record<string, string>> = {
@@ -107,41 +108,40 @@ export const CAPTURE_OPERATIONS: readonly OperationDescription[] = [
 export function captureRoutes({ repository, closing, log }: ApiContext): Router {
   const agents = new AgentLink(repository.store);
   const router = Router();
-  router.get('/ports/:id/captures', async ({ params, query }, response) => {
-    const { scope, signal } = response.locals as Locals;
-    refuseOthers(query, []);
-    const portId = parseId('id', params.id);
-    await scope.require('port', portId);
-    const found = await capturesOf(repository.store, portId, signal);
-    response.json({ items: found });
-  });
-  router.post('/ports/:id/captures', async ({ params, query, socket }, response) => {
-    const { scope, signal } = response.locals as Locals;
-    refuseOthers(query, PARAMETERS);
-    const portId = parseId('id', params.id);
-    const { object: port } = await scope.require('port', portId);
-    const { format = 'pcapng' } = query;
-    if (typeof format !== 'string' || !Object.hasOwn(TYPES, format)) {
-      throw new InvalidInputError('format', format, `expected one of ${Object.keys(TYPES).join(', ')}`);
-    }
-    const asked = new URLSearchParams({ ...(query as Record<string, string>), format, port: portId });
-    const hostId = await hostToAsk(repository, agents, port, signal);
-    // It may take longer than other requests.
-    const gone = new AbortController();
-    response.once('close', () => gone.abort());
-    const ends = closing === undefined ? gone.signal : AbortSignal.any([gone.signal, closing]);
-    const packets = await agents.open(hostId, `/capture?${asked}`, ends);
-    // Nothing may come for any time.
-    socket.setTimeout(0);
-    response.set({ connection: 'close', 'cache-control': 'no-store' }).type(TYPES[format]);
-    response.flushHeaders();
-    try {
-      await pipeline(packets, response, { signal: ends });
-    } catch (error) {
-      // The client sees that it has not come to its end.
-      if (!ends.aborted) log.warn({ error: (error as Error).message, port: portId }, 'a capture was cut short');
-      response.destroy();
-    }
+  serve(router, '/ports/:id/captures', {
+    get: async ({ request: { params, query }, response, scope, signal }) => {
+      refuseOthers(query, []);
+      const portId = parseId('id', params.id);
+      await scope.require('port', portId);
+      response.json({ items: await capturesOf(repository.store, portId, signal) });
+    },
+    post: async ({ request: { params, query, socket }, response, scope, signal }) => {
+      refuseOthers(query, PARAMETERS);
+      const portId = parseId('id', params.id);
+      const { object: port } = await scope.require('port', portId);
+      const { format = 'pcapng' } = query;
+      if (typeof format !== 'string' || !Object.hasOwn(TYPES, format)) {
+        throw new InvalidInputError('format', format, `expected one of ${Object.keys(TYPES).join(', ')}`);
+      }
+      const asked = new URLSearchParams({ ...(query as Record<string, string>), format, port: portId });
+      const hostId = await hostToAsk(repository, agents, port, signal);
+      // It may take longer than other requests.
+      const gone = new AbortController();
+      response.once('close', () => gone.abort());
+      const ends = closing === undefined ? gone.signal : AbortSignal.any([gone.signal, closing]);
+      const packets = await agents.open(hostId, `/capture?${asked}`, ends);
+      // Nothing may come for any time.
+      socket.setTimeout(0);
+      response.set({ connection: 'close', 'cache-control': 'no-store' }).type(TYPES[format]);
+      response.flushHeaders();
+      try {
+        await pipeline(packets, response, { signal: ends });
+      } catch (error) {
+        // The client sees that it has not come to its end.
+        if (!ends.aborted) log.warn({ error: (error as Error).message, port: portId }, 'a capture was cut short');
+        response.destroy();
+      }
+    },
   });
   return router;
 }

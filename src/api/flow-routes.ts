@@ -7,9 +7,10 @@ import { ObjectNotFoundError } from '../nsdb/topology-errors.js';
 import { KINDS, type Kind } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { AgentLink, AgentRefusedError } from './agent-link.js';
-import type { ApiContext, Locals } from './app.js';
+import type { ApiContext } from './app.js';
 import { parseId, refuseOthers } from './object-query.js';
 import type { OperationDescription } from './operation.js';
+import { serve } from './serve.js';
 import { TraceNames } from './trace-names.js';
 
 /** Agents asked for the flows of one port, at most; and so many at once. */
@@ -160,34 +161,33 @@ export const FLOW_OPERATIONS: readonly OperationDescription[] = [
 export function flowRoutes({ repository }: ApiContext): Router {
   const agents = new AgentLink(repository.store);
   const router = Router();
-  router.get('/flows', async ({ query }, response) => {
-    const { scope, signal } = response.locals as Locals;
-    scope.requireAdmin('flows');
-    refuseOthers(query, ['portId', 'hostId', 'limit']);
-    const portId = query.portId === undefined ? undefined : parseId('portId', query.portId);
-    const hostId = query.hostId === undefined ? undefined : parseId('hostId', query.hostId);
-    if ((portId === undefined) === (hostId === undefined)) {
-      throw new InvalidInputError('portId', query.portId, 'expected either portId or hostId');
-    }
-    if (portId !== undefined) await scope.require('port', portId);
-    const path = `/flows?${new URLSearchParams({ limit: String(limitIn(query)), ...(portId && { port: portId }) })}`;
-    response.json(await flows(repository, agents, hostId, path, signal));
+  serve(router, '/flows', {
+    get: async ({ request: { query }, response, scope, signal }) => {
+      scope.requireAdmin('look at flows');
+      refuseOthers(query, ['portId', 'hostId', 'limit']);
+      const portId = query.portId === undefined ? undefined : parseId('portId', query.portId);
+      const hostId = query.hostId === undefined ? undefined : parseId('hostId', query.hostId);
+      if ((portId === undefined) === (hostId === undefined)) {
+        throw new InvalidInputError('portId', query.portId, 'expected either portId or hostId');
+      }
+      if (portId !== undefined) await scope.require('port', portId);
+      const path = `/flows?${new URLSearchParams({ limit: String(limitIn(query)), ...(portId && { port: portId }) })}`;
+      response.json(await flows(repository, agents, hostId, path, signal));
+    },
   });
-  router.get('/connections', async ({ query }, response) => {
-    const { scope, signal } = response.locals as Locals;
-    refuseOthers(query, ['portId', 'limit']);
-    const portId = parseId('portId', query.portId);
-    const { binding } = (await scope.require('port', portId)).object;
-    if (binding === undefined) {
-      throw new InvalidInputError(
-        'portId',
-        portId,
-        'expected a port that is bound to a host: others track no connections',
-      );
-    }
-    const { hostId } = binding;
-    const asked = new URLSearchParams({ of: portId, format: 'json', limit: String(limitIn(query)) });
-    response.json({ hostId, ...(await connections(agents, hostId, `/connections?${asked}`, signal)) });
+  serve(router, '/connections', {
+    get: async ({ request: { query }, response, scope, signal }) => {
+      refuseOthers(query, ['portId', 'limit']);
+      const portId = parseId('portId', query.portId);
+      const { binding } = (await scope.require('port', portId)).object;
+      if (binding === undefined) {
+        const expected = 'expected a port that is bound to a host: others track no connections';
+        throw new InvalidInputError('portId', portId, expected);
+      }
+      const { hostId } = binding;
+      const asked = new URLSearchParams({ of: portId, format: 'json', limit: String(limitIn(query)) });
+      response.json({ hostId, ...(await connections(agents, hostId, `/connections?${asked}`, signal)) });
+    },
   });
   return router;
 }
