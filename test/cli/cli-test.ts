@@ -18,6 +18,8 @@ export interface RunOptions {
   readonly answer?: boolean;
   readonly input?: string;
   readonly signal?: AbortSignal;
+  /** Another than the API's own. */
+  readonly server?: string;
   /** Called with each line as it is printed. */
   readonly onLine?: (line: string) => void;
 }
@@ -56,7 +58,7 @@ export class TestCli {
     const notes: string[] = [];
     let exitCode = 0;
     const terminal: Terminal = {
-      env: { MIDONET_API: this.api.address },
+      env: { MIDONET_API: options.server ?? this.api.address },
       isInteractive: options.answer !== undefined,
       signal: options.signal ?? new AbortController().signal,
       print: (line) => {
