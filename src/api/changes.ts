@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { z } from 'zod';
 import { InvalidInputError, MidonetError } from '../errors.js';
+import { readAhead } from '../nsdb/read-ahead.js';
 import type { Versioned } from '../nsdb/repository/change-set.js';
 import type { Transaction } from '../nsdb/repository/transaction.js';
 import { NodeError } from '../nsdb/store.js';
@@ -311,13 +312,11 @@ function asInput<K extends Kind>(_kind: K, object: TopologyTypes[K]): z.input<(t
 }
 
 async function outcomes(scope: Scope, done: readonly Staged[], signal: AbortSignal): Promise<Outcome[]> {
-  return Promise.all(
-    done.map(async (one) => {
-      const isGone = one.result === 'deleted' || done.some((other) => other.result === 'deleted' && isSame(one, other));
-      const stored = isGone ? undefined : await scope.repository.get(one.kind, one.id, signal);
-      return { ...one, stored };
-    }),
-  );
+  return readAhead(done, signal, async (one, signal) => {
+    const isGone = one.result === 'deleted' || done.some((other) => other.result === 'deleted' && isSame(one, other));
+    const stored = isGone ? undefined : await scope.repository.get(one.kind, one.id, signal);
+    return { ...one, stored };
+  });
 }
 
 function isSame(one: Staged, other: Staged): boolean {
