@@ -3,6 +3,7 @@ import test from 'ava';
 import { encodeJson } from '../../../src/nsdb/json.js';
 import { flowStatePath, hostLeasesPath, hostPortPath, objectPath } from '../../../src/nsdb/layout.js';
 import { type Fault, fsck } from '../../../src/nsdb/operations/fsck.js';
+import { walk } from '../../../src/nsdb/repository/deletion.js';
 import { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../../src/nsdb/store.js';
 import { Cluster, type Pod } from '../../agent/cluster.js';
@@ -88,6 +89,15 @@ const DAMAGES: [name: string, damage: (store: Store, objects: Objects) => Promis
       }
     },
     ['orphaned-flow-state'],
+  ],
+  [
+    'data of before the indexes of names and tenants',
+    async (store) => {
+      for (const top of ['/names', '/tenants']) {
+        for (const path of [...(await walk(store, top)), top]) await store.delete(path);
+      }
+    },
+    ['missing-folder', 'missing-folder', 'missing-entry', 'missing-entry'],
   ],
 ];
 
