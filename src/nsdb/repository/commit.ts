@@ -1,3 +1,4 @@
+import { MidonetError } from '../../errors.js';
 import { deleteIfThere } from '../delete-if.js';
 import { decodeJson } from '../json.js';
 import { objectPath, TENANTS } from '../layout.js';
@@ -10,6 +11,7 @@ import {
   NodeNotFoundError,
   type Store,
   type StoreOperation,
+  StoreUnavailableError,
   VersionConflictError,
 } from '../store.js';
 import {
@@ -19,7 +21,7 @@ import {
   ReferenceConflictError,
 } from '../topology-errors.js';
 import { foldersBetween, type PlannedOperation } from './change-set.js';
-import { holderSchema } from './index-entries.js';
+import { holderSchema, type IndexEntry } from './index-entries.js';
 
 const EMPTY = new Uint8Array();
 
@@ -42,6 +44,29 @@ export function sizeOf(operation: StoreOperation): number {
  */
 export async function commit(store: Store, planned: readonly PlannedOperation[], signal?: AbortSignal): Promise<void> {
   const parts = planned.map((part) => ({ ...part })).sort((a, b) => a.phase - b.phase);
+  /** In which nothing may be after this. */
+  const tenantFolders = new Set<string>();
+  for (const { operation, entry } of parts) {
+    if (operation.type === 'delete' && isOfTenant(entry)) tenantFolders.add(parentPath(operation.path)!);
+  }
+  try {
+    await carryOut(store, parts, tenantFolders, signal);
+  } catch (error) {
+    if (error instanceof MidonetError && !(error instanceof StoreUnavailableError)) {
+      await removeEmpty(store, tenantFolders, signal);
+    }
+    throw error;
+  }
+  await removeEmpty(store, tenantFolders, signal);
+}
+
+/** @param tenantFolders is given those that are made */
+async function carryOut(
+  store: Store,
+  parts: PlannedOperation[],
+  tenantFolders: Set<string>,
+  signal?: AbortSignal,
+): Promise<void> {
   while (parts.length > 0) {
     signal?.throwIfAborted();
     try {
@@ -49,7 +74,6 @@ export async function commit(store: Store, planned: readonly PlannedOperation[],
         parts.map(({ operation }) => operation),
         { signal },
       );
-      await removeTenantFolders(store, parts, signal);
       return;
     } catch (error) {
       if (!(error instanceof NodeError) || error.operationIndex === undefined) throw error;
@@ -58,7 +82,7 @@ export async function commit(store: Store, planned: readonly PlannedOperation[],
         if (part.operation.type === 'delete' && part.operation.version === undefined) {
           parts.splice(error.operationIndex, 1);
         } else if (part.operation.type === 'create') {
-          await makeFolders(store, parts, signal);
+          await makeFolders(store, parts, tenantFolders, signal);
         } else {
           throw notFound(part, error);
         }
@@ -82,7 +106,12 @@ function notFound({ of, entry, reference }: PlannedOperation, error: NodeNotFoun
 }
 
 /** Make the folders of every node that is to be created. */
-async function makeFolders(store: Store, parts: readonly PlannedOperation[], signal?: AbortSignal): Promise<void> {
+async function makeFolders(
+  store: Store,
+  parts: readonly PlannedOperation[],
+  tenantFolders: Set<string>,
+  signal?: AbortSignal,
+): Promise<void> {
   const made = new Set<string>();
   const created = new Set(parts.map(({ operation }) => operation.type === 'create' && operation.path));
   const creations = parts.filter(({ operation }) => {
@@ -99,6 +128,7 @@ async function makeFolders(store: Store, parts: readonly PlannedOperation[], sig
       return;
     }
     if (entry.below === undefined) {
+      if (isOfTenant(entry)) tenantFolders.add(folder);
       await ensureFolder(store, folder, signal);
       return;
     }
@@ -122,17 +152,12 @@ async function ensureFolder(store: Store, folder: string, signal?: AbortSignal):
   }
 }
 
-/** Remove the folders of a tenant in which nothing is left, so that those who are gone are not there for ever. */
-async function removeTenantFolders(
-  store: Store,
-  parts: readonly PlannedOperation[],
-  signal?: AbortSignal,
-): Promise<void> {
-  const folders = new Set<string>();
-  for (const { operation, entry } of parts) {
-    const isOfTenant = operation.type === 'delete' && entry?.path.startsWith(`${TENANTS}/`);
-    if (isOfTenant) folders.add(parentPath(operation.path)!);
-  }
+function isOfTenant(entry: IndexEntry | undefined): boolean {
+  return entry?.path.startsWith(`${TENANTS}/`) ?? false;
+}
+
+/** Remove folders of tenants in which nothing is, so that tenants who are gone do not stay for ever. */
+async function removeEmpty(store: Store, folders: ReadonlySet<string>, signal?: AbortSignal): Promise<void> {
   await readAhead([...folders], signal, async (first, signal) => {
     for (let folder = first; folder !== TENANTS; folder = parentPath(folder)!) {
       try {

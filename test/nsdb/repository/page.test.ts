@@ -108,6 +108,8 @@ async function exercise(t: import('ava').ExecutionContext, store: Store): Promis
   t.deepEqual(await pages(repository, { kind: 'chain', name: 'www', tenantId: 'new' }, 10), [web]);
   t.deepEqual((await repository.tenants()).sort(), ['a/b. ä%', 'new']);
 
+  await t.throwsAsync(repository.create('chain', { id: web, name: 'taken', tenantId: 'nobody' }));
+  t.false((await repository.tenants()).includes('nobody'), 'nothing is left of what was refused');
   await repository.delete('chain', web);
   t.deepEqual(await repository.tenants(), ['a/b. ä%'], 'a tenant goes with its last object');
   await repository.create('chain', { id: web, name: 'again' });

@@ -8,9 +8,14 @@ import { TopologyRepository } from '../../../src/nsdb/repository/topology-reposi
 import type { Transaction } from '../../../src/nsdb/repository/transaction.js';
 import type { Store } from '../../../src/nsdb/store.js';
 import { REFERENCES, withoutReference } from '../../../src/topology/references.js';
-import { KINDS, type Kind } from '../../../src/topology/types.js';
+import { KINDS, type Kind, SCHEMAS } from '../../../src/topology/types.js';
 import { holder, sample } from '../../topology/samples.js';
 import { allPaths, EmbeddedNsdb } from '../embedded-nsdb.js';
+
+function hasTenant(kind: Kind): boolean {
+  const schema = SCHEMAS[kind];
+  return 'shape' in schema && 'tenantId' in schema.shape;
+}
 
 /** Few objects of each kind at a time, so that what is done concerns the same ones. */
 const SLOTS = 2;
@@ -59,6 +64,8 @@ async function take(step: Step, slots: Slots, target: TopologyRepository | Trans
   if (row.kind === 'port' && made.bridgeId !== undefined) {
     Object.assign(made, { mac: `02:00:00:00:00:0${step.id}`, addresses: [`10.0.0.${step.named}`] });
   }
+  if (hasTenant(row.kind)) Object.assign(made, { tenantId: `tenant-${step.named}` });
+  Object.assign(made, { name: `name-${step.id}` });
   if (step.type === 'create') {
     await target.create(row.kind, made as never);
     slots.fill(row.kind, step.id, made.id);
