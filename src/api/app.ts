@@ -89,7 +89,7 @@ export function createApp(context: ApiContext): Express {
   if (audit !== undefined) app.use(auditing(audit));
   app.use(browserGuard(isLocalOnly));
   app.use(authentication(context));
-  if (requestsPerSecond !== undefined) app.use(callerLimit(requestsPerSecond));
+  if (requestsPerSecond !== undefined) app.use(callerLimit(requestsPerSecond, context.closing));
   app.use(readersOnlyRead());
   if (audit !== undefined) app.use(requireAudit(audit));
   app.use(jsonBodies(BODY_LIMIT));

@@ -1,5 +1,5 @@
 import { closeSync, fstatSync, openSync, statSync, writeSync } from 'node:fs';
-import { InvalidInputError, MidonetError } from '../errors.js';
+import { ClosedError, InvalidInputError, MidonetError } from '../errors.js';
 
 /** One change, or one request that was refused. Never what was in a request, nor how its maker proved who they are. */
 export interface AuditEntry {
@@ -59,7 +59,8 @@ const LOOK_MS = 1000;
  * A line that cannot be written is kept, and written before any other.
  */
 export class AuditFile implements AuditLog {
-  private descriptor: number;
+  /** Undefined when closed. */
+  private descriptor: number | undefined;
   private lookedAt = 0;
   private unwritten: Buffer = Buffer.alloc(0);
   private lostRefusals = 0;
@@ -96,7 +97,8 @@ export class AuditFile implements AuditLog {
   }
 
   close(): void {
-    closeSync(this.descriptor);
+    if (this.descriptor !== undefined) closeSync(this.descriptor);
+    this.descriptor = undefined;
   }
 
   private append(line: object): void {
@@ -105,13 +107,13 @@ export class AuditFile implements AuditLog {
 
   private flush(): void {
     try {
-      this.reopenIfMoved();
-      this.writeAll();
+      const descriptor = this.opened();
+      this.writeAll(descriptor);
       if (this.lostRefusals > 0) {
         const refusalsNotRecorded = this.lostRefusals;
         this.lostRefusals = 0;
         this.append({ time: new Date().toISOString(), refusalsNotRecorded });
-        this.writeAll();
+        this.writeAll(descriptor);
       }
       this.fault = undefined;
     } catch (error) {
@@ -120,24 +122,27 @@ export class AuditFile implements AuditLog {
     }
   }
 
-  private writeAll(): void {
+  private writeAll(descriptor: number): void {
     // A full disk may take a part.
     while (this.unwritten.length > 0) {
-      this.unwritten = this.unwritten.subarray(writeSync(this.descriptor, this.unwritten));
+      this.unwritten = this.unwritten.subarray(writeSync(descriptor, this.unwritten));
     }
   }
 
-  /** As tools that rotate logs do; lines would go to the old file, or to one that has no name any more. */
-  private reopenIfMoved(): void {
+  /** Opened anew if tools that rotate logs have moved it: lines would go to a file that has another name, or none any more. */
+  private opened(): number {
+    const { descriptor } = this;
+    if (descriptor === undefined) throw new ClosedError('the audit log');
     const now = performance.now();
-    if (this.fault === undefined && now - this.lookedAt < LOOK_MS) return;
+    if (this.fault === undefined && now - this.lookedAt < LOOK_MS) return descriptor;
     this.lookedAt = now;
     const there = statSync(this.path, { throwIfNoEntry: false });
-    const open = fstatSync(this.descriptor);
-    if (there !== undefined && there.ino === open.ino && there.dev === open.dev) return;
-    const descriptor = openAppending(this.path);
-    closeSync(this.descriptor);
-    this.descriptor = descriptor;
+    const open = fstatSync(descriptor);
+    if (there !== undefined && there.ino === open.ino && there.dev === open.dev) return descriptor;
+    const another = openAppending(this.path);
+    closeSync(descriptor);
+    this.descriptor = another;
+    return another;
   }
 }
 

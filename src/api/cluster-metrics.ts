@@ -1,16 +1,17 @@
-import { Registry } from 'prom-client';
+import { Counter, Registry } from 'prom-client';
 import type { ZookeeperStore } from '../nsdb/zookeeper/client.js';
 import { registerClientMetrics } from '../nsdb/zookeeper/client-metrics.js';
-import { registerCounters, registerGauges } from '../prometheus.js';
+import { registerCounters, registerGauges, registerLatencies } from '../prometheus.js';
 import type { ApiServer } from './server.js';
 
 export interface Counted {
   readonly server: ApiServer;
+  readonly isAuditFailing: () => boolean;
   readonly store: Pick<ZookeeperStore, 'metrics' | 'latencies' | 'state'>;
 }
 
 /** What a server of the API counts, read when it is asked for. */
-export function clusterMetrics({ server, store }: Counted): Registry {
+export function clusterMetrics({ server, store, isAuditFailing }: Counted): Registry {
   const registry = new Registry();
   registerClientMetrics(registry, store);
   registerCounters(registry, [
@@ -20,7 +21,27 @@ export function clusterMetrics({ server, store }: Counted): Registry {
       () => server.refusedConnections,
     ],
   ]);
+  registerLatencies(
+    registry,
+    'midonet_api_request_duration_seconds',
+    'Time from a request to the end of its answer, without streams',
+    server.requests.latencies,
+  );
+  new Counter({
+    name: 'midonet_api_requests_total',
+    help: 'Requests by method and status; status 0: the client went away',
+    labelNames: ['method', 'status'],
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const [method, counts] of server.requests.byStatus) {
+        for (const [status, count] of counts) this.inc({ method, status }, count);
+      }
+    },
+  });
   registerGauges(registry, [
+    ['midonet_api_requests_under_way', 'Requests whose answer has not ended', () => server.requests.underWay],
+    ['midonet_api_audit_failing', '1 while changes are refused as they cannot be recorded', () => (isAuditFailing() ? 1 : 0)],
     ['midonet_api_connections', 'Open connections to the API', () => server.connections],
     ['midonet_nsdb_connected', '1 with a session with the NSDB', () => (store.state === 'connected' ? 1 : 0)],
   ]);

@@ -1,9 +1,10 @@
 import { createServer as createHttpServer, type Server } from 'node:http';
-import { createServer as createHttpsServer } from 'node:https';
+import { createServer as createHttpsServer, Server as HttpsServer } from 'node:https';
 import type { AddressInfo, ListenOptions, Socket } from 'node:net';
 import type { TlsOptions } from 'node:tls';
 import { MIN_TLS_VERSION } from '../nsdb/protocol/tls.js';
 import { type ApiContext, createApp } from './app.js';
+import { RequestCounts } from './request-counts.js';
 import { SOCKET_LIMITS, type SocketLimits } from './socket-limits.js';
 
 /** Contents of PEM files. */
@@ -34,6 +35,7 @@ const CHECK_MS = 1000;
 export class ApiServer {
   private readonly ofAddress = new Map<string, number>();
   private readonly sockets = new Set<Socket>();
+  readonly requests = new RequestCounts();
   /** Connections closed because there were too many. */
   refusedConnections = 0;
 
@@ -47,6 +49,10 @@ export class ApiServer {
     server.requestTimeout = limits.requestTimeout;
     server.timeout = limits.idleTimeout;
     server.on('connection', (socket: Socket) => this.admit(socket));
+    server.on('request', (request, response) => {
+      this.requests.begin(request, response);
+      response.once('close', () => this.closeIdle());
+    });
     server.on('drop', () => {
       this.refusedConnections++;
     });
@@ -73,6 +79,11 @@ export class ApiServer {
     return new ApiServer(server, socketLimits, closing);
   }
 
+  /** What new connections are shown from now on. Only of a server that is encrypted. */
+  setTls(tls: ServerTls): void {
+    if (this.server instanceof HttpsServer) this.server.setSecureContext(secure(tls));
+  }
+
   /** 0 on a Unix socket. */
   get port(): number {
     const address = this.server.address() as AddressInfo | string | null;
@@ -95,6 +106,11 @@ export class ApiServer {
     }, CLOSE_MS);
     await closed;
     clearTimeout(timer);
+  }
+
+  /** A connection whose last answer was given when the server was closing already. */
+  private closeIdle(): void {
+    if (this.closing.signal.aborted) setImmediate(() => this.server.closeIdleConnections());
   }
 
   private admit(socket: Socket): void {

@@ -59,8 +59,11 @@ export function apiSettings(api: Config['api']): ApiSettings {
   };
 }
 
-/** @throws InvalidInputError */
-function readServerTls(tls: Config['api']['tls']): ServerTls | undefined {
+/**
+ * What the files hold; undefined without `api.tls`.
+ * @throws InvalidInputError naming the field
+ */
+export function readServerTls(tls: Config['api']['tls']): ServerTls | undefined {
   if (tls === undefined) return undefined;
   const { certificate, key, clientCa } = tls;
   if (certificate === undefined || key === undefined) {

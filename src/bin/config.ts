@@ -157,7 +157,7 @@ export const configSchema = z.strictObject({
       limits: z
         .strictObject({
           /** Of one caller. */
-          requestsPerSecond: z.int().min(1, 'expected at least 1').max(1_000_000).default(200),
+          requestsPerSecond: z.int().min(1, 'expected at least 1').max(1_000_000).default(500),
           /** Of one address, without knowing who it is. */
           failuresPerMinute: z.int().min(1, 'expected at least 1').max(1_000_000).default(30),
           connections: z.int().min(1, 'expected at least 1').max(1_000_000).default(SOCKET_LIMITS.connections),

@@ -14,6 +14,7 @@ import { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import { ZookeeperStore } from '../nsdb/zookeeper/client.js';
 import { withoutRoot } from '../nsdb/zookeeper/connect-string.js';
 import { apiSettings } from './api-settings.js';
+import { CertificateWatch } from './certificate-watch.js';
 import type { Config } from './config.js';
 import { namingAddress } from './listen-address.js';
 import { nsdbConnection } from './nsdb-connection.js';
@@ -49,6 +50,7 @@ export async function runCluster(config: Config, log: Logger, signal: AbortSigna
       anonymous,
       failuresPerMinute: api.limits.failuresPerMinute,
     });
+    closers.add(() => authentication.close());
     const server = await ApiServer.listen({
       listen,
       tls,
@@ -62,9 +64,11 @@ export async function runCluster(config: Config, log: Logger, signal: AbortSigna
       nsdbStatus: nsdbStatusOf(config.nsdb, store, closers),
     }).catch(namingAddress('config.api.listen', api.listen));
     closers.add(() => server.close());
+    const certificates = new CertificateWatch(api.tls, tls, server, log);
+    closers.add(() => certificates.close());
     const http = await HttpEndpoint.listen({
       ...api.http,
-      registry: clusterMetrics({ server, store }),
+      registry: clusterMetrics({ server, store, isAuditFailing: () => audit.fault !== undefined }),
       fault: async () => {
         if (audit.fault !== undefined) return `changes are refused, as the audit log cannot be written: ${audit.fault}`;
         return store.state === 'connected' ? undefined : `NSDB ${store.state}`;

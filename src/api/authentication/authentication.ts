@@ -55,6 +55,10 @@ export class Authentication {
     }
   }
 
+  close(): void {
+    this.failures.close();
+  }
+
   /** @param beforeLookUp called unless it is known already who it is, without asking anybody */
   private async callerOf(request: Request, beforeLookUp: () => Promise<void>): Promise<Caller> {
     const { authorization } = request.headers;

@@ -1,5 +1,5 @@
 import type { Request, Response } from 'express';
-import { ipKeyGenerator, type RateLimitInfo, rateLimit } from 'express-rate-limit';
+import { ipKeyGenerator, MemoryStore, type RateLimitInfo, rateLimit } from 'express-rate-limit';
 import { TooManyRequestsError } from './errors.js';
 
 const WINDOW_MS = 60_000;
@@ -9,12 +9,14 @@ const WINDOW_MS = 60_000;
  * minute after the first; callers who are known already are not concerned.
  */
 export class FailureLimit {
+  private readonly store = new MemoryStore();
   private readonly limiter: ReturnType<typeof rateLimit>;
 
   constructor(private readonly perMinute: number) {
     this.limiter = rateLimit({
       // Requests are counted here, not by Express: what it looks for does not apply.
       validate: false,
+      store: this.store,
       windowMs: WINDOW_MS,
       limit: perMinute,
       keyGenerator: addressOf,
@@ -40,6 +42,10 @@ export class FailureLimit {
     return new Promise((resolve, reject) => {
       this.limiter(request, response, (error?: unknown) => (error === undefined ? resolve() : reject(error)));
     });
+  }
+
+  close(): void {
+    this.store.shutdown();
   }
 }
 
