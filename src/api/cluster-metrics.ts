@@ -41,7 +41,11 @@ export function clusterMetrics({ server, store, isAuditFailing }: Counted): Regi
   });
   registerGauges(registry, [
     ['midonet_api_requests_under_way', 'Requests whose answer has not ended', () => server.requests.underWay],
-    ['midonet_api_audit_failing', '1 while changes are refused as they cannot be recorded', () => (isAuditFailing() ? 1 : 0)],
+    [
+      'midonet_api_audit_failing',
+      '1 while changes are refused as they cannot be recorded',
+      () => (isAuditFailing() ? 1 : 0),
+    ],
     ['midonet_api_connections', 'Open connections to the API', () => server.connections],
     ['midonet_nsdb_connected', '1 with a session with the NSDB', () => (store.state === 'connected' ? 1 : 0)],
   ]);

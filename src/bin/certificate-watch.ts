@@ -36,7 +36,8 @@ export class CertificateWatch {
       this.log.info({ certificate: this.files?.certificate }, 'the certificate of the REST API was renewed');
     } catch (error) {
       const fault = error instanceof Error ? error.message : String(error);
-      if (fault !== this.fault) this.log.warn({ error: fault }, 'the renewed certificate of the REST API cannot be used');
+      if (fault !== this.fault)
+        this.log.warn({ error: fault }, 'the renewed certificate of the REST API cannot be used');
       this.fault = fault;
     }
   }
