@@ -58,11 +58,6 @@ export class Feeds {
     this.owners = new OwnerReader(repository);
   }
 
-  /** Open feeds, and streams. */
-  get counts(): { readonly feeds: number; readonly streams: number } {
-    return { feeds: this.feeds.size, streams: this.streams.size };
-  }
-
   /**
    * Have the stream follow the feeds of some kinds.
    * @throws TooManyStreamsError, ClosedError

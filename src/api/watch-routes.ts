@@ -1,5 +1,6 @@
 import { type NextFunction, type Request, type Response, Router } from 'express';
 import type { Logger } from 'pino';
+import * as z from 'zod';
 import { InvalidInputError } from '../errors.js';
 import { ObjectNotFoundError } from '../nsdb/topology-errors.js';
 import { refersTo } from '../topology/references.js';
@@ -8,9 +9,76 @@ import type { ApiContext, Locals } from './app.js';
 import type { Caller } from './caller.js';
 import type { Feeds } from './feeds.js';
 import { type Filter, matches, parseId, parseObjectQuery, refuseOthers } from './object-query.js';
+import type { OperationDescription } from './operation.js';
 import { NESTED, segmentOf } from './resources.js';
 import { ADMIN_KINDS, maySee, tenantOf } from './tenancy.js';
 import { type Selection, WatchStream } from './watch-stream.js';
+
+const EVENTS = `id:
+event: reset
+data: {}
+
+event: put
+data: {"kind":"bridge","object":{"id":"7c1f0e52-8a4e-4c53-9f43-2b1b0a6f3c11","name":"web","adminStateUp":true},"etag":"\\"4711\\""}
+
+id: 4720
+event: current
+data: {}
+
+event: delete
+data: {"kind":"bridge","id":"7c1f0e52-8a4e-4c53-9f43-2b1b0a6f3c11"}
+
+id: 4735
+
+`;
+
+export const WATCH_OPERATIONS: readonly OperationDescription[] = [
+  {
+    method: 'get',
+    path: '/v1/watch',
+    tag: 'Watch',
+    summary: 'Watch objects of several kinds',
+    description:
+      'Server-sent events: `reset`, a `put` for each object, `current`, and then a `put` or `delete` for every change. Whoever was cut off names the last `id` to be told only what changed since.',
+    parameters: [
+      {
+        name: 'kinds',
+        in: 'query',
+        description: 'Kinds with commas between them; all when absent.',
+        schema: z.string(),
+        example: 'bridge,port',
+      },
+      {
+        name: 'tenantId',
+        in: 'query',
+        description: 'Only what belongs to the tenant.',
+        schema: z.string(),
+        example: 'acme',
+      },
+      {
+        name: 'from',
+        in: 'query',
+        description: 'The last `id` that a stream gave.',
+        schema: z.string(),
+        example: '4720',
+      },
+      {
+        name: 'Last-Event-ID',
+        in: 'header',
+        description: 'The same; it goes before `from`.',
+        schema: z.string(),
+        example: '4720',
+      },
+    ],
+    answers: [
+      {
+        status: 200,
+        description: 'A stream that goes on until one side ends it.',
+        content: { schema: z.string(), example: EVENTS, types: ['text/event-stream'] },
+      },
+    ],
+  },
+];
 
 /** What a client asks to watch. */
 interface WatchRequest {
@@ -70,13 +138,7 @@ async function watch(
 ): Promise<void> {
   const { caller, signal } = response.locals as Locals;
   const selection = { maySee: sight(caller, tenantId), wants };
-  const stream = new WatchStream({
-    feeds,
-    kinds,
-    caller: caller.name,
-    selection,
-    log,
-  });
+  const stream = new WatchStream({ response, feeds, kinds, caller: caller.name, selection, log });
   try {
     await stream.catchUp(signal);
     const isMissing = id !== undefined && from === undefined && (await stream.find(id)) === undefined;
@@ -85,7 +147,7 @@ async function watch(
     stream.end();
     throw error;
   }
-  await stream.run(response, from);
+  await stream.run(from);
 }
 
 /** What the caller may see of a tenant, or of all. */

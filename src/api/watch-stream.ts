@@ -16,6 +16,8 @@ export interface Selection {
 }
 
 export interface WatchStreamOptions {
+  /** Not begun. */
+  readonly response: Response;
   readonly feeds: Feeds;
   readonly kinds: readonly Kind[];
   /** Name of who watches. */
@@ -40,10 +42,10 @@ export class WatchStream implements OpenStream {
   private readonly queue = new Map<string, Task>();
   /** What the client knows of, where that is not everything. */
   private readonly told: Set<string> | undefined;
-  private response: Response | undefined;
   /** The client is to be told the version when it is known. */
   private owesVersion = false;
   private restartDue = false;
+  private isBegun = false;
   private isBlocked = false;
   private isEnded = false;
   private wake = () => {};
@@ -53,6 +55,7 @@ export class WatchStream implements OpenStream {
     const { maySee, wants } = options.selection;
     this.told = maySee === undefined && wants === undefined ? undefined : new Set();
     this.feeds = options.feeds.open(this, options.kinds, options.caller);
+    options.response.once('close', () => this.end());
   }
 
   /**
@@ -74,9 +77,9 @@ export class WatchStream implements OpenStream {
    * Tells everything, or what changed after a version, and then every change until one side ends the stream.
    * @param from a version that a stream told, at this server or another
    */
-  async run(response: Response, from: number | undefined): Promise<void> {
-    this.response = response;
-    response.once('close', () => this.end());
+  async run(from: number | undefined): Promise<void> {
+    const { response } = this.options;
+    this.isBegun = true;
     response.status(200).set({ 'content-type': 'text/event-stream', 'cache-control': 'no-store' });
     response.flushHeaders();
     // The server closed before it began.
@@ -110,7 +113,7 @@ export class WatchStream implements OpenStream {
 
   beat(): void {
     this.owesVersion = true;
-    if (this.response !== undefined && !this.isBlocked) this.response.write(':\n\n');
+    if (this.isBegun && !this.isBlocked) this.options.response.write(':\n\n');
   }
 
   end(): void {
@@ -118,7 +121,8 @@ export class WatchStream implements OpenStream {
     this.isEnded = true;
     this.options.feeds.leave(this, this.feeds);
     this.queue.clear();
-    this.response?.end();
+    // Else it is for an error.
+    if (this.isBegun) this.options.response.end();
     this.wake();
   }
 
@@ -241,8 +245,8 @@ export class WatchStream implements OpenStream {
   }
 
   private async send(text: string): Promise<void> {
-    const { response } = this;
-    if (this.isEnded || response === undefined || response.write(text)) return;
+    const { response } = this.options;
+    if (this.isEnded || response.write(text)) return;
     this.isBlocked = true;
     await new Promise<void>((resolve) => {
       const stalled = setTimeout(() => {
