@@ -38,7 +38,7 @@ export function batchRoutes(): Router {
       scope.requireWriter();
       const { operations } = validateBody(batchSchema, request.body);
       const changes: readonly Change[] = operations;
-      const outcomes = await carryOut(scope, changes, (i) => `operations[${i}].body`, signal);
+      const outcomes = await carryOut(scope, changes, (i) => `operations[${i}]`, signal);
       response.locals.changes = outcomes.map(({ kind, id, result, stored }) => {
         return { kind, id, result, etag: stored && etagOf(stored.modified) };
       });

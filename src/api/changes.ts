@@ -10,7 +10,7 @@ import { NodeError } from '../nsdb/store.js';
 import { ObjectConflictError, ObjectExistsError, ObjectNotFoundError } from '../nsdb/topology-errors.js';
 import { type Kind, type Port, SCHEMAS, type TopologyTypes } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
-import { faultyValue, fieldOf, inBody } from './error-fields.js';
+import { faultyValue, fieldOf, inOperation } from './error-fields.js';
 import { ifMatchNames } from './etag.js';
 import { isRecord, mergePatch } from './merge-patch.js';
 import { parseId } from './object-query.js';
@@ -78,7 +78,7 @@ type Staged = Omit<Outcome, 'stored'>;
  * Carry out changes together or not at all. While others change the same objects it starts again with what they have left, so
  * none of theirs is lost.
  *
- * @param nameOf what the body of a change is called in errors, such as `operations[3].body`; undefined for the whole request
+ * @param nameOf what a change is called in errors, such as `operations[3]`; undefined for one that is all of the request
  * @throws PreconditionFailedError, ForbiddenError, and as Transaction.commit, with fields as the body has them
  */
 export async function carryOut(
@@ -108,7 +108,7 @@ async function tryOnce(
       done.push(await stage(attempt, change));
     } catch (error) {
       if (error instanceof ObjectConflictError) return undefined;
-      throw inBody(error, change.kind, nameOf(i));
+      throw inOperation(error, change.kind, nameOf(i));
     }
   }
   if (done.every(({ result }) => result === 'unchanged')) return done;
@@ -118,7 +118,7 @@ async function tryOnce(
   } catch (error) {
     if (isInterference(error, done)) return undefined;
     const index = culprit(error, done, attempt);
-    const named = index === undefined ? error : inBody(error, changes[index].kind, nameOf(index));
+    const named = index === undefined ? error : inOperation(error, changes[index].kind, nameOf(index));
     throw await scope.conceal(named);
   }
 }
@@ -333,13 +333,13 @@ function isInterference(error: unknown, done: readonly Staged[]): boolean {
   return done.some(isOwn);
 }
 
-/** The change that a failed commit is about. */
+/** The change that a failed commit is about: of those that want the same, the last. */
 function culprit(error: unknown, done: readonly Staged[], { staged }: Attempt): number | undefined {
   if (!(error instanceof MidonetError)) return undefined;
   const field = fieldOf(error);
   const value = faultyValue(error);
   if (field === undefined) return undefined;
-  const index = done.findIndex(({ kind, id }) => {
+  const index = done.findLastIndex(({ kind, id }) => {
     const object = staged.get(stagedKey(kind, id));
     return (
       object !== undefined &&

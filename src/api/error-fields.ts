@@ -2,7 +2,7 @@ import type { z } from 'zod';
 import { InvalidInputError, MidonetError } from '../errors.js';
 import { ObjectExistsError, ObjectNotFoundError, ReferenceConflictError } from '../nsdb/topology-errors.js';
 import { validate } from '../topology/validate.js';
-import { ForbiddenError } from './request-errors.js';
+import { ForbiddenError, PreconditionFailedError } from './request-errors.js';
 
 /** Errors of the layers below name a field with the kind of object that has it, as in `port.mac`. In a body it is `mac`. */
 
@@ -19,6 +19,18 @@ export function inBody(error: unknown, kind: string, body: string | undefined): 
   if (!field.startsWith(`${kind}.`)) return error;
   const own = field.slice(kind.length + 1);
   return renamed(error, body === undefined ? own : `${body}.${own}`);
+}
+
+/**
+ * The same for one of several operations in a body, such as `operations[3]`: an error that is about no field of an object names
+ * that. For an operation that is all of the request it is undefined.
+ */
+export function inOperation(error: unknown, kind: string, operation: string | undefined): unknown {
+  if (operation === undefined || !(error instanceof MidonetError)) return inBody(error, kind, undefined);
+  if (fieldOf(error) !== undefined) return inBody(error, kind, `${operation}.body`);
+  if (error instanceof ObjectNotFoundError) return renamed(error, `${operation}.id`);
+  if (error instanceof PreconditionFailedError) return renamed(error, `${operation}.ifMatch`);
+  return renamed(error, operation);
 }
 
 /** A body that is no object of the topology. @throws InvalidInputError naming the field as in the body */
@@ -46,6 +58,9 @@ function renamed(error: MidonetError, field: string): MidonetError {
   if (error instanceof ObjectNotFoundError) return new ObjectNotFoundError(error.kind, error.id, field);
   if (error instanceof ObjectExistsError) return new ObjectExistsError(field, error.value);
   if (error instanceof ForbiddenError) return new ForbiddenError(error.reason, field);
+  if (error instanceof PreconditionFailedError) {
+    return new PreconditionFailedError(error.kind, error.id, error.reason, field);
+  }
   if (error instanceof ReferenceConflictError) {
     return new ReferenceConflictError(field, error.kind, error.id, error.holderId);
   }

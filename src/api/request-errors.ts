@@ -3,8 +3,14 @@ import type { Kind } from '../topology/types.js';
 
 /** The object is in another version than the request was made for, or is there when it should not be. */
 export class PreconditionFailedError extends MidonetError {
-  constructor(kind: Kind, id: string, reason: string) {
-    super('MN_PRECONDITION_FAILED', `${kind} ${id}: ${reason}`);
+  constructor(
+    readonly kind: Kind,
+    readonly id: string,
+    readonly reason: string,
+    /** What named the version, where that is not a header. */
+    readonly field?: string,
+  ) {
+    super('MN_PRECONDITION_FAILED', `${field === undefined ? '' : `${field}: `}${kind} ${id}: ${reason}`);
   }
 }
 
