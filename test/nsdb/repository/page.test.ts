@@ -2,11 +2,12 @@ import { randomUUID } from 'node:crypto';
 import test from 'ava';
 import fc from 'fast-check';
 import { encodeJson } from '../../../src/nsdb/json.js';
-import { objectPath } from '../../../src/nsdb/layout.js';
+import { objectPath, tenantOfFolder, tenantPath } from '../../../src/nsdb/layout.js';
+import { pathFault } from '../../../src/nsdb/path.js';
 import { walk } from '../../../src/nsdb/repository/deletion.js';
 import { TopologyRepository } from '../../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../../src/nsdb/store.js';
-import type { Kind } from '../../../src/topology/types.js';
+import { chainSchema, type Kind } from '../../../src/topology/types.js';
 import { ApacheZookeeper } from '../apache-zookeeper.js';
 import { allPaths, EmbeddedNsdb } from '../embedded-nsdb.js';
 
@@ -202,6 +203,24 @@ test('a watch of a kind tells of objects that are there, come, change and go, an
       watch.close();
     }
   }));
+
+test('property: whatever a tenant is called, the folder of its objects has a name, which tells of it', (t) => {
+  const names = fc.oneof(
+    fc.string({ unit: 'binary', minLength: 1, maxLength: 255 }),
+    fc.constantFrom('.', '..', '/', '%', '%2E', 'zookeeper', '漢'.repeat(255)),
+  );
+  fc.assert(
+    fc.property(names, (tenant) => {
+      const { success } = chainSchema.safeParse({ id: id(), name: 'c', tenantId: tenant });
+      t.is(success, tenant.length <= 255);
+      if (!success) return;
+      const path = tenantPath(tenant, 'chain', id());
+      t.is(pathFault(path), undefined);
+      t.is(tenantOfFolder(path.split('/')[2]), tenant);
+    }),
+  );
+  t.false(chainSchema.safeParse({ id: id(), name: 'c', tenantId: '\ud800' }).success, 'half of a character');
+});
 
 async function ruleNaming(repository: TopologyRepository, portGroupId: string) {
   const [chainId] = await chains(repository, ['c']);
