@@ -1,3 +1,4 @@
+import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { type Caller, LOCAL_ADMIN } from '../api/caller.js';
 import type { ServerTls } from '../api/server.js';
 import { InvalidInputError } from '../errors.js';
@@ -79,8 +80,22 @@ export function readServerTls(tls: Config['api']['tls']): ServerTls | undefined 
     key: readSecret('config.api.tls.key', key),
     clientCa: clientCa === undefined ? undefined : readFile('config.api.tls.clientCa', clientCa),
   };
+  // A context takes what holds none for none at all, without an error.
+  requirePem('certificate', () => new X509Certificate(texts.certificate));
+  requirePem('key', () => createPrivateKey(texts.key));
+  if (texts.clientCa !== undefined) requirePem('clientCa', () => new X509Certificate(texts.clientCa ?? ''));
   secureContextOf({ ca: texts.clientCa, certificate: texts.certificate, key: texts.key });
   return texts;
+}
+
+/** @throws InvalidInputError, without what is in the file */
+function requirePem(field: string, parse: () => unknown): void {
+  try {
+    parse();
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new InvalidInputError(`config.api.tls.${field}`, '…', `expected a file in PEM (${reason})`);
+  }
 }
 
 /** @throws InvalidInputError */

@@ -21,11 +21,13 @@ function file(text: string, mode = 0o600): string {
 
 const TOKEN = 'x'.repeat(32);
 const tokenFile = file(`${TOKEN}\n`);
+let otherKey: string;
 let tls: { certificate: string; key: string; clientCa: string };
 
 test.before(async () => {
   const authority = await Authority.make(folder, 'authority');
   const { certificate, key, ca } = await authority.issue('server', 'IP:10.0.0.10');
+  otherKey = file((await authority.issue('other', 'IP:10.0.0.11')).key);
   tls = { certificate: file(certificate), key: file(key), clientCa: file(ca) };
 });
 
@@ -87,7 +89,11 @@ test('files that cannot be used are refused by name', async (t) => {
     [{ adminTokenFile: file(TOKEN, 0o644) }, 'config.api.adminTokenFile', /chmod 600/],
     [{ tls: { certificate } }, 'config.api.tls.key', /go together/],
     [{ tls: { key } }, 'config.api.tls.certificate', /go together/],
-    [{ tls: { certificate, key: file('no key') } }, 'tls', /PEM/],
+    [{ tls: { certificate: file(''), key } }, 'config.api.tls.certificate', /PEM/],
+    [{ tls: { certificate, key, clientCa: file('\n') } }, 'config.api.tls.clientCa', /PEM/],
+    [{ tls: { certificate, key, clientCa: file('no authority') } }, 'config.api.tls.clientCa', /PEM/],
+    [{ tls: { certificate, key: file('no key') } }, 'config.api.tls.key', /PEM/],
+    [{ tls: { certificate, key: otherKey } }, 'tls', /the key that of the certificate/],
     [{ tls: { certificate: key, key: file('a', 0o644) } }, 'config.api.tls.key', /chmod 600/],
   ] as const) {
     const error = await t.throwsAsync(settings(api), { instanceOf: InvalidInputError, message: expected });
