@@ -26,6 +26,7 @@ import { isReading } from './reading.js';
 import { NoSuchPathError } from './request-errors.js';
 import { securityHeaders } from './security-headers.js';
 import { statusRoutes } from './status-routes.js';
+import { supportBundleRoutes } from './support-bundle-routes.js';
 import { tableRoutes } from './table-routes.js';
 import { Scope } from './tenancy.js';
 import { traceRoutes } from './trace-routes.js';
@@ -48,6 +49,8 @@ export interface ApiContext {
   readonly audit?: AuditLog;
   /** How the NSDB is; absent where nobody can tell. */
   readonly nsdbStatus?: (signal: AbortSignal) => Promise<NsdbStatus>;
+  /** What the server was started with, for support bundles; absent where nobody can tell. */
+  readonly configuration?: object;
   /** Aborted when the server closes: answers that go on and on must end then. */
   readonly closing?: AbortSignal;
   /** Of streams of changes; the usual ones when absent. */
@@ -105,6 +108,7 @@ export function createApp(context: ApiContext): Express {
   app.use('/v1', statusRoutes(context));
   app.use('/v1', flowRoutes(context));
   app.use('/v1', captureRoutes(context));
+  app.use('/v1', supportBundleRoutes(context));
   app.use(({ path }) => {
     throw new NoSuchPathError(path);
   });

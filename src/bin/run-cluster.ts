@@ -62,6 +62,7 @@ export async function runCluster(config: Config, log: Logger, signal: AbortSigna
       requestsPerSecond: api.limits.requestsPerSecond,
       audit,
       nsdbStatus: nsdbStatusOf(config.nsdb, store, closers),
+      configuration: config,
     }).catch(namingAddress('config.api.listen', api.listen));
     closers.add(() => server.close());
     const certificates = new CertificateWatch(api.tls, tls, server, log);

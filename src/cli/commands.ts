@@ -43,6 +43,10 @@ export function addClientCommands(program: Command, terminal: Terminal = systemT
     program.command('status').description('say what is wrong in the whole cluster, and what to do about it'),
     async (command) => (await import('./status.js')).fillStatus(command, terminal),
   );
+  lazy.set(
+    program.command('support-bundle [file]').description('save what is needed to find out from afar what is wrong'),
+    async (command) => (await import('./support-bundle.js')).fillSupportBundle(command, terminal),
+  );
 
   program.commandsGroup('Shell:');
   program

@@ -18,8 +18,10 @@ export class ExplainingApi {
   caller: Caller | undefined;
 
   private constructor(
+    /** As clients name it. */
+    readonly server: string,
     readonly client: ApiClient,
-    private readonly server: Server,
+    private readonly http: Server,
     private readonly controls: readonly { close(): Promise<void> }[],
   ) {}
 
@@ -31,7 +33,8 @@ export class ExplainingApi {
     const server = createServer(createApp({ repository: c.repository, log, authenticate }));
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const { port } = server.address() as AddressInfo;
-    const api = new ExplainingApi(new ApiClient({ server: `http://127.0.0.1:${port}` }), server, controls);
+    const name = `http://127.0.0.1:${port}`;
+    const api = new ExplainingApi(name, new ApiClient({ server: name }), server, controls);
     const link = new AgentLink(c.repository.store);
     for (const { id, name } of hosts) {
       await until(`the agent of ${name} can be asked`, () => link.agentOf(id).then(() => true, unlessUnavailable));
@@ -45,8 +48,8 @@ export class ExplainingApi {
 
   async close(): Promise<void> {
     this.client.close();
-    this.server.closeAllConnections();
-    await new Promise((resolve) => this.server.close(resolve));
+    this.http.closeAllConnections();
+    await new Promise((resolve) => this.http.close(resolve));
     await Promise.all(this.controls.map((one) => one.close()));
   }
 }
