@@ -168,7 +168,13 @@ async function stagePatch(attempt: Attempt, change: Change & { op: 'patch' }): P
   const patch = bodyOf(change);
   const { existing, modified } = await loadIf(attempt, kind, id, ifMatch);
   if (existing === undefined || !(await scope.sees(kind, existing, staged))) throw new ObjectNotFoundError(kind, id);
-  return replace(attempt, kind, existing, validated(kind, mergePatch(existing, patch)), modified);
+  return replace(
+    attempt,
+    kind,
+    existing,
+    validated(kind, withoutStaleKey(mergePatch(existing, patch), patch, existing)),
+    modified,
+  );
 }
 
 async function stageDeletion(attempt: Attempt, { kind, id, ifMatch }: Change & { op: 'delete' }): Promise<Staged> {
@@ -282,10 +288,18 @@ const KEPT_FIELDS: Readonly<Partial<Record<Kind, readonly string[]>>> = {
 };
 
 /** The host's agent has put the tunnel key there; it stays good as long as the port is at the same place. */
-function keptBinding(binding: unknown, existing: Port['binding']): { binding?: unknown } {
+function keptBinding(binding: unknown, existing: Port['binding']): { binding?: Record<string, unknown> } {
   if (existing?.tunnelKey === undefined || !isRecord(binding) || binding.tunnelKey !== undefined) return {};
   const isSame = binding.hostId === existing.hostId && binding.interfaceName === existing.interfaceName;
   return isSame ? { binding: { ...binding, tunnelKey: existing.tunnelKey } } : {};
+}
+
+/** A port that a patch moves leaves its tunnel key behind: another port has it at the place where it goes. */
+function withoutStaleKey(patched: unknown, patch: Record<string, unknown>, before: TopologyTypes[Kind]): unknown {
+  if (!isRecord(patched) || !isRecord(patched.binding) || !isRecord(patch.binding)) return patched;
+  if (patch.binding.tunnelKey !== undefined) return patched;
+  const { tunnelKey: _, ...binding } = patched.binding;
+  return { ...patched, binding: { ...binding, ...keptBinding(binding, (before as Port).binding).binding } };
 }
 
 /** Whether an object that is there is what a client wants to make. */

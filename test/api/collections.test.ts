@@ -208,6 +208,18 @@ test('a patch takes fields away, and leaves alone what others change at the same
   t.deepEqual(Object.keys(metadata).toSorted(), ['b', 'c', ...fields].toSorted());
 });
 
+test('a port keeps its tunnel key while it stays where it is, and leaves it behind when it moves', async (t) => {
+  const { admin } = api!;
+  const bridgeId = await make(admin, '/v1/bridges', { name: 'bridge' });
+  const hosts = [await make(admin, '/v1/hosts', { name: 'one' }), await make(admin, '/v1/hosts', { name: 'other' })];
+  const binding = { hostId: hosts[0], interfaceName: 'eth1' };
+  const path = `/v1/ports/${await make(admin, '/v1/ports', { bridgeId, binding: { ...binding, tunnelKey: 7 } })}`;
+  t.like((await admin.put(path, { bridgeId, binding })).body, { binding: { ...binding, tunnelKey: 7 } });
+  t.like((await admin.patch(path, { binding: { interfaceName: 'eth1' } })).body, { binding: { tunnelKey: 7 } });
+  const moved = await admin.patch(path, { binding: { hostId: hosts[1] } });
+  t.like(moved.body, { binding: { hostId: hosts[1], interfaceName: 'eth1', tunnelKey: undefined } });
+});
+
 test('what others need cannot be deleted, and the answer says what that is', async (t) => {
   const { admin } = api!;
   const loadBalancerId = await make(admin, '/v1/load-balancers', {});
