@@ -48,6 +48,15 @@ export function addClientCommands(program: Command, terminal: Terminal = systemT
     async (command) => (await import('./support-bundle.js')).fillSupportBundle(command, terminal),
   );
 
+  program.commandsGroup('Access:');
+  lazy.set(
+    program
+      .command('access-token')
+      .description('Tokens by which programs and people show the API who they are')
+      .helpCommand(false),
+    async (command) => (await import('./access-token.js')).fillAccessToken(command, terminal),
+  );
+
   program.commandsGroup('Shell:');
   program
     .command('completion <shell>')

@@ -234,3 +234,31 @@ test.serial('pages of other sites may not use the API, whoever looks at them', a
   t.is((await from({ origin: 'null' })).status, 403);
   t.is((await from({ origin: `http://127.0.0.1:${server.port}` })).status, 201);
 });
+
+test.serial('a token has its role among the objects of its tenant', async (t) => {
+  const server = await serveApi(t);
+  const ofTenant = async (tenantId: string) => {
+    const { body } = await ask(server, ADMIN_TOKEN, 'POST', '/v1/bridges', { name: 'web', tenantId });
+    const admin = (await makeToken(server, { role: 'tenant-admin', tenantId })).token;
+    const reader = (await makeToken(server, { role: 'tenant-reader', tenantId })).token;
+    return { path: `/v1/bridges/${body.id}`, admin, reader };
+  };
+  const [blue, red] = [await ofTenant('blue'), await ofTenant('red')];
+  const names = async (token: string) => {
+    const { body } = await ask(server, token, 'GET', '/v1/bridges');
+    return body.items.map(({ tenantId }: { tenantId: string }) => tenantId).sort();
+  };
+  t.deepEqual(await names(ADMIN_TOKEN), ['blue', 'red']);
+  for (const token of [blue.admin, blue.reader]) {
+    t.deepEqual(await names(token), ['blue']);
+    t.is((await ask(server, token, 'GET', blue.path)).status, 200);
+    t.is((await ask(server, token, 'GET', red.path)).status, 404);
+  }
+  const patch = { name: 'other' };
+  t.is((await ask(server, blue.reader, 'PATCH', blue.path, patch)).status, 403);
+  t.is((await ask(server, blue.reader, 'DELETE', blue.path)).status, 403);
+  t.is((await ask(server, blue.admin, 'PATCH', red.path, patch)).status, 404);
+  t.is((await ask(server, blue.admin, 'PATCH', blue.path, patch)).status, 200);
+  await ask(server, blue.admin, 'DELETE', red.path);
+  t.is((await ask(server, red.admin, 'GET', red.path)).status, 200);
+});
