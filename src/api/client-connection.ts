@@ -7,6 +7,7 @@ import {
   type RequestOptions,
 } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
+import { setTimeout as delay } from 'node:timers/promises';
 import { ERROR_CODES, type ErrorCode, InvalidInputError, MidonetError, TimeoutError } from '../errors.js';
 import type { Problem } from './problem.js';
 
@@ -84,15 +85,24 @@ export class ClientConnection {
       : new HttpAgent({ keepAlive: true });
   }
 
-  /** @throws ApiError, ApiUnavailableError, TimeoutError; the signal's reason */
+  /**
+   * Waits its turn when the server says that there were too many requests, if that is in the time that an answer may take.
+   * @throws ApiError, ApiUnavailableError, TimeoutError; the signal's reason
+   */
   async request(method: string, path: string, parts: RequestParts = {}): Promise<Answer> {
     const late = AbortSignal.timeout(this.timeoutMs);
-    try {
-      const answer = await this.send(method, path, parts, late);
-      const text = await textOf(answer);
-      return { status: answer.statusCode!, headers: answer.headers, body: bodyOf(answer, text) };
-    } catch (error) {
-      throw this.fault(error, `${method} ${path}`, parts.signal, late);
+    const end = performance.now() + this.timeoutMs;
+    for (;;) {
+      try {
+        const answer = await this.send(method, path, parts, late);
+        const text = await textOf(answer);
+        return { status: answer.statusCode!, headers: answer.headers, body: bodyOf(answer, text) };
+      } catch (error) {
+        const fault = this.fault(error, `${method} ${path}`, parts.signal, late);
+        const pause = pauseAfter(fault);
+        if (pause === undefined || performance.now() + pause > end) throw fault;
+        await delay(pause, undefined, { signal: parts.signal });
+      }
     }
   }
 
@@ -244,6 +254,12 @@ function baseOf(server: string): RequestOptions & { prefix: string; isTls: boole
     prefix: url.pathname.replace(/\/+$/, ''),
     isTls,
   };
+}
+
+/** Milliseconds after which a request that was not carried out may be made again; undefined when it was refused for good. */
+function pauseAfter(fault: unknown): number | undefined {
+  if (!(fault instanceof ApiError) || fault.status !== 429 || fault.retryAfter === undefined) return undefined;
+  return fault.retryAfter * 1000;
 }
 
 function queryText(query: RequestParts['query'] = {}): string {

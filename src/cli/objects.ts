@@ -2,13 +2,12 @@ import { setMaxListeners } from 'node:events';
 import type { InputOf, MidonetClient, PatchOf, Stored } from '../api/client.js';
 import { segmentOf } from '../api/resources.js';
 import { InvalidInputError, MidonetError } from '../errors.js';
-import { positionSchema } from '../topology/position.js';
 import type { Kind } from '../topology/types.js';
 import { assign, type Fields, fieldAt } from './assignments.js';
 import { detailsOf, tableOf } from './columns.js';
 import { type ConnectionFlags, connect } from './connection.js';
 import { type Field, fieldsOf, hasName, hasTenant, kebab } from './fields.js';
-import { type AnyObject, Names } from './names.js';
+import { type AnyObject, Names, parentsOf } from './names.js';
 import { formOf, type OutputFlags, printAs } from './output.js';
 import type { Terminal } from './terminal.js';
 import { readValue } from './values.js';
@@ -113,7 +112,7 @@ export async function listObjects(kind: Kind, flags: ListFlags & FieldFlags, ter
       objects.push(object as AnyObject);
       if (objects.length === flags.limit) break;
     }
-    if (kind === 'rule') objects.sort(byChainAndPlace);
+    objects.sort(inOrderOf(kind));
     await printAs(terminal, formOf(flags), objects, (wide) => tableOf(kind, objects, names, wide));
     if (objects.length === 0 && formOf(flags) === 'table') terminal.note(`no ${segmentOf(kind)}`);
   });
@@ -149,9 +148,21 @@ function isScalar({ shape }: Pick<Field, 'shape'>): boolean {
   return shape.type !== 'list' && shape.type !== 'object' && shape.type !== 'map';
 }
 
-function byChainAndPlace(a: AnyObject, b: AnyObject): number {
-  const keys = ({ chainId, position, id }: AnyObject) => [chainId, positionSchema.parse(position), id].join(' ');
-  return keys(a) < keys(b) ? -1 : 1;
+/** By tenant, by what they are a part of and by name; rules as they stand in their chain. */
+function inOrderOf(kind: Kind): (a: AnyObject, b: AnyObject) => number {
+  const fields = [
+    'tenantId',
+    ...parentsOf(kind).map(({ field }) => field),
+    kind === 'rule' ? 'position' : 'name',
+    'id',
+  ];
+  return (a, b) => {
+    for (const field of fields) {
+      const [left, right] = [String(a[field] ?? ''), String(b[field] ?? '')];
+      if (left !== right) return left < right ? -1 : 1;
+    }
+    return 0;
+  };
 }
 
 export async function showObjects(

@@ -3,7 +3,10 @@ export function formatTable(titles: readonly string[], rows: readonly (readonly 
   const shown = titles.map((_, i) => i).filter((i) => rows.some((row) => row[i] !== ''));
   const widths = shown.map((i) => rows.reduce((width, row) => Math.max(width, row[i].length), titles[i].length));
   const line = (cells: readonly string[]) =>
-    shown.map((i, at) => (at === shown.length - 1 ? cells[i] : cells[i].padEnd(widths[at]))).join('   ');
+    shown
+      .map((i, at) => cells[i].padEnd(widths[at]))
+      .join('   ')
+      .trimEnd();
   return [titles, ...rows].map(line).join('\n');
 }
 

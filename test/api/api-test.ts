@@ -29,6 +29,17 @@ export const tenantReader = (tenantId: string): Caller => ({
 
 const CALLER = 'x-test-caller';
 
+/** A bearer token that says who shows it. */
+export function tokenOf(caller: Caller): string {
+  return Buffer.from(JSON.stringify(caller)).toString('base64url');
+}
+
+function callerOf(named: string | undefined, authorization: string | undefined): Caller {
+  const token = authorization?.slice('Bearer '.length);
+  const text = named ?? (token === undefined ? undefined : Buffer.from(token, 'base64url').toString());
+  return text === undefined ? LOCAL_ADMIN : (JSON.parse(text) as Caller);
+}
+
 /** The REST API on a loopback port, before a store; each request says whose it is. */
 export class TestApi {
   readonly repository: TopologyRepository;
@@ -47,7 +58,7 @@ export class TestApi {
     const app = createApp({
       repository,
       log: pino({ level: 'silent' }),
-      authenticate: async (request) => JSON.parse(request.get(CALLER) ?? JSON.stringify(LOCAL_ADMIN)) as Caller,
+      authenticate: async (request) => callerOf(request.get(CALLER), request.get('authorization')),
     });
     const server = createServer(app).listen(0, '127.0.0.1');
     await once(server, 'listening');

@@ -90,7 +90,7 @@ test('problem documents become errors with their code, field and value; anything
     if (request.url === '/v1/proxy') return response.writeHead(502, { 'content-type': 'text/html' }).end('<p>gone');
     if (request.url === '/v1/cut') return response.writeHead(200, { 'content-type': 'application/json' }).end('{"a":');
     const problem = { status: 429, code: 'MN_TOO_MANY_REQUESTS', detail: 'mac: slower', field: 'mac', value: 'x' };
-    response.writeHead(429, { 'content-type': 'application/problem+json; charset=utf-8', 'retry-after': '3' });
+    response.writeHead(429, { 'content-type': 'application/problem+json; charset=utf-8', 'retry-after': '60' });
     return response.end(JSON.stringify(problem));
   });
   const api = client(t, at(server));
@@ -98,7 +98,7 @@ test('problem documents become errors with their code, field and value; anything
     instanceOf: ApiError,
     message: 'mac: slower',
   });
-  t.like(error, { code: 'MN_TOO_MANY_REQUESTS', status: 429, field: 'mac', value: 'x', retryAfter: 3 });
+  t.like(error, { code: 'MN_TOO_MANY_REQUESTS', status: 429, field: 'mac', value: 'x', retryAfter: 60 });
   await t.throwsAsync(api.request('GET', '/v1/html'), { code: 'MN_PROTOCOL', message: /status 404: <p>no/ });
   await t.throwsAsync(api.request('GET', '/v1/proxy'), { code: 'MN_API_UNAVAILABLE', message: /status 502/ });
   await t.throwsAsync(api.request('GET', '/v1/cut'), { code: 'MN_PROTOCOL', message: /expected JSON/ });
@@ -123,6 +123,23 @@ test('a server that is not there, does not answer or cuts its answer off is said
   t.is(await t.throwsAsync(asked), reason);
   await stop(server);
   await t.throwsAsync(patient.request('GET', '/v1'), { code: 'MN_API_UNAVAILABLE', message: /ECONNREFUSED/ });
+});
+
+test('a request waits its turn when there were too many, unless that is too long', async (t) => {
+  let refusals = 0;
+  const server = await serve(t, (request, response) => {
+    response.setHeader('content-type', 'application/problem+json');
+    const isRefused = request.method === 'GET' ? refusals++ < 2 : true;
+    if (!isRefused) return response.end('{"items":[]}');
+    response.writeHead(429, { 'retry-after': request.method === 'GET' ? '0' : '60' });
+    return response.end(
+      JSON.stringify({ code: 'MN_TOO_MANY_REQUESTS', detail: 'expected at most 1 request a second' }),
+    );
+  });
+  const api = client(t, at(server));
+  t.is((await api.request('GET', '/v1/ports')).status, 200);
+  t.is(refusals, 3);
+  await t.throwsAsync(api.request('POST', '/v1/ports'), { code: 'MN_TOO_MANY_REQUESTS' });
 });
 
 test('what changes nothing when it happens twice is sent again when a kept connection was closed', async (t) => {

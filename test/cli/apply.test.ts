@@ -1,6 +1,9 @@
 import test, { type ExecutionContext } from 'ava';
 import type { AnyObject } from '../../src/cli/names.js';
+import { tenantAdmin, tenantReader } from '../api/api-test.js';
 import { TestCli } from './cli-test.js';
+
+const EXAMPLE = new URL('../../../docs/examples/two-tenants.yaml', import.meta.url).pathname;
 
 async function start(t: ExecutionContext): Promise<TestCli> {
   t.timeout(120_000);
@@ -115,4 +118,23 @@ test('fields that others set stay as they are, unless the file says that there s
   t.is(await apply(cli, text(', binding: { host: node-1, interfaceName: eth1 }')), 'nothing to change');
   t.regex(await apply(cli, text(', binding: null')), /binding: host=node-1,interface-name=eth1 → \(none\)/);
   t.false('binding' in (await cli.json<AnyObject>('port', 'show', 'web/a')));
+});
+
+test('a tenant keeps what is its own in a file, and gets to know of nothing else', async (t) => {
+  const cli = await start(t);
+  await cli.midonet('apply', '-f', EXAMPLE);
+  const red = { caller: tenantAdmin('red') };
+  const mine = await cli.run(['export'], red);
+  t.is(mine.error, undefined);
+  t.notRegex(mine.out, /blue|provider|203\.0\.113/);
+  t.is((await cli.run(['apply', '-f', '-', '--prune'], { input: mine.out, ...red })).out, 'nothing to change');
+
+  const input = 'kind: bridge\nname: extra\nports: [{ name: a, mac: "02:00:00:00:00:09" }]';
+  t.regex((await cli.run(['apply', '-f', '-', '--tenant', 'red'], { input, ...red })).out, /^2 to make/m);
+  t.like(await cli.json('bridge', 'show', 'extra'), { tenantId: 'red' });
+  const theirs = await cli.run(['bridge', 'show', 'clients'], { caller: tenantAdmin('blue') });
+  t.regex(theirs.out, /tenant: +blue/);
+  t.regex((await cli.run(['router', 'show', 'provider'], red)).error!, /no router called provider/);
+  const refused = await cli.run(['bridge', 'create', 'x'], { caller: tenantReader('red') });
+  t.regex(refused.error!, /may not|reader|reads/);
 });

@@ -1,7 +1,8 @@
 import { Command, CommanderError } from 'commander';
+import type { Caller } from '../../src/api/caller.js';
 import { addClientCommands } from '../../src/cli/commands.js';
 import type { Terminal } from '../../src/cli/terminal.js';
-import { TestApi } from '../api/api-test.js';
+import { TestApi, tokenOf } from '../api/api-test.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
 
 /** What a command has printed, and how it ended. */
@@ -20,6 +21,8 @@ export interface RunOptions {
   readonly signal?: AbortSignal;
   /** Another than the API's own. */
   readonly server?: string;
+  /** Who runs it; an admin when absent. */
+  readonly caller?: Caller;
   /** Called with each line as it is printed. */
   readonly onLine?: (line: string) => void;
 }
@@ -58,7 +61,10 @@ export class TestCli {
     const notes: string[] = [];
     let exitCode = 0;
     const terminal: Terminal = {
-      env: { MIDONET_API: options.server ?? this.api.address },
+      env: {
+        MIDONET_API: options.server ?? this.api.address,
+        ...(options.caller !== undefined && { MIDONET_TOKEN: tokenOf(options.caller) }),
+      },
       isInteractive: options.answer !== undefined,
       signal: options.signal ?? new AbortController().signal,
       print: (line) => {
