@@ -13,7 +13,7 @@ import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
 import { TraceNames } from './trace-names.js';
 
-/** Agents asked for the flows of one port, at most; and so many at once. */
+/** Agents asked for their flows, at most; and so many at once. */
 const MAX_HOSTS = 256;
 const HOSTS_AT_ONCE = 16;
 const MAX_LIMIT = 10_000;
@@ -87,7 +87,7 @@ export const FLOW_OPERATIONS: readonly OperationDescription[] = [
     tag: 'Explain',
     summary: 'Show the flows that hosts have installed',
     description:
-      'Those of one host, or those of all hosts whose packets come in at a port, leave there or pass it. One of the two has to be named. Only an admin may ask.',
+      'Those of all hosts, or of one; or those of all hosts whose packets come in at a port, leave there or pass it. Only an admin may ask.',
     parameters: [
       { name: 'portId', in: 'query', description: 'A port', schema: z.uuid(), example: PORT_EXAMPLE },
       { name: 'hostId', in: 'query', description: 'A host', schema: z.uuid() },
@@ -167,8 +167,8 @@ export function flowRoutes({ repository }: ApiContext): Router {
       refuseOthers(query, ['portId', 'hostId', 'limit']);
       const portId = query.portId === undefined ? undefined : parseId('portId', query.portId);
       const hostId = query.hostId === undefined ? undefined : parseId('hostId', query.hostId);
-      if ((portId === undefined) === (hostId === undefined)) {
-        throw new InvalidInputError('portId', query.portId, 'expected either portId or hostId');
+      if (portId !== undefined && hostId !== undefined) {
+        throw new InvalidInputError('portId', portId, 'expected none, as there is a hostId');
       }
       if (portId !== undefined) await scope.require('port', portId);
       const path = `/flows?${new URLSearchParams({ limit: String(limitIn(query)), ...(portId && { port: portId }) })}`;

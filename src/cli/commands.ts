@@ -40,6 +40,14 @@ export function addClientCommands(program: Command, terminal: Terminal = systemT
     async (command) => (await import('./trace.js')).fillTrace(command, terminal),
   );
   lazy.set(
+    program.command('flows').description('show installed flows by the port that their packets come from'),
+    async (command) => (await import('./flows.js')).fillFlows(command, terminal),
+  );
+  lazy.set(
+    program.command('capture <port>').description('show or write what crosses a port, anywhere in the cluster'),
+    async (command) => (await import('./capture.js')).fillCapture(command, terminal),
+  );
+  lazy.set(
     program.command('status').description('say what is wrong in the whole cluster, and what to do about it'),
     async (command) => (await import('./status.js')).fillStatus(command, terminal),
   );

@@ -48,7 +48,7 @@ clusterTest(
       t.like(one, { hosts: [{ name: 'host-2', more: true }] });
 
       const refused = async (query: string, fault: object) => t.like((await api.admin.send('GET', query)).body, fault);
-      await refused('/v1/flows', { status: 400, field: 'portId' });
+      await refused(`/v1/flows?portId=${a.id}&hostId=${c.hosts[0].id}`, { status: 400, field: 'portId' });
       await refused(`/v1/flows?portId=${a.id}&limit=0`, { status: 400, field: 'limit' });
       await refused(`/v1/flows?portId=${a.id}&colour=red`, { status: 400, field: 'colour' });
       await refused(`/v1/flows?portId=${c.hosts[0].id}`, { status: 404 });
