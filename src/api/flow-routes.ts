@@ -2,7 +2,6 @@ import { Router } from 'express';
 import * as z from 'zod';
 import { InvalidInputError, MidonetError } from '../errors.js';
 import { knownHosts } from '../nsdb/operations/alive-hosts.js';
-import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import { ObjectNotFoundError } from '../nsdb/topology-errors.js';
 import { KINDS, type Kind } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
@@ -11,6 +10,7 @@ import type { ApiContext } from './app.js';
 import { parseId, refuseOthers } from './object-query.js';
 import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
+import type { Scope } from './tenancy.js';
 import { TraceNames } from './trace-names.js';
 
 /** Agents asked for their flows, at most; and so many at once. */
@@ -172,7 +172,7 @@ export function flowRoutes({ repository }: ApiContext): Router {
       }
       if (portId !== undefined) await scope.require('port', portId);
       const path = `/flows?${new URLSearchParams({ limit: String(limitIn(query)), ...(portId && { port: portId }) })}`;
-      response.json(await flows(repository, agents, hostId, path, signal));
+      response.json(await flows(scope, agents, hostId, path, signal));
     },
   });
   serve(router, '/connections', {
@@ -193,13 +193,13 @@ export function flowRoutes({ repository }: ApiContext): Router {
 }
 
 async function flows(
-  repository: TopologyRepository,
+  scope: Scope,
   agents: AgentLink,
   hostId: string | undefined,
   path: string,
   signal: AbortSignal,
 ): Promise<FlowsAnswer> {
-  const known = await knownHosts(repository.store, signal);
+  const known = await knownHosts(scope.repository.store, signal);
   const hosts = known.filter(({ id, alive }) => (hostId === undefined ? alive : id === hostId));
   if (hostId !== undefined && hosts.length === 0) throw new ObjectNotFoundError('host', hostId);
   const asked = hosts.slice(0, MAX_HOSTS);
@@ -217,11 +217,11 @@ async function flows(
     });
     found.push(...(await Promise.all(some)));
   }
-  return { hosts: found, hostsLeft: hosts.length - asked.length, names: await namesIn(repository, found, signal) };
+  return { hosts: found, hostsLeft: hosts.length - asked.length, names: await namesIn(scope, found, signal) };
 }
 
 async function namesIn(
-  repository: TopologyRepository,
+  scope: Scope,
   hosts: FlowsAnswer['hosts'],
   signal: AbortSignal,
 ): Promise<Record<string, string>> {
@@ -236,7 +236,7 @@ async function namesIn(
       }
     }
   }
-  const names = new TraceNames(repository, signal);
+  const names = new TraceNames(scope, signal);
   await names.load(Array.from(named, ([id, kind]) => ({ id, kind })));
   return Object.fromEntries(Array.from(named, ([id, kind]) => [id, names.of(kind, id)]));
 }

@@ -1,8 +1,8 @@
 import { readAhead } from '../nsdb/read-ahead.js';
-import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { PlainStep } from '../simulation/explain.js';
 import { describeRule } from '../topology/rule-text.js';
 import type { Kind, Port, Rule, TopologyTypes } from '../topology/types.js';
+import type { Scope } from './tenancy.js';
 import { unlessUnreadable } from './unreadable.js';
 
 /** What an answer names is read up to this many objects of it; the rest keep their identifiers. */
@@ -22,8 +22,9 @@ export class TraceNames {
   /** Where a rule stands in its chain, from 1 on. */
   private readonly places = new Map<string, number>();
 
+  /** @param scope what it does not show keeps its identifier */
   constructor(
-    private readonly repository: TopologyRepository,
+    private readonly scope: Scope,
     private readonly signal: AbortSignal,
   ) {}
 
@@ -55,16 +56,16 @@ export class TraceNames {
   async load(wanted: readonly Named[]): Promise<void> {
     const missing = new Map(wanted.filter(({ id }) => !this.objects.has(id)).map((one) => [one.id, one]));
     const some = [...missing.values()].slice(0, Math.max(0, MAX_OBJECTS - this.objects.size));
-    await readAhead(some, this.signal, async ({ kind, id }, signal) => {
-      const found = await this.repository.get(kind, id, signal).catch(unlessUnreadable);
+    await readAhead(some, this.signal, async ({ kind, id }) => {
+      const found = await this.scope.find(kind, id).catch(unlessUnreadable);
       if (found !== undefined) this.objects.set(id, { kind, object: found.object });
     });
   }
 
   private async countRules(chainId: string): Promise<void> {
-    const ids = await this.repository.holders('rule', 'chainId', chainId, this.signal);
+    const ids = await this.scope.repository.holders('rule', 'chainId', chainId, this.signal);
     if (ids.length > MAX_RULES_COUNTED) return;
-    const rules = await this.repository.rulesOf(chainId, this.signal).catch(unlessUnreadable);
+    const rules = await this.scope.repository.rulesOf(chainId, this.signal).catch(unlessUnreadable);
     for (const [i, { id }] of rules?.entries() ?? []) this.places.set(id, i + 1);
   }
 
@@ -167,7 +168,8 @@ function namedByRule(rule: Rule): Named[] {
   ];
 }
 
-function namedIn(step: PlainStep): Named[] {
+/** The objects that a step speaks of. */
+export function namedIn(step: PlainStep): Named[] {
   switch (step.type) {
     case 'in':
     case 'out':

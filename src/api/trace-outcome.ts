@@ -1,6 +1,7 @@
 import type { DropReason } from '../simulation/decision.js';
-import type { PlainPass, PlainStep } from '../simulation/explain.js';
+import type { PlainStep } from '../simulation/explain.js';
 import type { TraceNames } from './trace-names.js';
+import type { ShownPass } from './trace-privacy.js';
 
 /** What becomes of a packet. */
 export interface TraceOutcome {
@@ -23,12 +24,16 @@ type Step<T extends PlainStep['type']> = Extract<PlainStep, { readonly type: T }
 
 /** What is found on the way of the packet itself, without those of its copies that mirrors and captures made. */
 interface Found {
-  readonly deliveries: { readonly port: string; readonly tunnelTo: string | undefined }[];
+  /** Of somebody else's ports it is not told which. */
+  readonly deliveries: { readonly port: string | undefined; readonly tunnelTo: string | undefined }[];
   /** Copies out of ports that are not named, since it goes to all of them. */
   floodedHere: number;
   readonly floodedTo: Set<string>;
   readonly answers: (Step<'answer'> | Step<'reply'> | Step<'configure'> | Step<'health-answer'>)[];
   readonly drops: Drop[];
+  /** Somebody else's device drops or answers it. */
+  isDroppedElsewhere: boolean;
+  isAnsweredElsewhere: boolean;
   readonly missing: string[];
   readonly accepted: Step<'rule'>[];
   readonly changes: Map<string, string>;
@@ -48,13 +53,15 @@ interface Drop {
 }
 
 /** @param passes with what the agent found; the first is of the packet as it comes in */
-export function traceOutcome(passes: readonly PlainPass[], names: TraceNames): TraceOutcome {
+export function traceOutcome(passes: readonly ShownPass[], names: TraceNames): TraceOutcome {
   const found: Found = {
     deliveries: [],
     floodedHere: 0,
     floodedTo: new Set(),
     answers: [],
     drops: [],
+    isDroppedElsewhere: false,
+    isAnsweredElsewhere: false,
     missing: [],
     accepted: [],
     changes: new Map(),
@@ -65,7 +72,7 @@ export function traceOutcome(passes: readonly PlainPass[], names: TraceNames): T
   const goesOn = new Set(passes.map(({ from }) => from));
   const ends = passes.filter((_, i) => !goesOn.has(i));
   for (const pass of ends) collect(pass, found);
-  const portIds = [...new Set(found.deliveries.map(({ port }) => port))];
+  const portIds = [...new Set(found.deliveries.flatMap(({ port }) => port ?? []))];
   const first = networkPart(passes[0].packet);
   const last = networkPart(ends[0].packet);
   const accepted = found.accepted.map(({ rule }) => rule);
@@ -86,6 +93,13 @@ export function traceOutcome(passes: readonly PlainPass[], names: TraceNames): T
   if (found.answers.length > 0 && !isError) {
     return { verdict: 'answered', text: answeredText(found, names), portIds, ruleIds: accepted };
   }
+  if (found.isAnsweredElsewhere && !found.isDroppedElsewhere) {
+    const text = 'Answered by a device of somebody else.';
+    return { verdict: 'answered', text, portIds, ruleIds: accepted };
+  }
+  if (found.isDroppedElsewhere) {
+    return { verdict: 'dropped', text: 'Dropped by a device of somebody else.', portIds, ruleIds: [] };
+  }
   if (drop === undefined) {
     return { verdict: 'dropped', text: 'Dropped: there is nowhere for it to go.', portIds, ruleIds: [] };
   }
@@ -104,7 +118,7 @@ export function traceOutcome(passes: readonly PlainPass[], names: TraceNames): T
   };
 }
 
-function collect({ steps, missing }: PlainPass, found: Found): void {
+function collect({ steps, missing }: ShownPass, found: Found): void {
   found.missing.push(...(missing ?? []));
   let copies = 0;
   let isCopy = false;
@@ -168,6 +182,12 @@ function collect({ steps, missing }: PlainPass, found: Found): void {
       case 'health-answer':
         found.answers.push(step);
         break;
+      case 'hidden':
+        if (step.what === 'output') found.deliveries.push({ port: undefined, tunnelTo: undefined });
+        else if (step.what === 'drop') found.isDroppedElsewhere = true;
+        else if (step.what === 'answer') found.isAnsweredElsewhere = true;
+        else port = outPort = rule = route = nextHop = device = undefined;
+        break;
       case 'drop':
         found.drops.push({ reason: step.reason, port, device, rule, route, nextHop });
         break;
@@ -179,6 +199,7 @@ const MAX_NAMED = 4;
 
 function deliveredText(found: Found, translated: string | undefined, names: TraceNames): string {
   const ways = found.deliveries.map(({ port, tunnelTo }) => {
+    if (port === undefined) return 'a port of somebody else';
     const through = tunnelTo === undefined ? '' : `, through the tunnel to ${tunnelTo}`;
     return `${names.port(port)}${ofDevice(port, names)}${through}`;
   });
@@ -195,7 +216,7 @@ function floodedText(found: Found, names: TraceNames): string {
   const parts = [
     `${floodedHere} port${floodedHere === 1 ? '' : 's'} of the host`,
     `${floodedTo.size} other host${floodedTo.size === 1 ? '' : 's'}`,
-    ...deliveries.slice(0, MAX_NAMED).map(({ port }) => names.port(port)),
+    ...deliveries.slice(0, MAX_NAMED).map(({ port }) => (port === undefined ? 'others' : names.port(port))),
   ];
   const why = found.unknownMac === undefined ? '' : `, as nobody knows ${found.unknownMac}`;
   return `Flooded${why}: a copy goes to ${parts.join(', ')}${limitText(found)}.${acceptedText(found, names)}`;

@@ -1,19 +1,20 @@
 import { Router } from 'express';
 import * as z from 'zod';
+import { MidonetError } from '../errors.js';
 import { formatPacket, parsePacket } from '../flow/packet-text.js';
-import { ObjectNotFoundError } from '../nsdb/topology-errors.js';
 import type { PlainPass } from '../simulation/explain.js';
 import type { Port } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { AgentLink } from './agent-link.js';
-import type { ApiContext } from './app.js';
 import { validateBody } from './error-fields.js';
 import { hostToAsk } from './host-to-ask.js';
 import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
+import type { Scope } from './tenancy.js';
 import { addressPacket } from './trace-macs.js';
 import { TraceNames } from './trace-names.js';
 import { traceOutcome } from './trace-outcome.js';
+import { forTenant, type ShownPass } from './trace-privacy.js';
 import { stepTexts } from './trace-text.js';
 
 export const traceRequestBody = z.strictObject({
@@ -56,7 +57,7 @@ const tracedPassSchema = z.object({
   steps: z.array(z.looseObject({ type: z.string(), text: z.string(), depth: z.int() })).readonly(),
   /** What is not in hand: the agent does not know what to do with it. */
   missing: texts.optional(),
-  /** What the datapath does. Without `match` no flow would be installed: every such packet is looked at. */
+  /** What the datapath does. Without `match` no flow would be installed: every such packet is looked at. Tenants are not told. */
   flow: z.object({ match: z.string().optional(), actions: z.string(), tags: texts }).optional(),
 });
 
@@ -70,8 +71,8 @@ const traceAnswerSchema = z.object({
     reason: z.string().optional(),
   }),
   port: named,
-  /** Whose agent was asked. */
-  host: named,
+  /** Whose agent was asked; tenants are not told. */
+  host: named.optional(),
   /** The packet with what was found out. */
   packet: z.string(),
   /** How that was found out, a sentence each. */
@@ -135,44 +136,61 @@ export const TRACE_OPERATIONS: readonly OperationDescription[] = [
 ];
 
 /** `POST /v1/trace`: what would become of a packet that comes in at a port. Nothing is sent, and nothing changed. */
-export function traceRoutes(context: ApiContext): Router {
+export function traceRoutes(): Router {
   const router = Router();
   serve(router, '/trace', {
     post: async ({ request, response, scope, signal }) => {
-      scope.requireAdmin('trace packets');
       const body = validateBody(traceRequestBody, request.body);
-      response.json(await trace(context, body, signal));
+      response.json(await trace(scope, body, signal));
     },
   });
   return router;
 }
 
-async function trace({ repository }: ApiContext, body: TraceRequestBody, signal: AbortSignal): Promise<TraceAnswer> {
+async function trace(scope: Scope, body: TraceRequestBody, signal: AbortSignal): Promise<TraceAnswer> {
   const { portId, connection, hash } = body;
-  const port = (await repository.get('port', portId, signal))?.object;
-  if (port === undefined) throw new ObjectNotFoundError('port', portId);
+  const { repository } = scope;
+  const port = (await scope.require('port', portId)).object;
   const { packet, assumed } = await addressPacket(repository, port, parsePacket(body.packet), signal);
-  const agents = new AgentLink(repository.store);
-  const hostId = await hostToAsk(repository, agents, port, signal);
   const text = formatPacket(packet);
   const query = new URLSearchParams({ port: portId, packet: text, connection, hash: String(hash), format: 'json' });
-  const answer = await agents.get(hostId, `/trace?${query}`, signal);
-  const passes = validate(agentAnswer, answer, 'answer of the agent').passes as unknown as PlainPass[];
-  const names = new TraceNames(repository, signal);
+  const { hostId, passes } = await ask(scope, port, query, signal);
+  const names = new TraceNames(scope, signal);
   await names.load([
     { kind: 'port', id: portId },
     { kind: 'host', id: hostId },
   ]);
   await names.loadFor(passes.flatMap(({ steps }) => steps));
-  const host = { id: hostId, name: names.of('host', hostId) };
+  const shown = scope.isAdmin ? passes : forTenant(passes, names);
+  const host = scope.isAdmin ? { id: hostId, name: names.of('host', hostId) } : undefined;
+  const isElsewhere = host !== undefined && port.binding?.hostId !== hostId;
   return {
-    outcome: traceOutcome(passes, names),
+    outcome: traceOutcome(shown, names),
     port: { id: portId, name: names.of('port', portId) },
     host,
     packet: text,
-    assumed: port.binding?.hostId === hostId ? assumed : [...assumed, `asked ${host.name}: ${whyNotItsHost(port)}`],
-    passes: passes.map((pass) => tracedPass(pass, names)),
+    assumed: isElsewhere ? [...assumed, `asked ${host.name}: ${whyNotItsHost(port)}`] : assumed,
+    passes: shown.map((pass) => tracedPass(pass, names)),
   };
+}
+
+/** What the agent of the port's host says, or another's. @throws AgentUnavailableError; it tells tenants of no host */
+async function ask(
+  scope: Scope,
+  port: Port,
+  query: URLSearchParams,
+  signal: AbortSignal,
+): Promise<{ hostId: string; passes: readonly PlainPass[] }> {
+  const { repository } = scope;
+  const agents = new AgentLink(repository.store);
+  try {
+    const hostId = await hostToAsk(repository, agents, port, signal);
+    const answer = validate(agentAnswer, await agents.get(hostId, `/trace?${query}`, signal), 'answer of the agent');
+    return { hostId, passes: answer.passes as unknown as PlainPass[] };
+  } catch (error) {
+    if (scope.isAdmin || !(error instanceof MidonetError) || error.code === 'MN_INVALID_INPUT') throw error;
+    throw new MidonetError('MN_AGENT_UNAVAILABLE', 'no agent can be asked now', { cause: error });
+  }
 }
 
 function whyNotItsHost({ binding }: Port): string {
@@ -182,7 +200,7 @@ function whyNotItsHost({ binding }: Port): string {
     : `the agent of the port's own host cannot be asked, so ${seen}`;
 }
 
-function tracedPass(pass: PlainPass, names: TraceNames): TracedPass {
+function tracedPass(pass: ShownPass, names: TraceNames): TracedPass {
   const { packet, from, steps, missing, actions, match, tags = [] } = pass;
   const texts = stepTexts(steps, names);
   return {

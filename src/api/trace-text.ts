@@ -1,6 +1,6 @@
-import type { PlainStep } from '../simulation/explain.js';
 import { describeTraceStep, type TraceStep } from '../simulation/trace.js';
 import type { TraceNames } from './trace-names.js';
+import type { HiddenStep, ShownStep } from './trace-privacy.js';
 
 /** A step in words, and how deep it is in the tree of them: devices are at 0, what they do at 1, and what is below that deeper. */
 export interface StepText {
@@ -9,7 +9,7 @@ export interface StepText {
 }
 
 /** One for each step. A device is named where the packet comes in; the step of the device itself then says nothing more. */
-export function stepTexts(steps: readonly PlainStep[], names: TraceNames): StepText[] {
+export function stepTexts(steps: readonly ShownStep[], names: TraceNames): StepText[] {
   const chains: string[] = [];
   let device: string | undefined;
   return steps.map((step) => {
@@ -21,6 +21,9 @@ export function stepTexts(steps: readonly PlainStep[], names: TraceNames): StepT
         const copy = step.isCopy ? 'copy ' : '';
         return { depth: 0, text: `${copy}in at ${names.port(step.port)} of ${device}` };
       }
+      case 'hidden':
+        chains.length = 0;
+        return { depth: step.what === 'passage' ? 0 : 1, text: HIDDEN[step.what] };
       case 'device': {
         chains.length = 0;
         return { depth: 0, text: names.device(step.device, step.id) };
@@ -52,14 +55,20 @@ export function stepTexts(steps: readonly PlainStep[], names: TraceNames): StepT
   });
 }
 
+const HIDDEN: Readonly<Record<HiddenStep['what'], string>> = {
+  passage: 'through a device of somebody else',
+  drop: 'dropped there',
+  output: 'sent from there',
+  answer: 'answered from there',
+};
+
 /** Whether the step before, but for those that say more of it, is a rule that jumps. */
-function isJump(steps: readonly PlainStep[], chain: PlainStep): boolean {
+function isJump(steps: readonly ShownStep[], chain: ShownStep): boolean {
   const before = steps[steps.indexOf(chain) - 1];
   return before?.type === 'rule' && before.action.startsWith('jump');
 }
 
-/** @internal */
-function describeStep(step: PlainStep, names: TraceNames): string {
+function describeStep(step: ShownStep, names: TraceNames): string {
   switch (step.type) {
     case 'rule': {
       const rule = names.rule(step.rule);
@@ -94,6 +103,7 @@ function describeStep(step: PlainStep, names: TraceNames): string {
     case 'reply':
       return describeTraceStep({ ...step, port: names.of('port', step.port) });
     case 'output':
+      if (step.actions === '') return 'sent';
       return step.tunnelTo === undefined
         ? `sent: ${step.actions}`
         : `sent through a tunnel to ${step.tunnelTo}: ${step.actions}`;

@@ -69,7 +69,9 @@ const MARKS: Readonly<Record<TraceAnswer['outcome']['verdict'], string>> = {
 export function drawTrace(answer: TraceAnswer, wide: boolean): string {
   const { outcome, packet, assumed, host, passes } = answer;
   const lines = [`${MARKS[outcome.verdict]} ${outcome.text}`, '', `packet  ${packet}`];
-  lines.push(...assumed.map((text) => `        ${text}`), `agent   ${host.name}`, '');
+  lines.push(...assumed.map((text) => `        ${text}`));
+  if (host !== undefined) lines.push(`agent   ${host.name}`);
+  lines.push('');
   // One that comes back is followed from the beginning again.
   const goesOn = new Set(passes.map(({ from }) => from));
   const ends = passes.filter((_, i) => !goesOn.has(i));
@@ -125,7 +127,8 @@ function goesOnAt(lines: readonly Line[], at: number, level: number): boolean {
   return false;
 }
 
-function flowLines({ flow, packet }: TracedPass, wide: boolean): string[] {
+function flowLines({ flow, packet, missing }: TracedPass, wide: boolean): string[] {
+  if (flow === undefined && missing === undefined) return [];
   if (flow === undefined) return [`no flow: nothing is decided for ${packet}`];
   const match = flow.match === undefined ? 'no flow: every such packet is looked at' : `flow    ${flow.match}`;
   const tags = wide ? flow.tags.map((tag) => `        depends on ${tag}`) : [];

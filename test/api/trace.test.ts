@@ -171,6 +171,46 @@ clusterTest('a packet that comes back from the datapath is followed to its end',
   }
 });
 
+clusterTest('a tenant sees what its own devices do, and nothing of others', { hosts: 2 }, async (t, c) => {
+  const { a, b, chainId, bridges } = await network(c);
+  const { repository } = c;
+  await repository.modify('bridge', bridges[0], (bridge) => ({ ...bridge, tenantId: 'a' }));
+  await repository.modify('bridge', bridges[1], (bridge) => ({ ...bridge, tenantId: 'b' }));
+  await repository.modify('chain', chainId, (chain) => ({ ...chain, tenantId: 'a' }));
+  const secret = await c.createChain([{ type: 'drop', name: 'secret', condition: { protocol: 17 } }]);
+  await repository.modify('port', b.id, (port) => ({ ...port, outboundFilterId: secret, name: 'victim' }));
+  const api = await ExplainingApi.serve(c);
+  try {
+    const ask = (packet: string, portId = a.id) => api.trace({ portId, packet });
+    await until('the agents know the chains', async () => {
+      const answers = [await ask('udp 10.1.0.1:999 > 10.2.0.2:80'), await ask('tcp 10.1.0.1:999 > 10.2.0.2:22')];
+      return answers.every(({ outcome }) => outcome.reason === 'filtered');
+    });
+    api.caller = { name: 'a', role: 'tenant-reader', tenantId: 'a' };
+    const own = await ask('tcp 10.1.0.1:999 > 10.2.0.2:22');
+    t.regex(
+      own.outcome.text,
+      /^Dropped by rule 1 no-ssh of chain firewall, at port web .* of bridge near: tcp, to port 22/,
+    );
+    const sent = await ask('tcp 10.1.0.1:999 > 10.2.0.2:80');
+    t.is(sent.outcome.text, 'Delivered out of a port of somebody else. It is let pass by rule 2 of chain firewall.');
+    const dropped = await ask('udp 10.1.0.1:999 > 10.2.0.2:80');
+    t.is(dropped.outcome.text, 'Dropped by a device of somebody else.');
+    const lost = await ask('tcp 10.1.0.1:999 > 10.9.0.2:80');
+    t.like(lost, { outcome: { verdict: 'dropped' } });
+    for (const answer of [own, sent, dropped, lost]) {
+      const text = JSON.stringify(answer);
+      for (const theirs of ['edge', 'far', 'secret', 'victim', secret, b.id, bridges[1], '192.168.', c.hosts[1].id]) {
+        t.false(text.includes(theirs), `${theirs} in ${text}`);
+      }
+      t.is(answer.host, undefined);
+    }
+    await t.throwsAsync(ask('tcp 10.2.0.2 > 10.1.0.1', b.id), { code: 'MN_NOT_FOUND' });
+  } finally {
+    await api.close();
+  }
+});
+
 clusterTest('what cannot be traced is refused with the field', { hosts: 1 }, async (t, c) => {
   const bridgeId = await c.createBridge();
   const [a] = await c.populate(bridgeId, 1);
