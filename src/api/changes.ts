@@ -89,7 +89,7 @@ export async function carryOut(
 ): Promise<Outcome[]> {
   for (let attempt = 0; ; attempt++) {
     const done = await tryOnce(scope, changes, nameOf, signal);
-    if (done !== undefined) return outcomes(scope, done, signal);
+    if (done !== undefined) return outcomes(scope, done);
     await pause(attempt, signal);
   }
 }
@@ -181,7 +181,8 @@ async function stageDeletion(attempt: Attempt, { kind, id, ifMatch }: Change & {
   const { scope, transaction, signal, staged } = attempt;
   const { existing, modified } = await loadIf(attempt, kind, id, ifMatch);
   scope.requireWriter();
-  if (existing === undefined || !(await scope.sees(kind, existing, staged))) return { kind, id, result: 'unchanged' };
+  // Of what the caller may not know of, and of what is not there, the same is told.
+  if (existing === undefined || !(await scope.sees(kind, existing, staged))) return { kind, id, result: 'deleted' };
   await scope.checkChange(kind, existing, undefined, staged);
   await transaction.delete(kind, id, signal, modified);
   staged.delete(stagedKey(kind, id));
@@ -325,10 +326,10 @@ function asInput<K extends Kind>(_kind: K, object: TopologyTypes[K]): z.input<(t
   return object as z.input<(typeof SCHEMAS)[K]>;
 }
 
-async function outcomes(scope: Scope, done: readonly Staged[], signal: AbortSignal): Promise<Outcome[]> {
-  return readAhead(done, signal, async (one, signal) => {
+async function outcomes(scope: Scope, done: readonly Staged[]): Promise<Outcome[]> {
+  return readAhead(done, undefined, async (one) => {
     const isGone = one.result === 'deleted' || done.some((other) => other.result === 'deleted' && isSame(one, other));
-    const stored = isGone ? undefined : await scope.repository.get(one.kind, one.id, signal);
+    const stored = isGone ? undefined : await scope.find(one.kind, one.id);
     return { ...one, stored };
   });
 }

@@ -34,6 +34,8 @@ const STATUS: Readonly<Partial<Record<ErrorCode, number>>> = {
   MN_STORE_UNAVAILABLE: 503,
   MN_AGENT_UNAVAILABLE: 503,
   MN_STORE_FROZEN: 503,
+  MN_SESSION_EXPIRED: 503,
+  MN_CLOSED: 503,
   MN_STORE_FULL: 507,
   MN_QUOTA_EXCEEDED: 507,
   MN_TIMEOUT: 504,
@@ -42,9 +44,17 @@ const STATUS: Readonly<Partial<Record<ErrorCode, number>>> = {
 /** What the client is told of an error; of one that is nobody's to know, no more than that there was one. */
 export function problemOf(error: unknown): Problem {
   if (!(error instanceof MidonetError)) return foreignProblem(error);
+  if (isStoredFault(error)) return problem(500, 'MN_STORE_CORRUPT', STORED_FAULT);
   const status = statusOf(error);
   const detail = shortened(error.message, MAX_DETAIL);
   return { ...problem(status, error.code, detail), ...faultOf(error) };
+}
+
+const STORED_FAULT = 'something that is needed cannot be read from the NSDB; `midonet nsdb fsck` tells what';
+
+/** Whether it is not the request that is wrong, but what is in the store: such errors begin with a path there. */
+function isStoredFault({ code, message }: MidonetError): boolean {
+  return (code === 'MN_INVALID_INPUT' || code === 'MN_UNSUPPORTED') && message.startsWith('/');
 }
 
 function statusOf(error: MidonetError): number {

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import test from 'ava';
 import { exampleOf } from '../../src/api/examples.js';
 import { NESTED, segmentOf } from '../../src/api/resources.js';
+import { objectPath } from '../../src/nsdb/layout.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
 import { type Client, etagIn, itemsOf, TestApi } from './api-test.js';
 
@@ -218,6 +219,19 @@ test('a port keeps its tunnel key while it stays where it is, and leaves it behi
   t.like((await admin.patch(path, { binding: { interfaceName: 'eth1' } })).body, { binding: { tunnelKey: 7 } });
   const moved = await admin.patch(path, { binding: { hostId: hosts[1] } });
   t.like(moved.body, { binding: { hostId: hosts[1], interfaceName: 'eth1', tunnelKey: undefined } });
+});
+
+test('what cannot be read in the NSDB is no fault of the request', async (t) => {
+  const { admin, store } = api!;
+  const chainId = await make(admin, '/v1/chains', { name: 'damaged' });
+  const ruleId = await make(admin, `/v1/chains/${chainId}/rules`, { type: 'accept' });
+  await store.set(objectPath('rule', ruleId), new TextEncoder().encode('{"type": 7}'));
+  const fault = { status: 500, body: { code: 'MN_STORE_CORRUPT' } };
+  t.like(await admin.get(`/v1/rules/${ruleId}`), fault);
+  t.like(await admin.patch(`/v1/rules/${ruleId}`, { type: 'drop' }), fault);
+  t.like(await admin.get(`/v1/chains/${chainId}/rules`), fault);
+  t.like(await admin.delete(`/v1/chains/${chainId}`), fault);
+  t.false(itemsOf(await admin.get(`/v1/rules?chainId=${chainId}`)).some(({ id }) => id === ruleId));
 });
 
 test('what others need cannot be deleted, and the answer says what that is', async (t) => {

@@ -8,7 +8,7 @@ import { ADMIN_KINDS, hasTenant, OWNERS } from '../../src/api/tenancy.js';
 import type { GroupKind } from '../../src/nsdb/repository/members.js';
 import { KINDS, type Kind } from '../../src/topology/types.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
-import { itemsOf, problemIn, TestApi, tenantAdmin, tenantReader } from './api-test.js';
+import { type Client, itemsOf, problemIn, TestApi, tenantAdmin, tenantReader } from './api-test.js';
 
 let nsdb: EmbeddedNsdb | undefined;
 let api: TestApi | undefined;
@@ -100,6 +100,40 @@ test('what belongs to another tenant is as if it were not there, on every route'
     t.is((await api!.admin.get(`/v1/${segmentOf(kind)}/${id}`)).status, 200, 'it is still there');
   }
 });
+
+test('a batch may not touch what belongs to another tenant', async (t) => {
+  const client = api!.as(green);
+  for (const kind of KINDS) {
+    const { id } = EXAMPLES[kind];
+    for (const op of ['patch', 'replace']) {
+      const body = op === 'patch' ? { name: 'stolen' } : { ...EXAMPLES[kind], tenantId: undefined };
+      const answer = await client.post('/v1/batch', { operations: [{ op, kind, id, body }] });
+      t.like(answer, { status: 400, body: { code: 'MN_NOT_FOUND', field: 'operations[0].id' } }, `${op} ${kind}`);
+    }
+    const { body } = await client.post('/v1/batch', { operations: [{ op: 'delete', kind, id }] });
+    t.deepEqual(body, { results: [{ kind, id, result: 'deleted' }] }, 'as if there were none');
+    t.is((await api!.admin.get(`/v1/${segmentOf(kind)}/${id}`)).status, 200);
+  }
+});
+
+test('a tenant finds each of its objects in the collection of its kind', async (t) => {
+  const client = api!.as(tenantReader('blue'));
+  for (const kind of KINDS) {
+    const isListed = await lists(client, kind, EXAMPLES[kind].id);
+    t.is(isListed, !ADMIN_KINDS.has(kind), kind);
+  }
+});
+
+/** Whether the object is on one of the pages, of one object each. */
+async function lists(client: Client, kind: Kind, id: string): Promise<boolean> {
+  let next: string | undefined = '';
+  while (next !== undefined) {
+    const page = await client.get(`/v1/${segmentOf(kind)}?limit=1${next && `&after=${next}`}`);
+    if (itemsOf(page).some((item) => item.id === id)) return true;
+    ({ next } = page.body as { next?: string });
+  }
+  return false;
+}
 
 test('a field may not lead to what belongs to another tenant, and the error is that of a field that leads nowhere', async (t) => {
   const client = api!.as(red);
