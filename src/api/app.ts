@@ -15,6 +15,7 @@ import { browserGuard } from './browser-guard.js';
 import { type Caller, LOCAL_ADMIN } from './caller.js';
 import { callerLimit } from './caller-limit.js';
 import { captureRoutes } from './capture-routes.js';
+import { documentRoutes } from './document-routes.js';
 import { type FeedLimits, Feeds } from './feeds.js';
 import { flowRoutes } from './flow-routes.js';
 import { jsonBodies } from './json-body.js';
@@ -90,6 +91,7 @@ export function createApp(context: ApiContext): Express {
   // Objects have tags of their own.
   app.set('etag', false);
   app.use(securityHeaders());
+  app.use(documentRoutes());
   app.use(signals());
   const { audit, isLocalOnly = false, requestsPerSecond } = context;
   if (audit !== undefined) app.use(auditing(audit));

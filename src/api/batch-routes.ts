@@ -5,6 +5,7 @@ import { type Change, carryOut } from './changes.js';
 import { validateBody } from './error-fields.js';
 import { etagOf } from './etag.js';
 import { refuseOthers } from './object-query.js';
+import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
 
 /** More would not fit in one transaction of the store. */
@@ -28,6 +29,49 @@ export const batchSchema = z.strictObject({
     )
     .max(MAX_CHANGES),
 });
+
+export const BATCH_OPERATIONS: readonly OperationDescription[] = [
+  {
+    method: 'post',
+    path: '/v1/batch',
+    tag: 'Batch',
+    summary: 'Change several objects, all or none',
+    description:
+      'One transaction: nobody ever sees a part of it. Objects may name others that are made in the same batch. Errors name the field as in `operations[3].body.mac`. The answer has what became of each, in order.',
+    body: {
+      schema: batchSchema,
+      example: {
+        operations: [
+          { op: 'create', kind: 'bridge', id: '3d1b2e6c-6f0a-4c1e-9d43-0a6f2a1f9c01', body: { name: 'db' } },
+          { op: 'create', kind: 'port', body: { bridgeId: '3d1b2e6c-6f0a-4c1e-9d43-0a6f2a1f9c01' } },
+        ],
+      },
+    },
+    answers: [
+      {
+        status: 200,
+        description: 'All has been done.',
+        content: {
+          schema: z.strictObject({
+            results: z.array(
+              z.strictObject({
+                kind,
+                id,
+                result: z.enum(['created', 'changed', 'unchanged', 'deleted']),
+                etag: z.string().optional(),
+                object: z.looseObject({}).optional(),
+              }),
+            ),
+          }),
+          example: {
+            results: [{ kind: 'bridge', id: '3d1b2e6c-6f0a-4c1e-9d43-0a6f2a1f9c01', result: 'deleted' }],
+          },
+        },
+      },
+    ],
+    failures: [404, 409, 412, 507],
+  },
+];
 
 /** `POST /v1/batch`: changes of several objects, all of them or none. */
 export function batchRoutes(): Router {

@@ -206,6 +206,7 @@ export class ApiClient {
           timer.refresh();
           failures = 0;
           for (const { type, data, id } of events) {
+            if (signal?.aborted) return;
             if (isEventType(type)) yield { ...parseData(data), type } as WatchEvent;
             lastId = id;
           }

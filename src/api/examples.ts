@@ -106,8 +106,28 @@ export const EXAMPLES: { readonly [K in Kind]: ExampleObject<K> } = {
   'logging-resource': { id: id('logging-resource'), type: 'file', enabled: true },
 };
 
+/** A port that is bound to a host. */
+export const BOUND_PORT_EXAMPLE: Extract<Example, { kind: 'port' }> = {
+  kind: 'port',
+  object: {
+    id: id('bound-port'),
+    bridgeId: id('bridge'),
+    binding: { hostId: id('host'), interfaceName: 'eth5' },
+  },
+};
+
+/** A port that is of a router. */
+export const ROUTER_PORT_EXAMPLE: Extract<Example, { kind: 'port' }> = {
+  kind: 'port',
+  object: { id: id('router-port'), routerId: id('router'), mac: '02:00:00:00:00:01', subnets: ['10.0.0.1/24'] },
+};
+
 /** Second ones of their kinds, which examples of others need. */
-const OTHERS: readonly Example[] = [{ kind: 'port', object: { id: id('service-port'), bridgeId: id('bridge') } }];
+export const OTHERS: readonly Example[] = [
+  ROUTER_PORT_EXAMPLE,
+  BOUND_PORT_EXAMPLE,
+  { kind: 'port', object: { id: id('service-port'), bridgeId: id('bridge') } },
+];
 
 const ALL: readonly Example[] = [...KINDS.map((kind) => ({ kind, object: EXAMPLES[kind] }) as Example), ...OTHERS];
 

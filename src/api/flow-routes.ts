@@ -7,6 +7,7 @@ import { KINDS, type Kind } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { AgentLink, AgentRefusedError } from './agent-link.js';
 import type { ApiContext } from './app.js';
+import { BOUND_PORT_EXAMPLE } from './examples.js';
 import { parseId, refuseOthers } from './object-query.js';
 import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
@@ -71,7 +72,7 @@ const agentConnections = z.object({
   more: z.boolean(),
 });
 
-const PORT_EXAMPLE = '7c1f0e52-8a4e-4c53-9f43-2b1b0a6f3c11';
+const PORT_EXAMPLE = BOUND_PORT_EXAMPLE.object.id;
 const HOST_EXAMPLE = '0d8e2c3a-6f1b-4a7d-9c55-3e2f1a0b4c5d';
 const LIMIT = {
   name: 'limit',

@@ -46,12 +46,18 @@ export function componentSchemas(): Record<string, JsonSchema> {
   const registry = z.registry<{ id: string }>();
   for (const kind of KINDS) registry.add(SCHEMAS[kind], { id: schemaName(kind) });
   registry.add(conditionSchema, { id: 'Condition' });
-  const { schemas } = z.toJSONSchema(registry, { io: 'input', uri: (id) => `${FOLDER}${id}`, override });
-  const all: Record<string, JsonSchema> = { Condition: bare(schemas.Condition), Problem: PROBLEM };
+  const uri = (id: string) => `${FOLDER}${id}`;
+  const { schemas } = z.toJSONSchema(registry, { io: 'input', uri, override });
+  const told = z.toJSONSchema(registry, { io: 'output', uri, unrepresentable: 'any' }).schemas;
+  const all: Record<string, JsonSchema> = {
+    Condition: bare(schemas.Condition),
+    Problem: PROBLEM,
+    OpenApi: { type: 'object' },
+  };
   for (const kind of KINDS) {
     const name = schemaName(kind);
     const given = withReferences(kind, bare(schemas[name]));
-    all[name] = filled(given);
+    all[name] = filled(given, bare(told[name]));
     all[`${name}Input`] = eachForm(given, (form) => without(form, ['id', 'position']));
     all[`${name}Patch`] = eachForm(given, patched);
     all[`${name}Page`] = {
@@ -105,16 +111,16 @@ function described(schema: JsonSchema, steps: readonly string[], text: string): 
   return { ...schema, properties: { ...schema.properties, [step]: described(inner, rest, text) } };
 }
 
-/** As the API tells it: what has a default is always there. */
-function filled(schema: JsonSchema): JsonSchema {
-  const { properties, items, oneOf } = schema;
-  if (oneOf !== undefined) return { ...schema, oneOf: oneOf.map(filled) };
-  if (items !== undefined) return { ...schema, items: filled(items) };
-  if (properties === undefined) return schema;
-  const inner = Object.entries(properties).map(([name, field]) => [name, filled(field)] as const);
-  const preset = inner.filter(([, field]) => field.default !== undefined).map(([name]) => name);
-  const required = [...new Set([...(schema.required ?? []), ...preset])];
-  return { ...schema, properties: Object.fromEntries(inner), required };
+/** As the API tells it: what has a default is always there, which is what the schema of validated objects says. */
+function filled(schema: JsonSchema, told: JsonSchema): JsonSchema {
+  if (schema.oneOf !== undefined) {
+    return { ...schema, oneOf: schema.oneOf.map((form, i) => filled(form, told.oneOf![i])) };
+  }
+  if (schema.items !== undefined) return { ...schema, items: filled(schema.items, told.items!) };
+  if (schema.properties === undefined) return schema;
+  const fields = Object.entries(schema.properties);
+  const properties = fields.map(([name, field]) => [name, filled(field, told.properties![name])] as const);
+  return { ...schema, properties: Object.fromEntries(properties), required: told.required };
 }
 
 function without(form: JsonSchema, optional: readonly string[]): JsonSchema {

@@ -44,6 +44,8 @@ export interface AnswerDescription {
   readonly status: number;
   readonly description: string;
   readonly content?: Content;
+  /** What comes instead for those who accept only that. */
+  readonly alternative?: Content;
   /** Names of headers that come with it, and what they say. */
   readonly headers?: Readonly<Record<string, string>>;
 }

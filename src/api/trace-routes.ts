@@ -7,6 +7,7 @@ import type { Port } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { AgentLink } from './agent-link.js';
 import { validateBody } from './error-fields.js';
+import { EXAMPLES } from './examples.js';
 import { hostToAsk } from './host-to-ask.js';
 import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
@@ -85,7 +86,7 @@ const traceAnswerSchema = z.object({
 export type TraceAnswer = z.output<typeof traceAnswerSchema>;
 export type TracedPass = z.output<typeof tracedPassSchema>;
 
-const PORT_EXAMPLE = '7c1f0e52-8a4e-4c53-9f43-2b1b0a6f3c11';
+const PORT_EXAMPLE = EXAMPLES.port.id;
 
 export const TRACE_OPERATIONS: readonly OperationDescription[] = [
   {
@@ -97,7 +98,7 @@ export const TRACE_OPERATIONS: readonly OperationDescription[] = [
       'Nothing is sent, and nothing changed. MAC addresses that the packet leaves out are those that the machine at the port would use.',
     body: {
       schema: traceRequestBody,
-      example: { portId: PORT_EXAMPLE, packet: 'tcp 10.0.0.1:1234 > 10.0.0.2:80' },
+      example: { portId: PORT_EXAMPLE, packet: 'tcp 10.0.0.10:1234 > 10.0.0.2:80 to 02:00:00:00:00:02' },
     },
     answers: [
       {

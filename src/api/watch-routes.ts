@@ -14,7 +14,7 @@ import { NESTED, segmentOf } from './resources.js';
 import { ADMIN_KINDS, maySee, tenantOf } from './tenancy.js';
 import { type Selection, WatchStream } from './watch-stream.js';
 
-const EVENTS = `id:
+export const WATCH_EVENTS = `id:
 event: reset
 data: {}
 
@@ -74,7 +74,7 @@ export const WATCH_OPERATIONS: readonly OperationDescription[] = [
       {
         status: 200,
         description: 'A stream that goes on until one side ends it.',
-        content: { schema: z.string(), example: EVENTS, types: ['text/event-stream'] },
+        content: { schema: z.string(), example: WATCH_EVENTS, types: ['text/event-stream'] },
       },
     ],
   },
