@@ -56,45 +56,50 @@ export class TestCli {
     return JSON.parse(await this.midonet(...words, '--json')) as T;
   }
 
-  async run(words: readonly string[], options: RunOptions = {}): Promise<Printed> {
-    const printed: string[] = [];
-    const notes: string[] = [];
-    let exitCode = 0;
-    const terminal: Terminal = {
-      env: {
-        MIDONET_API: options.server ?? this.api.address,
-        ...(options.caller !== undefined && { MIDONET_TOKEN: tokenOf(options.caller) }),
-      },
-      isInteractive: options.answer !== undefined,
-      signal: options.signal ?? new AbortController().signal,
-      print: (line) => {
-        printed.push(line);
-        options.onLine?.(line);
-      },
-      note: (line) => notes.push(line),
-      confirm: async (question) => {
-        notes.push(question);
-        return options.answer ?? false;
-      },
-      input: async () => options.input ?? '',
-      setExitCode: (code) => {
-        exitCode = code;
-      },
-    };
-    const program = new Command('midonet').exitOverride().configureOutput({
-      writeOut: (text) => printed.push(text.trimEnd()),
-      writeErr: (text) => notes.push(text.trimEnd()),
-    });
-    addClientCommands(program, terminal);
-    let error: string | undefined;
-    try {
-      await program.parseAsync([...words], { from: 'user' });
-    } catch (thrown) {
-      if (!(thrown instanceof CommanderError) || thrown.exitCode !== 0) {
-        error = (thrown as Error).message;
-        exitCode = 1;
-      }
-    }
-    return { out: printed.join('\n'), notes: notes.join('\n'), error, exitCode };
+  run(words: readonly string[], options: RunOptions = {}): Promise<Printed> {
+    return runMidonet(words, { server: this.api.address, ...options });
   }
+}
+
+/** Run a command of `midonet` in this process. */
+export async function runMidonet(words: readonly string[], options: RunOptions & { server: string }): Promise<Printed> {
+  const printed: string[] = [];
+  const notes: string[] = [];
+  let exitCode = 0;
+  const terminal: Terminal = {
+    env: {
+      MIDONET_API: options.server,
+      ...(options.caller !== undefined && { MIDONET_TOKEN: tokenOf(options.caller) }),
+    },
+    isInteractive: options.answer !== undefined,
+    signal: options.signal ?? new AbortController().signal,
+    print: (line) => {
+      printed.push(line);
+      options.onLine?.(line);
+    },
+    note: (line) => notes.push(line),
+    confirm: async (question) => {
+      notes.push(question);
+      return options.answer ?? false;
+    },
+    input: async () => options.input ?? '',
+    setExitCode: (code) => {
+      exitCode = code;
+    },
+  };
+  const program = new Command('midonet').exitOverride().configureOutput({
+    writeOut: (text) => printed.push(text.trimEnd()),
+    writeErr: (text) => notes.push(text.trimEnd()),
+  });
+  addClientCommands(program, terminal);
+  let error: string | undefined;
+  try {
+    await program.parseAsync([...words], { from: 'user' });
+  } catch (thrown) {
+    if (!(thrown instanceof CommanderError) || thrown.exitCode !== 0) {
+      error = (thrown as Error).message;
+      exitCode = 1;
+    }
+  }
+  return { out: printed.join('\n'), notes: notes.join('\n'), error, exitCode };
 }
