@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander';
 import type { Caller } from '../../src/api/caller.js';
 import { addClientCommands } from '../../src/cli/commands.js';
 import type { Terminal } from '../../src/cli/terminal.js';
+import type { Store } from '../../src/nsdb/store.js';
 import { TestApi, tokenOf } from '../api/api-test.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';
 
@@ -30,18 +31,24 @@ export interface RunOptions {
 /** The commands of `midonet` in this process, before an API of their own. */
 export class TestCli {
   private constructor(
-    readonly nsdb: EmbeddedNsdb,
     readonly api: TestApi,
+    private readonly closeStore: () => Promise<void>,
   ) {}
 
+  /** Before an embedded NSDB of its own. */
   static async start(): Promise<TestCli> {
     const nsdb = await EmbeddedNsdb.start();
-    return new TestCli(nsdb, await TestApi.start(nsdb.store()));
+    return TestCli.before(nsdb.store(), () => nsdb.close());
+  }
+
+  /** @param closeStore called at the end */
+  static async before(store: Store, closeStore: () => Promise<void>): Promise<TestCli> {
+    return new TestCli(await TestApi.start(store), closeStore);
   }
 
   async close(): Promise<void> {
     await this.api.close();
-    await this.nsdb.close();
+    await this.closeStore();
   }
 
   /** Run a command that is to succeed. @returns what it printed */

@@ -1,10 +1,12 @@
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import { EXAMPLES, exampleOf } from '../../src/api/examples.js';
 import { fieldsOf, hasName, kebab } from '../../src/cli/fields.js';
 import type { AnyObject } from '../../src/cli/names.js';
 import { APART, CONDITION } from '../../src/cli/objects.js';
 import { formatValue } from '../../src/cli/values.js';
+import { ZookeeperStore } from '../../src/nsdb/zookeeper/client.js';
 import { KINDS, type Kind, SCHEMAS } from '../../src/topology/types.js';
+import { ApacheZookeeper } from '../nsdb/apache-zookeeper.js';
 import { TestCli } from './cli-test.js';
 
 /** The options with which `create` makes the object. */
@@ -25,9 +27,24 @@ function optionsFor(kind: Kind, object: AnyObject): string[] {
 const LAST_TO_FIRST = [...KINDS].reverse();
 
 test('every kind of object is made, listed, shown, changed and deleted', async (t) => {
-  t.timeout(120_000);
   const cli = await TestCli.start();
   t.teardown(() => cli.close());
+  await manageAll(t, cli);
+});
+
+test('so it is on Apache ZooKeeper', async (t) => {
+  const server = await ApacheZookeeper.start();
+  const store = new ZookeeperStore({ connect: server.address, sessionTimeout: 10_000 });
+  const cli = await TestCli.before(store, async () => {
+    await store.close();
+    await server.close();
+  });
+  t.teardown(() => cli.close());
+  await manageAll(t, cli);
+});
+
+async function manageAll(t: ExecutionContext, cli: TestCli): Promise<void> {
+  t.timeout(240_000);
   const made = new Set<string>();
   for (const kind of KINDS) {
     for (const example of exampleOf(kind)) {
@@ -57,4 +74,4 @@ test('every kind of object is made, listed, shown, changed and deleted', async (
     t.is(await cli.api.repository.get(kind, id), undefined, kind);
     t.regex((await cli.run([kind, 'show', id])).error!, /there is no/, kind);
   }
-});
+}
