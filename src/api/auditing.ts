@@ -1,6 +1,6 @@
 import type { Request, RequestHandler, Response } from 'express';
-import type { Locals } from './app.js';
 import { AuditError, type AuditLog } from './audit-log.js';
+import type { Locals } from './context.js';
 import { PROBLEM_TYPE, problemOf } from './problem.js';
 import { isReading } from './reading.js';
 import { COLLECTIONS } from './resources.js';

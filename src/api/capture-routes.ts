@@ -8,7 +8,7 @@ import { CAPTURES_PATH } from '../nsdb/layout.js';
 import { readAhead } from '../nsdb/read-ahead.js';
 import type { Store } from '../nsdb/store.js';
 import { AgentLink } from './agent-link.js';
-import type { ApiContext } from './app.js';
+import type { ApiContext } from './context.js';
 import { hostToAsk } from './host-to-ask.js';
 import { parseId, refuseOthers } from './object-query.js';
 import type { OperationDescription } from './operation.js';

@@ -6,7 +6,7 @@ import { ObjectNotFoundError } from '../nsdb/topology-errors.js';
 import { KINDS, type Kind } from '../topology/types.js';
 import { validate } from '../topology/validate.js';
 import { AgentLink, AgentRefusedError } from './agent-link.js';
-import type { ApiContext } from './app.js';
+import type { ApiContext } from './context.js';
 import { BOUND_PORT_EXAMPLE } from './examples.js';
 import { parseId, refuseOthers } from './object-query.js';
 import type { OperationDescription } from './operation.js';

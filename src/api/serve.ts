@@ -1,5 +1,5 @@
 import type { IRouter, Request, Response } from 'express';
-import type { Locals } from './app.js';
+import type { Locals } from './context.js';
 import { MethodNotAllowedError } from './request-errors.js';
 import type { Scope } from './tenancy.js';
 

@@ -3,7 +3,8 @@ import { createServer as createHttpsServer, Server as HttpsServer } from 'node:h
 import type { AddressInfo, ListenOptions, Socket } from 'node:net';
 import type { TlsOptions } from 'node:tls';
 import { MIN_TLS_VERSION } from '../nsdb/protocol/tls.js';
-import { type ApiContext, createApp } from './app.js';
+import { createApp } from './app.js';
+import type { ApiContext } from './context.js';
 import { RequestCounts } from './request-counts.js';
 import { SOCKET_LIMITS, type SocketLimits } from './socket-limits.js';
 

@@ -1,6 +1,6 @@
 import { Router } from 'express';
 import * as z from 'zod';
-import type { ApiContext } from './app.js';
+import type { ApiContext } from './context.js';
 import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
 import { clusterStatus } from './status.js';

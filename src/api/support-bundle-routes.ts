@@ -3,7 +3,7 @@ import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import { Router } from 'express';
 import * as z from 'zod';
-import type { ApiContext } from './app.js';
+import type { ApiContext } from './context.js';
 import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
 import { supportBundle } from './support-bundle.js';

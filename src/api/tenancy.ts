@@ -1,4 +1,3 @@
-import { setMaxListeners } from 'node:events';
 import { isDeepStrictEqual } from 'node:util';
 import { InvalidInputError, MidonetError } from '../errors.js';
 import type { Versioned } from '../nsdb/repository/change-set.js';
@@ -12,7 +11,6 @@ import {
 import { referencesIn } from '../topology/references.js';
 import { type Kind, SCHEMAS, type TopologyTypes } from '../topology/types.js';
 import type { Caller } from './caller.js';
-import { MAX_LIMIT } from './object-query.js';
 import { ForbiddenError, UnreadableObjectError } from './request-errors.js';
 
 /**
@@ -119,10 +117,7 @@ export class Scope {
     readonly repository: TopologyRepository,
     readonly caller: Caller,
     private readonly signal: AbortSignal,
-  ) {
-    // What all objects of a page go with is read at once, and Node.js takes more than ten listeners of one signal for a leak.
-    setMaxListeners(MAX_LIMIT, signal);
-  }
+  ) {}
 
   get isAdmin(): boolean {
     return this.caller.role === 'admin';

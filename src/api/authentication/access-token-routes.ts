@@ -1,7 +1,7 @@
 import { Router } from 'express';
 import * as z from 'zod';
 import { MidonetError } from '../../errors.js';
-import type { Locals } from '../app.js';
+import type { Locals } from '../context.js';
 import type { OperationDescription, ParameterDescription } from '../operation.js';
 import { type AccessTokens, accessTokenSchema, newAccessTokenSchema, TOKEN_PREFIX } from './access-tokens.js';
 
