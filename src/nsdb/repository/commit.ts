@@ -120,26 +120,30 @@ async function makeFolders(
     made.add(folder);
     return true;
   });
-  await readAhead(creations, signal, async ({ operation, entry }, signal) => {
+  const isFinder = ({ entry }: PlannedOperation) => entry !== undefined && entry.below === undefined;
+  const others = creations.filter((one) => !isFinder(one));
+  await readAhead(others, signal, async ({ operation, entry }, signal) => {
     const folder = parentPath(operation.path)!;
     if (entry === undefined) {
       // Of an object: the folder of its shard. Of a folder: its object.
       if (!created.has(folder)) await store.ensure(folder, { signal });
       return;
     }
-    if (entry.below === undefined) {
-      if (isOfTenant(entry)) tenantFolders.add(folder);
-      await ensureFolder(store, folder, signal);
-      return;
-    }
-    const below = objectPath(entry.below.kind, entry.below.id);
+    const { kind, id } = entry.below!;
+    const below = objectPath(kind, id);
     if (created.has(below)) return;
     try {
       await makeEach(store, foldersBetween(below, operation.path), signal);
     } catch (error) {
       if (!(error instanceof NodeNotFoundError)) throw error;
-      throw new ObjectNotFoundError(entry.below.kind, entry.below.id, entry.field);
+      throw new ObjectNotFoundError(kind, id, entry.field);
     }
+  });
+  // After what may fail, so that nobody makes folders any more when those that are for nothing are removed.
+  await readAhead(creations.filter(isFinder), signal, async ({ operation, entry }, signal) => {
+    const folder = parentPath(operation.path)!;
+    if (isOfTenant(entry)) tenantFolders.add(folder);
+    await ensureFolder(store, folder, signal);
   });
 }
 
