@@ -117,3 +117,16 @@ test.serial('closing does not wait for connections on which nothing is asked', a
   await server.close();
   await t.throwsAsync(fetch(`http://127.0.0.1:${server.port}/v1/bridges`));
 });
+
+test.serial('many slow connections keep nobody else from being served, and are closed in the end', async (t) => {
+  const server = await serve(t, { headersTimeout: 500 });
+  const sockets = Array.from({ length: 200 }, () => connect(server.port, '127.0.0.1'));
+  for (const socket of sockets) {
+    socket.on('error', () => undefined);
+    socket.resume().write('GET /v1/bridges HTTP/1.1\r\nHost: a\r\n');
+  }
+  const closed = Promise.all(sockets.map((socket) => once(socket, 'close')));
+  t.is((await fetch(`http://127.0.0.1:${server.port}/v1/bridges`)).status, 200);
+  await closed;
+  t.is((await fetch(`http://127.0.0.1:${server.port}/v1/bridges`)).status, 200);
+});
