@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module';
 import { Command } from 'commander';
 import { pino } from 'pino';
+import { RecentWarnings } from '../agent/control/recent-warnings.js';
 import { addClientCommands } from '../cli/commands.js';
 import { MidonetError } from '../errors.js';
 import { type Config, loadConfig } from './config.js';
@@ -9,9 +10,10 @@ import { addNsdbCommands } from './nsdb-commands.js';
 import { Closers, type Service, serve } from './service.js';
 
 /** A command loads only what it runs: starting again quickly matters. */
-const runNsdb: Run = async (...parameters) => (await import('./run-nsdb.js')).runNsdb(...parameters);
+const runNsdb: Run = async (config, log, signal) => (await import('./run-nsdb.js')).runNsdb(config, log, signal);
 const runAgent: Run = async (...parameters) => (await import('./run-agent.js')).runAgent(...parameters);
-const runCluster: Run = async (...parameters) => (await import('./run-cluster.js')).runCluster(...parameters);
+const runCluster: Run = async (config, log, signal) =>
+  (await import('./run-cluster.js')).runCluster(config, log, signal);
 
 const { version } = createRequire(import.meta.url)('#package') as { version: string };
 
@@ -68,14 +70,14 @@ serviceCommand(
   program,
   'standalone',
   'Run the NSDB, the agent and the REST API in one process: a network of one host, or the first of several.',
-  async (config, log, signal) => {
+  async (config, log, signal, warnings) => {
     // Its agent and its API use its own database, wherever that listens.
     const own = { ...config, nsdb: { ...config.nsdb, connect: config.nsdb.listen } };
     const closers = new Closers(log);
     const failures: Promise<never>[] = [];
     try {
       for (const run of [runNsdb, runAgent, runCluster]) {
-        const service = await run(own, log, signal);
+        const service = await run(own, log, signal, warnings);
         closers.add(() => service.close());
         failures.push(service.failed);
       }
@@ -97,7 +99,13 @@ addClientCommands(program);
 
 program.parseAsync().catch(fail);
 
-type Run = (config: Config, log: pino.Logger, signal: AbortSignal) => Promise<Service>;
+type Run = (
+  config: Config,
+  log: pino.Logger,
+  signal: AbortSignal,
+  /** Those of the log. */
+  warnings: RecentWarnings,
+) => Promise<Service>;
 
 /** A command that runs until a signal ends it. */
 function serviceCommand(parent: Command, name: string, description: string, run: Run): Command {
@@ -114,8 +122,9 @@ function serviceCommand(parent: Command, name: string, description: string, run:
       const stop = new AbortController();
       for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
       const config = await loadConfig(options.config, process.env);
-      const log = pino({ level: config.log.level, name: `midonet-${service}` });
-      await serve((signal) => run(config, log, signal), log, stop.signal);
+      const warnings = new RecentWarnings();
+      const log = pino({ level: config.log.level, name: `midonet-${service}`, hooks: warnings.hooks });
+      await serve((signal) => run(config, log, signal, warnings), log, stop.signal);
       // What is still open by now is not ours to wait for.
       process.exit(0);
     });

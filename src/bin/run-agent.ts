@@ -6,6 +6,7 @@ import { Agent } from '../agent/agent.js';
 import { Attachments } from '../agent/attachments/attachments.js';
 import { VethInterfaces } from '../agent/attachments/container-interfaces.js';
 import { Networks } from '../agent/attachments/networks.js';
+import type { RecentWarnings } from '../agent/control/recent-warnings.js';
 import { UdpStateTransport } from '../agent/flow-state/transport.js';
 import { hostId } from '../agent/host/host-id.js';
 import { KernelTunnelDevices } from '../agent/underlay/kernel-tunnel-devices.js';
@@ -25,7 +26,12 @@ import { nsdbConnection } from './nsdb-connection.js';
 import { Closers, type Service } from './service.js';
 
 /** Run the agent of this host, on the kernel's datapath. */
-export async function runAgent(config: Config, log: Logger, signal: AbortSignal): Promise<Service> {
+export async function runAgent(
+  config: Config,
+  log: Logger,
+  signal: AbortSignal,
+  warnings?: RecentWarnings,
+): Promise<Service> {
   const closers = new Closers(log);
   try {
     // Before anything is touched that another agent may be working with.
@@ -136,7 +142,7 @@ export async function runAgent(config: Config, log: Logger, signal: AbortSignal)
     closers.add(() => http.close());
     const { startAgentControl } = await import('../agent/control/agent-control.js');
     const { host = config.tunnels.zones[0]?.address ?? '127.0.0.1', port } = config.control;
-    const control = startAgentControl({ agent, host, port, registry, log });
+    const control = startAgentControl({ agent, host, port, registry, warnings, log });
     closers.add(() => control.close());
     const watch = new DatapathWatch(datapath, config.datapath.name);
     closers.add(() => watch.close());

@@ -3,6 +3,7 @@ import { release } from 'node:os';
 import type { DatapathFeatures } from '../../datapath/datapath.js';
 import type { Agent } from '../agent.js';
 import { agentFault } from '../http/pages.js';
+import type { Warning } from './recent-warnings.js';
 
 const { version } = createRequire(import.meta.url)('#package') as { version: string };
 
@@ -28,9 +29,15 @@ export interface AgentSummary {
   };
   /** Writes that have not reached the NSDB yet. */
   readonly nsdbBacklog: number;
+  /** The last is the newest. */
+  readonly warnings: readonly Warning[];
 }
 
-export async function summaryPage(agent: Agent, signal: AbortSignal): Promise<AgentSummary> {
+export async function summaryPage(
+  agent: Agent,
+  warnings: readonly Warning[],
+  signal: AbortSignal,
+): Promise<AgentSummary> {
   const { metrics, bindings } = agent;
   return {
     hostId: agent.hostId,
@@ -53,5 +60,6 @@ export async function summaryPage(agent: Agent, signal: AbortSignal): Promise<Ag
       drops: Object.fromEntries(metrics.drops),
     },
     nsdbBacklog: agent.publisher.backlog,
+    warnings,
   };
 }

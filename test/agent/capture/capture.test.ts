@@ -4,6 +4,7 @@ import type { ExecutionContext } from 'ava';
 import { pino } from 'pino';
 import { startAgentControl } from '../../../src/agent/control/agent-control.js';
 import type { ControlServer } from '../../../src/agent/control/control-server.js';
+import { CAPTURE_LIMIT } from '../../../src/agent/facts/capture-cells.js';
 import { AgentLink, AgentUnavailableError } from '../../../src/api/agent-link.js';
 import { CAPTURES_PATH } from '../../../src/nsdb/layout.js';
 import { formatIpv4, formatMac, MAC_BROADCAST } from '../../../src/packet/address.js';
@@ -166,6 +167,33 @@ clusterTest('direction, filter and count say what is captured', { hosts: 1 }, as
   for (const client of clients) client.close();
   await until('nothing is left', () => isClean(c));
 });
+
+clusterTest(
+  'packets that are too many are left out and counted, and go where they would',
+  { hosts: 1 },
+  async (t, c) => {
+    const bridgeId = await c.createBridge();
+    const [a, b] = await c.populate(bridgeId, 2);
+    await c.connects(a, b);
+    const [host] = c.hosts;
+    const [link] = await control(t, c, host);
+    const client = new Client(await link.open(host.id, `/capture?port=${a.id}&direction=in&count=1500`));
+    await until('a packet is captured', async () => {
+      c.sendTo(a, b);
+      await c.quiet();
+      return client.count > 0;
+    });
+    const before = b.device!.received().length;
+    // Time stands still, so the meter gets no more tokens than it has.
+    const sent = CAPTURE_LIMIT.burst + 500;
+    for (let i = 0; i < sent; i++) c.sendTo(a, b);
+    await until('the capture has ended', () => client.ended);
+    t.is(b.device!.received().length - before, sent);
+    t.is(client.count, 1500);
+    const leftOut = client.items.findLast((item) => 'leftOut' in item) as { leftOut: number };
+    t.true(leftOut.leftOut >= 500, String(leftOut.leftOut));
+  },
+);
 
 clusterTest('flooded packets are captured where they leave', { hosts: 2 }, async (t, c) => {
   const bridgeId = await c.createBridge();
