@@ -208,7 +208,7 @@ export class ApiClient {
           for (const { type, data, id } of events) {
             if (signal?.aborted) return;
             if (isEventType(type)) yield { ...parseData(data), type } as WatchEvent;
-            lastId = id;
+            lastId = id ?? lastId;
           }
         }
       } catch (error) {

@@ -17,10 +17,19 @@ export interface KnownObject {
 
 /** An object that is gone, or that others may see than before. */
 export interface Departure {
-  /** As it was before. */
-  readonly last: KnownObject;
+  readonly id: string;
+  /** As it was before; undefined if the feed was never told of it. */
+  readonly last: KnownObject | undefined;
   /** A zxid by which it was so: at most the number of the change. Undefined as long as none is known. */
   until: number | undefined;
+}
+
+/** Up to where somebody was told before. */
+export interface Place {
+  /** All changes up to this zxid were told. */
+  readonly version: number;
+  /** What was told came from this feed; else other feeds may have told of what this one never saw. */
+  readonly isOurs: boolean;
 }
 
 /** Who is told by feeds. */
@@ -43,8 +52,10 @@ export class Feed {
   serial = 0;
   /** Every change up to this zxid is in {@link objects}. */
   settledAt = 0;
-  /** The departures after this zxid are remembered. */
+  /** The departures after this zxid are remembered, of objects that the feed was told of. */
   private floor = Number.POSITIVE_INFINITY;
+  /** The same of all objects. */
+  private commonFloor = Number.POSITIVE_INFINITY;
   private readonly departures: Departure[] = [];
   private readonly followers = new Set<Follower>();
   private readonly waiting = new Set<PromiseWithResolvers>();
@@ -65,8 +76,12 @@ export class Feed {
         this.log.warn({ kind, id, error: error.message }, 'an object that is watched cannot be read');
         this.remove(id);
       },
-      current: () => {},
+      current: () => {
+        // What came and went while there was no connection is not known.
+        this.commonFloor = Number.POSITIVE_INFINITY;
+      },
       settled: (zxid) => this.onSettled(zxid),
+      unseen: (id) => this.depart(id, undefined),
     });
   }
 
@@ -91,14 +106,16 @@ export class Feed {
     }
   }
 
-  /** Whether all that changed after the zxid can be told. */
-  reaches(zxid: number): boolean {
-    return zxid >= this.floor && zxid <= this.settledAt;
+  /** Whether all that changed after the place can be told. */
+  reaches({ version, isOurs }: Place): boolean {
+    return version >= (isOurs ? this.floor : this.commonFloor) && version <= this.settledAt;
   }
 
-  /** What departed after the zxid, and maybe a little before. */
-  departedSince(zxid: number): Departure[] {
-    return this.departures.filter(({ until }) => until === undefined || until > zxid);
+  /** What departed after the place, and maybe a little before. */
+  departedSince({ version, isOurs }: Place): Departure[] {
+    return this.departures.filter(
+      ({ until, last }) => (until === undefined || until > version) && !(isOurs && last === undefined),
+    );
   }
 
   get followerCount(): number {
@@ -123,7 +140,8 @@ export class Feed {
     const { id } = object;
     const before = this.objects.get(id);
     this.owners.advance(modified);
-    if (before !== undefined && sightOf(this.kind, before.object) !== sightOf(this.kind, object)) this.depart(before);
+    if (before !== undefined && sightOf(this.kind, before.object) !== sightOf(this.kind, object))
+      this.depart(id, before);
     this.objects.set(id, { object, modified, serial: ++this.serial });
     for (const follower of this.followers) follower.changed(this, id);
   }
@@ -131,13 +149,13 @@ export class Feed {
   private remove(id: string): void {
     const before = this.objects.get(id);
     if (before === undefined) return;
-    this.depart(before);
+    this.depart(id, before);
     this.objects.delete(id);
     for (const follower of this.followers) follower.changed(this, id);
   }
 
-  private depart(last: KnownObject): void {
-    this.departures.push({ last, until: undefined });
+  private depart(id: string, last: KnownObject | undefined): void {
+    this.departures.push({ id, last, until: undefined });
     // That something is gone is heard of without a zxid: the next answer tells it.
     this.watch.settle();
   }
@@ -147,16 +165,21 @@ export class Feed {
     if (isSetBack) {
       this.departures.length = 0;
       this.floor = zxid;
+      this.commonFloor = zxid;
       this.owners.forget();
     }
     this.settledAt = zxid;
     if (this.floor === Number.POSITIVE_INFINITY) this.floor = zxid;
+    if (this.commonFloor === Number.POSITIVE_INFINITY) this.commonFloor = zxid;
     this.owners.advance(zxid);
     for (let i = this.departures.length - 1; i >= 0 && this.departures[i].until === undefined; i--) {
       this.departures[i].until = zxid;
     }
     const forgotten = this.departures.splice(0, Math.max(0, this.departures.length - this.maxDepartures));
-    for (const { until } of forgotten) this.floor = Math.max(this.floor, until!);
+    for (const { until } of forgotten) {
+      this.floor = Math.max(this.floor, until!);
+      this.commonFloor = Math.max(this.commonFloor, until!);
+    }
     for (const { resolve } of this.waiting) resolve();
     for (const follower of this.followers) {
       if (isSetBack) follower.restart();

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { ClosedError, MidonetError } from '../errors.js';
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
@@ -42,6 +43,8 @@ export class TooManyStreamsError extends MidonetError {
 
 /** The feeds of a server, made when they are first wanted, and the streams that they are told by. */
 export class Feeds {
+  /** Tells versions that these feeds gave from those of others. */
+  readonly id = randomBytes(4).toString('hex');
   readonly owners: OwnerReader;
   private readonly feeds = new Map<Kind, Feed>();
   private readonly lingering = new Map<Feed, NodeJS.Timeout>();

@@ -7,6 +7,7 @@ import { refersTo } from '../topology/references.js';
 import { KINDS, type Kind, type TopologyTypes } from '../topology/types.js';
 import type { Caller } from './caller.js';
 import type { ApiContext, Locals } from './context.js';
+import type { Place } from './feed.js';
 import type { Feeds } from './feeds.js';
 import { type Filter, matches, parseId, parseObjectQuery, refuseOthers } from './object-query.js';
 import type { OperationDescription } from './operation.js';
@@ -21,14 +22,14 @@ data: {}
 event: put
 data: {"kind":"bridge","object":{"id":"7c1f0e52-8a4e-4c53-9f43-2b1b0a6f3c11","name":"web","adminStateUp":true},"etag":"\\"4711\\""}
 
-id: 4720
+id: 4720-5ca1ab1e
 event: current
 data: {}
 
 event: delete
 data: {"kind":"bridge","id":"7c1f0e52-8a4e-4c53-9f43-2b1b0a6f3c11"}
 
-id: 4735
+id: 4735-5ca1ab1e
 
 `;
 
@@ -60,14 +61,14 @@ export const WATCH_OPERATIONS: readonly OperationDescription[] = [
         in: 'query',
         description: 'The last `id` that a stream gave.',
         schema: z.string(),
-        example: '4720',
+        example: '4720-5ca1ab1e',
       },
       {
         name: 'Last-Event-ID',
         in: 'header',
         description: 'The same; it goes before `from`.',
         schema: z.string(),
-        example: '4720',
+        example: '4720-5ca1ab1e',
       },
     ],
     answers: [
@@ -83,8 +84,8 @@ export const WATCH_OPERATIONS: readonly OperationDescription[] = [
 /** What a client asks to watch. */
 interface WatchRequest {
   readonly kinds: readonly Kind[];
-  /** A version that a stream told; undefined: tell everything. */
-  readonly from: number | undefined;
+  /** Where a stream ended; undefined: tell everything. */
+  readonly from: Place | undefined;
   /** Only what belongs to the tenant. */
   readonly tenantId: string | undefined;
   readonly wants: Selection['wants'];
@@ -104,18 +105,18 @@ export function watchRoutes({ log }: ApiContext, feeds: Feeds): Router {
     const { caller } = response.locals as Locals;
     const kinds =
       kindsIn(request.query.kinds) ?? KINDS.filter((kind) => caller.role === 'admin' || !ADMIN_KINDS.has(kind));
-    await start(response, { kinds, ...placeOf(request), wants: undefined });
+    await start(response, { kinds, ...whereFrom(feeds, request), wants: undefined });
   });
   for (const kind of KINDS) {
     router.get(`/${segmentOf(kind)}`, streamOnly, async (request, response) => {
       const filters = filtersIn(kind, request);
       const wants = filters.length > 0 ? (object: TopologyTypes[Kind]) => matches(filters, object) : undefined;
-      await start(response, { kinds: [kind], ...placeOf(request), wants });
+      await start(response, { kinds: [kind], ...whereFrom(feeds, request), wants });
     });
     router.get(`/${segmentOf(kind)}/:id`, streamOnly, async (request, response) => {
       refuseOthers(request.query, ['from', 'watch']);
       const id = parseId('id', request.params.id);
-      await start(response, { kinds: [kind], ...placeOf(request), wants: (object) => object.id === id, id });
+      await start(response, { kinds: [kind], ...whereFrom(feeds, request), wants: (object) => object.id === id, id });
     });
   }
   for (const { parent, segment, row } of NESTED) {
@@ -124,7 +125,7 @@ export function watchRoutes({ log }: ApiContext, feeds: Feeds): Router {
       const filters = filtersIn(row.kind, request);
       const { object } = await scope.require(parent, parseId('id', request.params.id));
       const wants = (one: TopologyTypes[Kind]) => refersTo(row, one, object.id) && matches(filters, one);
-      await start(response, { kinds: [row.kind], ...placeOf(request), wants });
+      await start(response, { kinds: [row.kind], ...whereFrom(feeds, request), wants });
     });
   }
   return router;
@@ -176,24 +177,27 @@ function filtersIn(kind: Kind, { query }: Request): readonly Filter[] {
 }
 
 /** @throws InvalidInputError */
-function placeOf({ headers, query: { from, tenantId } }: Request): Pick<WatchRequest, 'from' | 'tenantId'> {
+function whereFrom(
+  feeds: Feeds,
+  { headers, query: { from, tenantId } }: Request,
+): Pick<WatchRequest, 'from' | 'tenantId'> {
   if (tenantId !== undefined && typeof tenantId !== 'string') {
     throw new InvalidInputError('tenantId', tenantId, 'expected one value');
   }
   // Who comes back to a URL with `from` has been told more meanwhile.
-  const last = headers['last-event-id'];
-  const isBack = typeof last === 'string' && last !== '';
-  return {
-    from: isBack ? parseVersion('last-event-id', last) : from === undefined ? undefined : parseVersion('from', from),
-    tenantId,
-  };
+  const last = headers['last-event-id'] || undefined;
+  if (last !== undefined) return { from: parsePlace(feeds, 'last-event-id', last), tenantId };
+  return { from: from === undefined ? undefined : parsePlace(feeds, 'from', from), tenantId };
 }
 
-function parseVersion(field: string, text: unknown): number {
-  if (typeof text !== 'string' || !/^\d{1,16}$/.test(text) || !Number.isSafeInteger(Number(text))) {
+const PLACE = /^(\d{1,16})(?:-([0-9a-f]{8}))?$/;
+
+function parsePlace(feeds: Feeds, field: string, text: unknown): Place {
+  const [, version, feedsId] = (typeof text === 'string' && PLACE.exec(text)) || [];
+  if (version === undefined || !Number.isSafeInteger(Number(version))) {
     throw new InvalidInputError(field, text, 'expected the id of an event of such a stream');
   }
-  return Number(text);
+  return { version: Number(version), isOurs: feedsId === feeds.id };
 }
 
 /** @throws InvalidInputError */

@@ -3,7 +3,7 @@ import type { Response } from 'express';
 import type { Logger } from 'pino';
 import type { Kind, TopologyTypes } from '../topology/types.js';
 import { etagOf } from './etag.js';
-import type { Departure, Feed, KnownObject } from './feed.js';
+import type { Departure, Feed, KnownObject, Place } from './feed.js';
 import type { Feeds, OpenStream } from './feeds.js';
 import type { Lookup } from './tenancy.js';
 
@@ -75,9 +75,9 @@ export class WatchStream implements OpenStream {
 
   /**
    * Tells everything, or what changed after a version, and then every change until one side ends the stream.
-   * @param from a version that a stream told, at this server or another
+   * @param from where a stream ended, of this server or another
    */
-  async run(from: number | undefined): Promise<void> {
+  async run(from: Place | undefined): Promise<void> {
     const { response } = this.options;
     this.isBegun = true;
     response.status(200).set({ 'content-type': 'text/event-stream', 'cache-control': 'no-store' });
@@ -131,6 +131,10 @@ export class WatchStream implements OpenStream {
     return Math.min(...this.feeds.map(({ settledAt }) => settledAt));
   }
 
+  private idOf(version: number): string {
+    return `${version}-${this.options.feeds.id}`;
+  }
+
   private add(feed: Feed, id: string): void {
     this.queue.set(keyOf(feed, id), { feed, id });
   }
@@ -152,16 +156,18 @@ export class WatchStream implements OpenStream {
         if (++count % TURN === 0) await nextTurn();
       }
     }
-    await this.send(`id: ${version}\nevent: current\ndata: {}\n\n`);
+    await this.send(`id: ${this.idOf(version)}\nevent: current\ndata: {}\n\n`);
   }
 
   /** Notes what changed after the version. @returns whether all of that is known */
-  private async resume(from: number): Promise<boolean> {
+  private async resume(from: Place): Promise<boolean> {
     if (!this.feeds.every((feed) => feed.reaches(from))) return false;
+    // Who knows of what another server told: it may have belonged to the tenant for a moment that was not seen here.
+    if (!from.isOurs && this.options.selection.maySee !== undefined) return false;
     let count = 0;
     for (const feed of this.feeds) {
       for (const [id, known] of feed.objects) {
-        const isNewer = known.modified > from;
+        const isNewer = known.modified > from.version;
         if (isNewer) this.add(feed, id);
         // What is newer the client may have been told as something that it wanted.
         const mayBeTold = this.told !== undefined && (isNewer || this.wants(known)) && (await this.maySee(feed, known));
@@ -174,10 +180,12 @@ export class WatchStream implements OpenStream {
         const mayBeTold = await this.mayHaveSeen(feed, departure);
         if (mayBeTold === undefined) return false;
         if (!mayBeTold) continue;
-        this.told?.add(keyOf(feed, departure.last.object.id));
-        this.add(feed, departure.last.object.id);
+        this.told?.add(keyOf(feed, departure.id));
+        this.add(feed, departure.id);
       }
     }
+    // Who is cut off in between may have been told by several servers.
+    await this.send(`id: ${from.isOurs ? this.idOf(from.version) : from.version}\n\n`);
     this.owesVersion = true;
     // Behind all of that.
     this.queue.delete(MARK);
@@ -199,7 +207,7 @@ export class WatchStream implements OpenStream {
   }
 
   private async tellVersion(version: number): Promise<void> {
-    if (this.owesVersion) await this.send(`id: ${version}\n\n`);
+    if (this.owesVersion) await this.send(`id: ${this.idOf(version)}\n\n`);
     this.owesVersion = false;
     if (this.version > version) this.settled();
   }
@@ -233,6 +241,7 @@ export class WatchStream implements OpenStream {
   private async mayHaveSeen({ kind }: Feed, { last }: Departure): Promise<boolean | undefined> {
     const { maySee } = this.options.selection;
     if (maySee === undefined) return true;
+    if (last === undefined) return false;
     let isLost = false;
     const lookup = this.options.feeds.owners.lookup(last.modified);
     const noting: Lookup = async (kind, id) => {

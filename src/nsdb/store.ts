@@ -114,6 +114,8 @@ export interface TreeOptions {
    * than before only if the servers were set back.
    */
   readonly onSettled?: (zxid: number) => void;
+  /** Called for a node that was made and deleted before it could be read, unless that happened while there was no connection. */
+  readonly onUnseen?: (path: string) => void;
 }
 
 export interface TreeWatch extends Watch {

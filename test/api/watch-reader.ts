@@ -70,7 +70,7 @@ export class WatchReader {
       for await (const events of readEvents(stream)) {
         for (const { type, data, id } of events) {
           this.take(type, data === '' ? {} : JSON.parse(data));
-          if (id !== this.lastId) this.onVersion(id);
+          if (id !== undefined && id !== this.lastId) this.onVersion(id);
         }
         await this.gate;
       }
@@ -79,11 +79,11 @@ export class WatchReader {
     }
   }
 
-  private onVersion(id: string | undefined): void {
+  private onVersion(id: string): void {
     this.lastId = id;
-    if (id === undefined || id === '') return;
+    if (id === '') return;
     const objects = new Map([...this.objects].map(([key, { modified }]) => [key, modified]));
-    this.versions.push({ version: Number(id), objects });
+    this.versions.push({ version: Number.parseInt(id, 10), objects });
   }
 
   private take(type: string, data: { kind: Kind; id: string; etag: string; object: TopologyTypes[Kind] }): void {

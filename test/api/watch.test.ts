@@ -448,7 +448,7 @@ for (const seed of [1, 2]) {
     async (t) => {
       const { repository } = t.context;
       const dice = new Dice(seed);
-      const limits = { departures: 12, heartbeat: 100 };
+      const limits = { departures: 5, heartbeat: 100 };
       const apis = [await serve(t, limits, 500), await serve(t, limits, 500)];
       const kinds = ['bridge', 'port'] as const;
       const admin = new WatchReader('/v1/watch', { kinds: kinds.join() });
@@ -480,7 +480,8 @@ for (const seed of [1, 2]) {
           ports.push(id);
           await note('port', id);
         } else if (roll < 75) {
-          await repository.modify('port', portId, (port) => ({ ...port, adminStateUp: !port.adminStateUp }));
+          const move = dice.chance(30) ? { bridgeId } : {};
+          await repository.modify('port', portId, (port) => ({ ...port, ...move, adminStateUp: !port.adminStateUp }));
           await note('port', portId);
         } else if (roll < 96) {
           await repository.delete('port', portId);

@@ -662,6 +662,25 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     watch.close();
   });
 
+  check('a tree says so when a node came and went before it could be read', async (t, bench) => {
+    const [store, other] = [bench.store(), bench.store()];
+    await other.create('/t', NONE);
+    const [told, unseen]: string[][] = [[], []];
+    const watch = store.watchTree('/t', (path, node) => told.push(`${path} ${text(node)}`), {
+      onUnseen: (path) => unseen.push(path),
+    });
+    await watch.ready;
+    await other.multi([
+      { type: 'create', path: '/t/a', data: NONE },
+      { type: 'delete', path: '/t/a' },
+    ]);
+    await until('it is said', () => unseen.length > 0);
+    await other.create('/t/b', NONE);
+    await until('what stays is told', () => told.includes('/t/b '));
+    t.deepEqual([unseen, told], [['/t/a'], ['/t ', '/t/b ']]);
+    watch.close();
+  });
+
   for (const loss of ['the connection', 'the session'] as const) {
     check(`after the loss of ${loss} a tree tells what differs, and nothing else`, async (t, bench) => {
       const [proxy, other] = [await bench.proxy(), bench.store()];

@@ -86,6 +86,8 @@ export interface KindListener<T> {
   current(): void;
   /** All that was heard of was told: every change up to `zxid`. See TreeOptions.onSettled. */
   settled?(zxid: number): void;
+  /** The object was made and deleted before it could be read. See TreeOptions.onUnseen. */
+  unseen?(id: string): void;
 }
 
 /**
@@ -354,6 +356,9 @@ export class TopologyRepository {
       depth,
       onCurrent: () => listener.current(),
       onSettled: (zxid) => listener.settled?.(zxid),
+      onUnseen: (path) => {
+        if (path.split('/').length === objectDepth) listener.unseen?.(nodeName(path));
+      },
     });
   }
 

@@ -290,7 +290,10 @@ export class ZookeeperStore implements Store {
   }
 
   watchTree(path: string, listener: TreeListener, options: TreeOptions = {}): TreeWatch {
-    return this.watches.trackTree(this.absolute(path), (changed, node) => listener(this.strip(changed), node), options);
+    return this.watches.trackTree(this.absolute(path), (changed, node) => listener(this.strip(changed), node), {
+      ...options,
+      onUnseen: (unseen) => options.onUnseen?.(this.strip(unseen)),
+    });
   }
 
   // The session

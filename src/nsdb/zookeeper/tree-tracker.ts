@@ -114,6 +114,7 @@ export class TreeTracker implements TreeWatch {
 
   onEvent(type: number, path: string): void {
     if (!this.connected || levelOf(path) > this.lowest) return;
+    if (type === EventType.deleted && !this.known.has(path)) this.call(() => this.options.onUnseen?.(path));
     if (type === EventType.deleted) this.forget(path);
     else if (path === this.path || this.known.has(parentPath(path)!)) this.read(path, false);
     this.proceed();
