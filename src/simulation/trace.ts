@@ -4,6 +4,7 @@ import { type FlowKey, Word } from '../flow/key.js';
 import { formatIpv4, formatIpv6, formatMac } from '../packet/address.js';
 import { EtherType } from '../packet/ethernet.js';
 import type { Condition } from '../topology/chains.js';
+import { describeCondition } from '../topology/rule-text.js';
 import type { Direction, TranslationKind } from './connection.js';
 import type { ConfigurationRequest, DropReason, Reply } from './decision.js';
 import type { ChainFact, Fact, NeighborFact, PortFact, RouteFact, RuleFact } from './fact.js';
@@ -157,7 +158,7 @@ export function describeTraceStep(step: TraceStep): string {
     case 'chain':
       return `chain ${step.id}`;
     case 'rule':
-      return `rule ${step.rule} where ${describeCondition(step.condition)}: ${step.action}`;
+      return `rule ${step.rule} where ${describeCondition(step.condition, (_, id) => id)}: ${step.action}`;
     case 'circle':
       return `not followed, as chain ${step.chain} led here`;
     case 'chain-end':
@@ -253,21 +254,4 @@ function describeMember({ pool, member }: Extract<TraceStep, { type: 'member' }>
 
 function describeReply(reply: Reply): string {
   return reply.type === 'echo' ? 'echo reply' : `ICMP error type ${reply.icmpType} code ${reply.icmpCode}`;
-}
-
-/** Fields as in the topology: `source 10.0.0.0/8, not protocol 6, destinationPorts 80-90`. */
-function describeCondition({ inverted = [], conjunctionInverted, ...fields }: Condition): string {
-  const parts = Object.entries(fields).map(([name, value]) => {
-    const not = inverted.some((field) => field === name) ? 'not ' : '';
-    return `${not}${name} ${describeValue(value)}`;
-  });
-  const all = parts.length === 0 ? 'anything' : parts.join(', ');
-  return conjunctionInverted ? `not (${all})` : all;
-}
-
-function describeValue(value: unknown): string {
-  if (Array.isArray(value)) return value.join(' or ');
-  if (typeof value !== 'object' || value === null) return String(value);
-  const { start, end } = value as { start: number; end: number };
-  return start === end ? String(start) : `${start}-${end}`;
 }

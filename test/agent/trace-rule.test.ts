@@ -35,6 +35,6 @@ test('the way of packets that a rule wants traced is logged, of as many as it sa
   const traced = JSON.parse(traces[0]) as { traceRequestId: string; packet: string; steps: string };
   t.is(traced.traceRequestId, traceRequestId);
   t.regex(traced.packet, /^udp 10\.1\.0\.1:/);
-  const beginning = `in at port ${a.id} of a bridge\n  chain ${chainId}\n    rule ${ids[0]} where protocol 17: trace\n`;
+  const beginning = `in at port ${a.id} of a bridge\n  chain ${chainId}\n    rule ${ids[0]} where udp: trace\n`;
   t.true(traced.steps.startsWith(beginning), traced.steps);
 });

@@ -65,9 +65,9 @@ test('the way of a packet through a firewall, a router and two bridges', (t) => 
     `tcp 10.1.0.2:1000 > 10.2.0.2:80, ttl 64, 02:00:00:00:00:01 > 02:00:00:00:00:11
 in at port port-1 of a bridge
   chain firewall
-    rule firewall-1 where not protocol 17: jump to trusted
+    rule firewall-1 where not udp: jump to trusted
   chain trusted
-    rule trusted-0 where source 10.1.0.0/24: accept
+    rule trusted-0 where from 10.1.0.0/24: accept
 bridge near
   02:00:00:00:00:11 is behind port near-router
   out at port near-router
@@ -97,7 +97,7 @@ test('why a packet is dropped', (t) => {
     `tcp 10.1.0.2:1000 > 10.2.0.2:22, ttl 64, 02:00:00:00:00:01 > 02:00:00:00:00:11
 in at port port-1 of a bridge
   chain firewall
-    rule firewall-0 where protocol 6, destinationPorts 20-25: drop
+    rule firewall-0 where tcp, to ports 20-25: drop
   dropped: filtered
 actions: drop (filtered)
 flow: in_port=1 recirc_id=0 vlan=none eth_type=0x0800 nw_proto=6 nw_frag=0 tp_dst=20/0xfffc
@@ -160,7 +160,7 @@ test('a packet that has to come back with the state of its connection is followe
     'in at port port-1 of a bridge',
     '  chain firewall',
     '  replies on its connection',
-    '    rule firewall-0 where matchReturnFlow true: accept',
+    '    rule firewall-0 where replies: accept',
   ]);
   t.true(ofReply.includes('  sent: output(2)'));
   const ofNew = textOf(world, tcp(SERVER_IP, 22));
@@ -178,7 +178,7 @@ test('a packet that has to come back with a hash and translated is followed', (t
   const passes = textOf(world, tcp(0x0a05_0001, 80)).split('\n\n');
   const rule = `in at port port-1 of a bridge
   chain firewall
-    rule firewall-0 where destination 10.5.0.1/32, protocol 6: dnat, then accept
+    rule firewall-0 where tcp, to 10.5.0.1/32: dnat, then accept
 `;
   const macs = 'ttl 64, 02:00:00:00:00:01 > 02:00:00:00:00:11';
   t.is(passes.length, 3);
