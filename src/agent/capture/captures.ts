@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { Datapath, Upcall } from '../../datapath/datapath.js';
-import { MidonetError } from '../../errors.js';
+import { MidonetError, TimeoutError } from '../../errors.js';
 import type { CaptureDirection, StoredCapture } from '../../nsdb/captures.js';
 import { encodeJson } from '../../nsdb/json.js';
-import { capturePath } from '../../nsdb/layout.js';
+import { CAPTURES_PATH, capturePath } from '../../nsdb/layout.js';
 import type { EphemeralNode, Store } from '../../nsdb/store.js';
 import type { Condition } from '../../topology/chains.js';
 import type { Cell } from '../facts/cell.js';
@@ -48,6 +48,8 @@ interface Running {
 const MAX_CAPTURES = 16;
 /** Whoever captures has to ask more often how many packets were left out. */
 const KEEP_SECONDS = 60;
+/** For the NSDB to take a capture. */
+const PATIENCE_MS = 5000;
 const OWNER = 'capture';
 
 /**
@@ -59,6 +61,11 @@ export class Captures {
   private readonly running = new Map<number, Running>();
 
   constructor(private readonly options: CapturesOptions) {}
+
+  /** Directions of ports of which this host gets the packets. */
+  get size(): number {
+    return this.running.size;
+  }
 
   /** Give up the tunnel keys of the last run. */
   start(): void {
@@ -77,7 +84,7 @@ export class Captures {
 
   /**
    * Begin a capture. Other hosts begin to send copies a moment later.
-   * @throws MidonetError with MN_TOO_MANY_REQUESTS
+   * @throws MidonetError with MN_TOO_MANY_REQUESTS, TimeoutError where the NSDB cannot be reached
    */
   async open(request: CaptureRequest, listener: CaptureListener, signal: AbortSignal): Promise<Capture> {
     const { hostId } = this.options;
@@ -85,6 +92,7 @@ export class Captures {
       const reason = `captures are under way already, ${MAX_CAPTURES} at most; end one first`;
       throw new MidonetError('MN_TOO_MANY_REQUESTS', `host ${hostId}: ${reason}`);
     }
+    const patience = AbortSignal.timeout(PATIENCE_MS);
     const captureId = randomUUID();
     const since = new Date().toISOString();
     const running = request.directions.map((direction) => this.begin(captureId, direction, since, request, listener));
@@ -98,11 +106,13 @@ export class Captures {
       },
     };
     try {
-      await untilAborted(Promise.all(running.map(({ node }) => node.ready)), signal);
+      await untilAborted(Promise.all(running.map(({ node }) => node.ready)), AbortSignal.any([signal, patience]));
       return capture;
     } catch (error) {
       await capture.close();
-      throw error;
+      throw patience.aborted && !signal.aborted
+        ? new TimeoutError('telling the NSDB of a capture', PATIENCE_MS)
+        : error;
     }
   }
 
@@ -131,7 +141,9 @@ export class Captures {
       conditions: [...conditions],
       since,
     };
-    const node = store.ephemeral(capturePath(captureId, direction), encodeJson(stored));
+    const node = store.ephemeral(capturePath(captureId, direction), encodeJson(stored), {
+      makeParent: () => store.ensure(CAPTURES_PATH),
+    });
     const running = { owner, tunnelKey, direction, node, listener };
     this.running.set(tunnelKey, running);
     return running;

@@ -202,6 +202,7 @@ export function agentMetrics({ agent, pools, cni, store }: AgentMetricsOptions):
     ['midonet_conntrack_zones', 'Conntrack zones of this host that are taken or not empty yet', () => agent.zones.size],
     ['midonet_health_balancers', 'Load balancers whose members this host checks', () => agent.healthChecks.balancers],
     ['midonet_health_members', 'Pool members that this host checks', () => agent.healthChecks.members],
+    ['midonet_captures', 'Captures whose packets come to this host, each direction', () => agent.captures.size],
     ['midonet_packets_waiting', 'Packets that wait for data from the NSDB', () => agent.forwarder.waitingPackets],
     ['midonet_facts_watched', 'Facts watched in the NSDB', () => agent.cache.size],
     [
