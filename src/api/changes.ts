@@ -154,37 +154,32 @@ async function stageReplacement(attempt: Attempt, change: Change & { op: 'replac
   const { kind, id, ifMatch } = change;
   const { scope, staged } = attempt;
   const input = { ...bodyOf(change), id };
-  const { existing, modified } = await loadIf(attempt, kind, id, ifMatch);
+  const existing = await loadIf(attempt, kind, id, ifMatch);
   if (existing !== undefined && !(await scope.sees(kind, existing, staged))) throw new ObjectNotFoundError(kind, id);
   if (existing !== undefined && change.onlyNew) throw new PreconditionFailedError(kind, id, 'there is one already');
   if (existing === undefined) return make(attempt, kind, input, undefined);
   const completed = scope.complete(kind, withKept(kind, input, existing), existing);
-  return replace(attempt, kind, existing, validated(kind, completed), modified);
+  return replace(attempt, kind, existing, validated(kind, completed));
 }
 
 async function stagePatch(attempt: Attempt, change: Change & { op: 'patch' }): Promise<Staged> {
   const { kind, id, ifMatch } = change;
   const { scope, staged } = attempt;
   const patch = bodyOf(change);
-  const { existing, modified } = await loadIf(attempt, kind, id, ifMatch);
+  const existing = await loadIf(attempt, kind, id, ifMatch);
   if (existing === undefined || !(await scope.sees(kind, existing, staged))) throw new ObjectNotFoundError(kind, id);
-  return replace(
-    attempt,
-    kind,
-    existing,
-    validated(kind, withoutStaleKey(mergePatch(existing, patch), patch, existing)),
-    modified,
-  );
+  const patched = withoutStaleKey(mergePatch(existing, patch), patch, existing);
+  return replace(attempt, kind, existing, validated(kind, patched));
 }
 
 async function stageDeletion(attempt: Attempt, { kind, id, ifMatch }: Change & { op: 'delete' }): Promise<Staged> {
   const { scope, transaction, signal, staged } = attempt;
-  const { existing, modified } = await loadIf(attempt, kind, id, ifMatch);
+  const existing = await loadIf(attempt, kind, id, ifMatch);
   scope.requireWriter();
   // Of what the caller may not know of, and of what is not there, the same is told.
   if (existing === undefined || !(await scope.sees(kind, existing, staged))) return { kind, id, result: 'deleted' };
   await scope.checkChange(kind, existing, undefined, staged);
-  await transaction.delete(kind, id, signal, modified);
+  await transaction.delete(kind, id, signal);
   staged.delete(stagedKey(kind, id));
   return { kind, id, result: 'deleted' };
 }
@@ -209,25 +204,29 @@ async function replace<K extends Kind>(
   kind: K,
   before: TopologyTypes[K],
   after: TopologyTypes[K],
-  modified: number | undefined,
 ): Promise<Staged> {
   const { scope, transaction, signal, staged } = attempt;
   const { id } = before;
   if (after.id !== id) throw new InvalidInputError(`${kind}.id`, after.id, `expected ${id}, as in the path`);
   await scope.checkChange(kind, before, after, staged);
   if (isDeepStrictEqual(before, after)) return { kind, id, result: 'unchanged' };
-  await transaction.update(kind, asInput(kind, after), signal, modified);
+  await transaction.update(kind, asInput(kind, after), signal);
   staged.set(stagedKey(kind, id), after);
   return { kind, id, result: 'changed' };
 }
 
 /** The object as the changes so far leave it. It must be so when they are carried out. */
-function load<K extends Kind>(attempt: Attempt, kind: K, id: string): Promise<TopologyTypes[K] | undefined> {
-  return readable(kind, id, attempt.transaction.get(kind, id, attempt.signal));
+function load<K extends Kind>(
+  attempt: Attempt,
+  kind: K,
+  id: string,
+  modified?: number,
+): Promise<TopologyTypes[K] | undefined> {
+  return readable(kind, id, attempt.transaction.get(kind, id, attempt.signal, modified));
 }
 
 /**
- * The same with the version that it must have in the store, if the change is for one.
+ * The same, in the version that it must have in the store, if the change is for one.
  * @throws PreconditionFailedError unless `ifMatch` names the version of an object that the caller may know of
  */
 async function loadIf<K extends Kind>(
@@ -235,11 +234,11 @@ async function loadIf<K extends Kind>(
   kind: K,
   id: string,
   ifMatch: string | undefined,
-): Promise<{ existing: TopologyTypes[K] | undefined; modified?: number }> {
-  if (ifMatch === undefined) return { existing: await load(attempt, kind, id) };
+): Promise<TopologyTypes[K] | undefined> {
+  if (ifMatch === undefined) return load(attempt, kind, id);
   const found = await attempt.scope.find(kind, id);
   if (!ifMatchNames(ifMatch, found?.modified)) throw new PreconditionFailedError(kind, id, isChanged(found));
-  return { existing: await load(attempt, kind, id), modified: found?.modified };
+  return load(attempt, kind, id, found?.modified);
 }
 
 /** Why a version is not the one that was asked for. */

@@ -29,9 +29,19 @@ export class Transaction {
     this.changes = new ChangeSet(store, migrations);
   }
 
-  /** The object, which must not be changed by others before the commit. That there is none is not checked again. */
-  async get<K extends Kind>(kind: K, id: string, signal?: AbortSignal): Promise<TopologyTypes[K] | undefined> {
+  /**
+   * The object, which must not be changed by others before the commit. That there is none is not checked again.
+   * @param modified that the store must have, as in Versioned
+   * @throws ObjectConflictError when it has another one
+   */
+  async get<K extends Kind>(
+    kind: K,
+    id: string,
+    signal?: AbortSignal,
+    modified?: number,
+  ): Promise<TopologyTypes[K] | undefined> {
     const staged = await this.changes.load(kind, id, signal);
+    expect(staged, modified);
     staged.isChecked = true;
     return staged.after as TopologyTypes[K] | undefined;
   }
@@ -48,8 +58,8 @@ export class Transaction {
 
   /**
    * Replace an object.
-   * @param modified that it must have, as in Versioned
-   * @throws InvalidInputError, ObjectNotFoundError, ObjectConflictError when it has another one
+   * @param modified as for {@link get}
+   * @throws InvalidInputError, ObjectNotFoundError, ObjectConflictError
    */
   async update<K extends Kind>(
     kind: K,
@@ -67,7 +77,7 @@ export class Transaction {
 
   /**
    * `change` is given the object as the transaction left it and returns undefined to leave it so.
-   * @param modified as for {@link update}
+   * @param modified as for {@link get}
    */
   async modify<K extends Kind>(
     kind: K,
@@ -76,16 +86,15 @@ export class Transaction {
     signal?: AbortSignal,
     modified?: number,
   ): Promise<void> {
-    const object = await this.get(kind, id, signal);
+    const object = await this.get(kind, id, signal, modified);
     if (object === undefined) throw new ObjectNotFoundError(kind, id);
-    expect(await this.changes.load(kind, id, signal), modified);
     const next = change(object);
     if (next !== undefined) await this.update(kind, next, signal);
   }
 
   /**
    * What goes with it is worked out by {@link commit}. Succeeds when there is no such object.
-   * @param modified as for {@link update}; then it must be there
+   * @param modified as for {@link get}; then it must be there
    * @throws UnsupportedError for a host: its leases are released one by one, see TopologyRepository.delete
    */
   async delete(kind: Kind, id: string, signal?: AbortSignal, modified?: number): Promise<void> {

@@ -211,6 +211,7 @@ test('what was read before is changed or deleted only if nobody has changed it s
   await repository.modify('chain', chain.id, () => ({ ...chain, metadata: { by: 'another' } }));
   const stale = repository.transaction();
   const refused = { instanceOf: ObjectConflictError };
+  await t.throwsAsync(stale.get('chain', chain.id, undefined, modified), refused);
   await t.throwsAsync(stale.update('chain', change, undefined, modified), refused);
   await t.throwsAsync(
     stale.modify('chain', chain.id, () => change, undefined, modified),
