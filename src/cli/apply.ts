@@ -19,7 +19,7 @@ export interface ApplyFlags extends ClientFlags {
   readonly yes?: boolean;
 }
 
-/** What is sent at once, and happens together or not at all. */
+/** What is sent at once, and happens together or not at all; less when that does not fit into a transaction of the NSDB. */
 const BATCH_SIZE = 400;
 
 export async function apply(flags: ApplyFlags, terminal: Terminal): Promise<void> {
@@ -64,9 +64,15 @@ async function carryOut({ changes, members }: Plan, client: MidonetClient, signa
       throw new MidonetError(error.code, `${describe(error)}; ${rest}`, { cause: error });
     }
   };
-  for (let i = 0; i < changes.length; i += BATCH_SIZE) {
-    const batch = changes.slice(i, i + BATCH_SIZE);
-    await wrapped(client.batch(batch.map(operationOf), signal), batch.length, (error) => inWords(error, batch));
+  let size = BATCH_SIZE;
+  for (let i = 0; i < changes.length; ) {
+    const batch = changes.slice(i, i + size);
+    const sent = client.batch(batch.map(operationOf), signal);
+    if (await isTooLarge(sent, batch)) size = Math.ceil(batch.length / 2);
+    else {
+      await wrapped(sent, batch.length, (error) => inWords(error, batch));
+      i += batch.length;
+    }
   }
   for (const change of members) {
     const { kind, id, key } = change;
@@ -75,6 +81,16 @@ async function carryOut({ changes, members }: Plan, client: MidonetClient, signa
         ? removeMember(client, kind, id, key, signal)
         : putMember(client, kind, id, change, signal);
     await wrapped(work, 1, (error) => `${kind} ${change.called}: ${listOf(kind).one} ${key}: ${error.message}`);
+  }
+}
+
+/** Whether the changes do not fit into one transaction, and fewer might. */
+async function isTooLarge(sent: Promise<unknown>, batch: readonly Change[]): Promise<boolean> {
+  try {
+    await sent;
+    return false;
+  } catch (error) {
+    return error instanceof ApiError && error.code === 'MN_TOO_LARGE' && batch.length > 1;
   }
 }
 

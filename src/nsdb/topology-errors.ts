@@ -75,6 +75,6 @@ export class TransactionTooLargeError extends MidonetError {
     readonly bytes: number,
     limits: string,
   ) {
-    super('MN_INVALID_INPUT', `transaction: expected ${limits}, got ${operations} operations of ${bytes} bytes`);
+    super('MN_TOO_LARGE', `transaction: expected ${limits}, got ${operations} operations of ${bytes} bytes`);
   }
 }

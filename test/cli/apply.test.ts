@@ -138,3 +138,21 @@ test('a tenant keeps what is its own in a file, and gets to know of nothing else
   const refused = await cli.run(['bridge', 'create', 'x'], { caller: tenantReader('red') });
   t.regex(refused.error!, /may not|reader|reads/);
 });
+
+test('what does not fit into one transaction is made in several', async (t) => {
+  const cli = await start(t);
+  const ports = Array.from({ length: 300 }, (_, i) => ({
+    name: `p${i}`,
+    addresses: [`10.0.${i >> 8}.${i & 255}`],
+    mac: macOf(i),
+  }));
+  const input = JSON.stringify({ kind: 'bridge', name: 'large', tenant: 'blue', ports });
+  t.regex(await apply(cli, input), /^301 to make/m);
+  t.is((await cli.json<unknown[]>('port', 'list', '--bridge', 'large')).length, 300);
+  t.is(await apply(cli, input), 'nothing to change');
+});
+
+function macOf(i: number): string {
+  const hex = i.toString(16).padStart(4, '0');
+  return `02:00:00:00:${hex.slice(0, 2)}:${hex.slice(2)}`;
+}
