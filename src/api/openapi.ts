@@ -10,6 +10,7 @@ import { componentSchemas, type JsonSchema, jsonSchemaOf, schemaRef } from './op
 import type { Content, OperationDescription, ParameterDescription, Schema } from './operation.js';
 import { PROBLEM_TYPE } from './problem.js';
 import { STATUS_OPERATIONS } from './status-routes.js';
+import { SUPPORT_BUNDLE_OPERATIONS } from './support-bundle-routes.js';
 import { TRACE_OPERATIONS } from './trace-routes.js';
 import { WATCH_OPERATIONS } from './watch-routes.js';
 
@@ -24,6 +25,7 @@ export function allOperations(): OperationDescription[] {
     ...BATCH_OPERATIONS,
     ...TRACE_OPERATIONS,
     ...STATUS_OPERATIONS,
+    ...SUPPORT_BUNDLE_OPERATIONS,
     ...FLOW_OPERATIONS,
     ...CAPTURE_OPERATIONS,
     ...WATCH_OPERATIONS,
