@@ -15,8 +15,13 @@ export class WatchReader {
   /** The version that was told last, and what was there then. */
   readonly versions: { readonly version: number; readonly objects: ReadonlyMap<string, number> }[] = [];
   readonly counts = { put: 0, delete: 0, current: 0, reset: 0 };
+  /** Every object in every state that was told. */
+  readonly history: TopologyTypes[Kind][] = [];
   /** What must not happen. */
   readonly faults: string[] = [];
+  /** Told as gone, but never as there. */
+  readonly goneUnknown: string[] = [];
+  private readonly everTold = new Set<string>();
   private readonly newest = new Map<string, number>();
   private lastId: string | undefined;
   private abort = new AbortController();
@@ -94,11 +99,14 @@ export class WatchReader {
         if (modified < (this.newest.get(key) ?? 0)) this.faults.push(`${key} goes back to ${modified}`);
         this.newest.set(key, modified);
         this.objects.set(key, { modified, object: data.object });
+        this.history.push(data.object);
+        this.everTold.add(key);
         this.counts.put++;
         break;
       }
       case 'delete':
         this.objects.delete(`${data.kind} ${data.id}`);
+        if (!this.everTold.has(`${data.kind} ${data.id}`)) this.goneUnknown.push(data.id);
         this.counts.delete++;
         break;
       case 'reset':

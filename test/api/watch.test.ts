@@ -462,6 +462,7 @@ for (const seed of [1, 2]) {
       /** Each change, in order; a deletion tells the last change before it. */
       const log: { readonly key: string; readonly modified: number; readonly isGone: boolean }[] = [];
       const [bridges, ports]: string[][] = [[], []];
+      const wasRed = new Set<string>();
       const note = async (kind: Kind, id: string) => {
         const { modified } = (await repository.get(kind, id))!;
         log.push({ key: `${kind} ${id}`, modified, isGone: false });
@@ -472,15 +473,19 @@ for (const seed of [1, 2]) {
         const roll = dice.below(100);
         const [bridgeId, portId] = [dice.pick(bridges), dice.pick(ports)];
         if (roll < 12 || bridgeId === undefined) {
-          const { id } = await repository.create('bridge', bridge(`${roll}`, dice.pick(['red', 'blue', undefined])));
+          const tenantId = dice.pick(['red', 'blue', undefined]);
+          const { id } = await repository.create('bridge', bridge(`${roll}`, tenantId));
           bridges.push(id);
+          if (tenantId === 'red') wasRed.add(id);
           await note('bridge', id);
         } else if (roll < 50 || portId === undefined) {
           const { id } = await repository.create('port', { id: randomUUID(), bridgeId, adminStateUp: dice.chance(60) });
           ports.push(id);
+          if (wasRed.has(bridgeId)) wasRed.add(id);
           await note('port', id);
         } else if (roll < 75) {
           const move = dice.chance(30) ? { bridgeId } : {};
+          if (move.bridgeId !== undefined && wasRed.has(bridgeId)) wasRed.add(portId);
           await repository.modify('port', portId, (port) => ({ ...port, ...move, adminStateUp: !port.adminStateUp }));
           await note('port', portId);
         } else if (roll < 96) {
@@ -539,6 +544,11 @@ for (const seed of [1, 2]) {
         t.deepEqual(reader.contents, expected[i], reader.path);
         t.deepEqual(reader.faults, []);
       }
+      const ofOthers = tenant.history.filter(
+        (one) => !wasRed.has('bridgeId' in one && one.bridgeId !== undefined ? one.bridgeId : one.id),
+      );
+      const goneOfOthers = tenant.goneUnknown.filter((id) => !wasRed.has(id));
+      t.deepEqual([ofOthers, goneOfOthers], [[], []], 'a tenant never hears of what others have');
       t.true(admin.versions.length > 20);
       for (const { version, objects } of admin.versions) {
         const then = new Map<string, number | undefined>();
