@@ -84,7 +84,10 @@ export class TraceNames {
 
   private portName(id: string): string {
     const port = this.get('port', id);
-    if (port?.binding !== undefined) return `${port.binding.interfaceName} on ${this.of('host', port.binding.hostId)}`;
+    if (port?.binding !== undefined) {
+      const { hostId, interfaceName } = port.binding;
+      return this.get('host', hostId) === undefined ? interfaceName : `${interfaceName} on ${this.of('host', hostId)}`;
+    }
     const peer = port?.peerId === undefined ? undefined : this.get('port', port.peerId);
     const device = peer && this.deviceOf(peer);
     return device === undefined ? shortId(id) : `${shortId(id)} to ${device}`;

@@ -6,10 +6,11 @@ import type { ShownPass } from './trace-privacy.js';
 /** What becomes of a packet. */
 export interface TraceOutcome {
   /**
-   * `delivered`: it leaves the virtual network at one port, or at several; `flooded`: at all ports of a bridge; `answered`: a
-   * device takes it and answers in its own name; `dropped`: it goes nowhere; `undecided`: the agent does not know enough.
+   * `delivered`: it leaves the virtual network at one port, or at several; `flooded`: at all ports of a bridge; `forwarded`: another
+   * host, which has its translation, goes on with it; `answered`: a device takes it and answers in its own name; `dropped`: it
+   * goes nowhere; `undecided`: the agent does not know enough.
    */
-  readonly verdict: 'delivered' | 'flooded' | 'answered' | 'dropped' | 'undecided';
+  readonly verdict: 'delivered' | 'flooded' | 'forwarded' | 'answered' | 'dropped' | 'undecided';
   /** In one sentence, or some more where more is to be said. */
   readonly text: string;
   /** The ports where it leaves. */
@@ -29,6 +30,8 @@ interface Found {
   /** Copies out of ports that are not named, since it goes to all of them. */
   floodedHere: number;
   readonly floodedTo: Set<string>;
+  /** It goes on at another host. */
+  isForwarded: boolean;
   readonly answers: (Step<'answer'> | Step<'reply'> | Step<'configure'> | Step<'health-answer'>)[];
   readonly drops: Drop[];
   /** Somebody else's device drops or answers it. */
@@ -58,6 +61,7 @@ export function traceOutcome(passes: readonly ShownPass[], names: TraceNames): T
     deliveries: [],
     floodedHere: 0,
     floodedTo: new Set(),
+    isForwarded: false,
     answers: [],
     drops: [],
     isDroppedElsewhere: false,
@@ -86,6 +90,10 @@ export function traceOutcome(passes: readonly ShownPass[], names: TraceNames): T
   if (found.deliveries.length > 0) {
     const text = deliveredText(found, first === last ? undefined : last, names);
     return { verdict: 'delivered', text, portIds, ruleIds: accepted };
+  }
+  if (found.isForwarded) {
+    const text = `Forwarded to the host that has the translation of its connection, which goes on with it.${acceptedText(found, names)}`;
+    return { verdict: 'forwarded', text, portIds, ruleIds: accepted };
   }
   const [drop] = found.drops;
   const tells = found.answers.find(({ type }) => type === 'reply') as Step<'reply'> | undefined;
@@ -121,6 +129,7 @@ export function traceOutcome(passes: readonly ShownPass[], names: TraceNames): T
 function collect({ steps, missing }: ShownPass, found: Found): void {
   found.missing.push(...(missing ?? []));
   let copies = 0;
+  let isFlooded = false;
   let isCopy = false;
   let port: string | undefined;
   let outPort: string | undefined;
@@ -135,6 +144,7 @@ function collect({ steps, missing }: ShownPass, found: Found): void {
     if (copies > 0 || isCopy) continue;
     switch (step.type) {
       case 'in':
+        isFlooded = false;
         port = step.port;
         outPort = rule = route = nextHop = device = undefined;
         break;
@@ -163,6 +173,7 @@ function collect({ steps, missing }: ShownPass, found: Found): void {
         if (step.port === null) found.unknownMac = step.mac;
         break;
       case 'flood':
+        isFlooded = true;
         outPort = undefined;
         break;
       case 'set':
@@ -173,6 +184,7 @@ function collect({ steps, missing }: ShownPass, found: Found): void {
         break;
       case 'output':
         if (outPort !== undefined) found.deliveries.push({ port: outPort, tunnelTo: step.tunnelTo });
+        else if (!isFlooded) found.isForwarded = true;
         else if (step.tunnelTo !== undefined) found.floodedTo.add(step.tunnelTo);
         else found.floodedHere++;
         break;

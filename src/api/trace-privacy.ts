@@ -34,11 +34,13 @@ function shownSteps(steps: readonly PlainStep[], names: TraceNames): ShownStep[]
   const shown: ShownStep[] = [];
   const hide = (what: HiddenStep['what']) => shown.push({ type: 'hidden', what });
   let isTheirs = false;
-  let mirrors = 0;
+  let copies = 0;
   for (const step of steps) {
-    if (step.type === 'mirror' && (mirrors > 0 || isUnknown(step, names))) mirrors++;
-    if (mirrors > 0) {
-      if (step.type === 'mirrored') mirrors--;
+    // Captures are an admin's.
+    const isCopy = step.type === 'capture' || (step.type === 'mirror' && (copies > 0 || isUnknown(step, names)));
+    if (isCopy) copies++;
+    if (copies > 0) {
+      if (step.type === 'mirrored' || step.type === 'captured') copies--;
       continue;
     }
     if (step.type === 'in' || step.type === 'device') {

@@ -4,8 +4,7 @@ import { MidonetError } from '../errors.js';
 import { formatPacket, parsePacket } from '../flow/packet-text.js';
 import type { PlainPass } from '../simulation/explain.js';
 import type { Port } from '../topology/types.js';
-import { validate } from '../topology/validate.js';
-import { AgentLink } from './agent-link.js';
+import { AgentLink, AgentUnavailableError } from './agent-link.js';
 import { validateBody } from './error-fields.js';
 import { EXAMPLES } from './examples.js';
 import { hostToAsk } from './host-to-ask.js';
@@ -65,7 +64,7 @@ const tracedPassSchema = z.object({
 const traceAnswerSchema = z.object({
   outcome: z.object({
     /** See TraceOutcome. */
-    verdict: z.enum(['delivered', 'flooded', 'answered', 'dropped', 'undecided']),
+    verdict: z.enum(['delivered', 'flooded', 'forwarded', 'answered', 'dropped', 'undecided']),
     text: z.string(),
     portIds: texts,
     ruleIds: texts,
@@ -186,8 +185,9 @@ async function ask(
   const agents = new AgentLink(repository.store);
   try {
     const hostId = await hostToAsk(repository, agents, port, signal);
-    const answer = validate(agentAnswer, await agents.get(hostId, `/trace?${query}`, signal), 'answer of the agent');
-    return { hostId, passes: answer.passes as unknown as PlainPass[] };
+    const answer = agentAnswer.safeParse(await agents.get(hostId, `/trace?${query}`, signal));
+    if (answer.success) return { hostId, passes: answer.data.passes as unknown as PlainPass[] };
+    throw new AgentUnavailableError(hostId, 'its agent answers in another form; run one version of midonet everywhere');
   } catch (error) {
     if (scope.isAdmin || !(error instanceof MidonetError) || error.code === 'MN_INVALID_INPUT') throw error;
     throw new MidonetError('MN_AGENT_UNAVAILABLE', 'no agent can be asked now', { cause: error });

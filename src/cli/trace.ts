@@ -60,6 +60,7 @@ function checkPacket(text: string, terminal: Terminal): void {
 const MARKS: Readonly<Record<TraceAnswer['outcome']['verdict'], string>> = {
   delivered: '✔',
   flooded: '✔',
+  forwarded: '✔',
   answered: '✔',
   dropped: '✘',
   undecided: '?',

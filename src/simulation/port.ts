@@ -164,6 +164,7 @@ function redirect(context: SimulationContext, { target, ingress, failOpen }: Red
   const isUp = port === null ? false : isReady(context, port);
   if (isUp === undefined) return;
   if (isUp) {
+    context.trace?.push({ type: 'out', port: port!.id });
     context.outPort = target;
     trackBy(context, port!);
     emit(context, port!, true);

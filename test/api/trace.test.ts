@@ -211,6 +211,45 @@ clusterTest('a tenant sees what its own devices do, and nothing of others', { ho
   }
 });
 
+clusterTest(
+  'copies that mirrors make are no part of the outcome, and what is redirected goes where it is sent',
+  { hosts: 1 },
+  async (t, c) => {
+    const { repository } = c;
+    const bridgeId = await c.createBridge();
+    const [a, b, spy, inspector] = await c.populate(bridgeId, 4);
+    const mirror = await repository.create('mirror', {
+      id: randomUUID(),
+      toPortId: spy.id,
+      conditions: [{}],
+      name: 'copy',
+    });
+    const redirect = { type: 'l2-transform', action: 'redirect', targetPortId: inspector.id } as const;
+    const chainId = await c.createChain([{ ...redirect, condition: { protocol: 17 } }]);
+    const inbound = { inboundMirrorIds: [mirror.id], inboundFilterId: chainId };
+    await repository.modify('port', a.id, (port) => ({ ...port, ...inbound }));
+    const api = await ExplainingApi.serve(c);
+    try {
+      const ask = (protocol: string) => api.trace({ portId: a.id, packet: `${protocol} 10.1.0.1:1 > 10.1.0.2:2` });
+      await until('the agent knows the port as it is', async () => {
+        const { steps } = (await ask('udp')).passes[0];
+        return steps.some(({ type }) => type === 'mirror') && steps.some(({ type }) => type === 'rule');
+      });
+      const copied = await ask('tcp');
+      t.is(copied.outcome.text, 'Delivered out of port pod2 on host-1 of bridge blue.');
+      t.deepEqual(copied.outcome.portIds, [b.id]);
+      t.true(copied.passes[0].steps.some(({ text }) => text === 'copied by mirror copy'));
+      const redirected = await ask('udp');
+      t.is(redirected.outcome.text, 'Delivered out of port pod4 on host-1 of bridge blue.');
+      const flooded = await api.trace({ portId: a.id, packet: 'tcp 10.1.0.1 > 10.1.0.9 to ff:ff:ff:ff:ff:ff' });
+      t.is(flooded.outcome.verdict, 'flooded');
+      t.regex(flooded.outcome.text, /^Flooded: a copy goes to [0-9] ports of the host, 0 other hosts/);
+    } finally {
+      await api.close();
+    }
+  },
+);
+
 clusterTest('what cannot be traced is refused with the field', { hosts: 1 }, async (t, c) => {
   const bridgeId = await c.createBridge();
   const [a] = await c.populate(bridgeId, 1);
