@@ -1,6 +1,8 @@
 import test from 'ava';
-import type { Action } from '../../src/flow/action.js';
-import { Word } from '../../src/flow/key.js';
+import fc from 'fast-check';
+import { type Action, actionsEqual } from '../../src/flow/action.js';
+import { FLOW_KEY_WORDS, FlowKey, Word } from '../../src/flow/key.js';
+import { MAC_BROADCAST } from '../../src/packet/address.js';
 import { compileCondition } from '../../src/simulation/condition.js';
 import type { CaptureFact, CaptureTarget, PortFact, TunnelPath } from '../../src/simulation/fact.js';
 import { simulate } from '../../src/simulation/simulate.js';
@@ -104,4 +106,55 @@ test('a trace tells the copy from the packet', (t) => {
   simulate(request(), world.ingress(1), limits(), undefined, undefined, steps);
   const types = steps.map(({ type }) => type);
   t.deepEqual(types.slice(0, 4), ['in', 'capture', 'output', 'captured']);
+});
+
+const captures = fc.array(
+  fc.record({
+    at: fc.constantFrom<'client' | 'server'>('client', 'server'),
+    way: fc.constantFrom<'inboundCaptures' | 'outboundCaptures'>('inboundCaptures', 'outboundCaptures'),
+    isHere: fc.boolean(),
+    conditions: fc.array(
+      fc.constantFrom<Condition>(
+        {},
+        { protocol: 6 },
+        { source: '10.1.0.0/24' },
+        { destinationPorts: { start: 64, end: 127 } },
+      ),
+      { minLength: 1, maxLength: 2 },
+    ),
+  }),
+  { maxLength: 5 },
+);
+const packets = fc
+  .record({
+    dstMac: fc.constantFrom(SERVER, MAC_BROADCAST, 0x0200_0000_0077),
+    src: fc.constantFrom(0x0a01_0001, 0x0a01_8001),
+    port: fc.constantFrom(80, 63, 1000),
+  })
+  .map(({ dstMac, src, port }) => keyOf(tcpFrame({ srcMac: CLIENT, dstMac, src }, 1000, port), 1));
+
+test('whatever is captured, the packet goes where it would, and packets that agree in what was looked at are captured alike', (t) => {
+  fc.assert(
+    fc.property(captures, packets, packets, (wanted, a, other) => {
+      const { world, client, server } = bridged();
+      const without = world.done(a).actions;
+      const tunnel = fact<TunnelPath>('tunnel', { output: TUNNEL_PORT, src: 1, dst: 2 });
+      for (const [i, { at, way, isHere, conditions }] of wanted.entries()) {
+        const port = at === 'client' ? client : server;
+        const target: CaptureTarget = isHere ? here() : { type: 'remote', tunnel, tunnelKey: 77 };
+        const id = `capture ${i}`;
+        const capture = fact<CaptureFact>(id, { id, conditions: conditions.map(compileCondition), target });
+        change(port, { [way]: [...(port.value?.[way] ?? []), capture] });
+      }
+      const { actions, mask } = world.done(a);
+      const isOfPacket = (action: Action) => action.type === 'output' && action.port !== TUNNEL_PORT;
+      t.true(actionsEqual(actions.filter(isOfPacket), without));
+      const b = new FlowKey(new Uint32Array(FLOW_KEY_WORDS));
+      b.words.set(a.words.map((word, i) => (word & mask.words[i]) | (other.words[i] & ~mask.words[i])));
+      const again = world.done(b);
+      t.true(actionsEqual(again.actions, actions));
+      t.true(again.mask.equals(mask));
+    }),
+    { numRuns: 200 },
+  );
 });
