@@ -1,5 +1,6 @@
 import * as z from 'zod';
 import { InvalidInputError } from '../errors.js';
+import { readAhead } from '../nsdb/read-ahead.js';
 import type { Versioned } from '../nsdb/repository/change-set.js';
 import type { Kind, QosPolicy, TopologyTypes } from '../topology/types.js';
 import { type Filter, MAX_LIMIT, matches, type ObjectQuery, parseId } from './object-query.js';
@@ -175,7 +176,7 @@ async function visible<T extends TopologyTypes[Kind]>(
   kind: Kind,
   items: readonly Versioned<T>[],
 ): Promise<Versioned<T>[]> {
-  const isVisible = await Promise.all(items.map(({ object }) => scope.sees(kind, object)));
+  const isVisible = await readAhead(items, undefined, ({ object }) => scope.sees(kind, object));
   return items.filter((_, i) => isVisible[i]);
 }
 
