@@ -135,16 +135,19 @@ function placeholder(shape: Shape): string {
 function describe(shape: Shape): string {
   switch (shape.type) {
     case 'reference':
-      return `a ${shape.kind}, by name or id`;
+      return 'by name or id';
     case 'integer':
       return shape.words === undefined ? '' : `or one of ${[...shape.words.keys()].join(', ')}`;
     case 'text':
       return shape.choices === undefined ? '' : `one of ${shape.choices.join(', ')}`;
     case 'list':
-      return shape.of.type === 'object' ? `${describe(shape.of)}; may be repeated` : describe(shape.of);
+      return [describe(shape.of), ...(shape.of.type === 'object' ? ['may be repeated'] : [])]
+        .filter(Boolean)
+        .join('; ');
     case 'object': {
       const names = shape.fields.map(({ word }) => kebab(word));
-      return names.includes('start') ? '' : names.map((name) => `${name}=…`).join(',');
+      if (names.includes('ports')) return 'such as 203.0.113.5 or 203.0.113.5-203.0.113.9:1024-65535';
+      return names.includes('start') ? 'such as 80 or 1024-65535' : names.map((name) => `${name}=…`).join(',');
     }
     default:
       return '';

@@ -185,35 +185,29 @@ function placeRules(desired: readonly Desired[], current: ReadonlyMap<string, An
   return positions;
 }
 
-/** What is made before what names it. */
+/** What is made comes before what names it. Objects that name each other are side by side: one transaction makes both. */
 function inOrder(changes: readonly Change[]): Change[] {
   const made = new Map(changes.flatMap((change) => (change.op === 'create' ? [[change.id, change]] : [])));
   const ordered: Change[] = [];
+  const begun = new Set<Change>();
   const done = new Set<Change>();
-  const visit = (change: Change, waiting: readonly Change[]) => {
-    if (done.has(change)) return;
+  const visit = (change: Change) => {
+    begun.add(change);
     let { body } = change;
-    for (const { row, id, field } of referencesIn(change.kind, change.after as unknown as TopologyTypes[Kind])) {
+    for (const { row, id } of referencesIn(change.kind, change.after as unknown as TopologyTypes[Kind])) {
       const needed = made.get(id);
-      if (needed === undefined || needed === change) continue;
-      if (!waiting.includes(needed)) visit(needed, [...waiting, change]);
-      else if (row.symmetric) {
+      if (needed === undefined) continue;
+      if (!begun.has(needed)) visit(needed);
+      else if (!done.has(needed) && row.symmetric) {
         // The one that waits for this one will set it on both.
         const { [row.field]: _, ...rest } = body;
         body = rest;
-      } else {
-        throw new MidonetError(
-          'MN_INVALID_INPUT',
-          `${change.kind} ${change.called}.${field}: expected no circle with ${needed.called}`,
-        );
       }
     }
-    // It may have been reached again by what it needs.
-    if (done.has(change)) return;
     done.add(change);
     ordered.push({ ...change, body });
   };
-  for (const change of changes) visit(change, []);
+  for (const change of changes) if (!begun.has(change)) visit(change);
   return ordered;
 }
 

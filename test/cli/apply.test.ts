@@ -156,3 +156,15 @@ function macOf(i: number): string {
   const hex = i.toString(16).padStart(4, '0');
   return `02:00:00:00:${hex.slice(0, 2)}:${hex.slice(2)}`;
 }
+
+test('objects may name each other', async (t) => {
+  const cli = await start(t);
+  const text = `
+- { kind: bridge, name: web, inboundMirrors: [tap], ports: [{ name: analyser }, { name: a, peer: edge/b }] }
+- { kind: mirror, name: tap, toPort: web/analyser }
+- { kind: router, name: edge, ports: [{ name: b, peer: web/a }] }
+`;
+  t.regex(await apply(cli, text), /^6 to make/m);
+  t.is(await apply(cli, text), 'nothing to change');
+  t.regex(await cli.midonet('port', 'list', '--bridge', 'web'), /port edge\/b/);
+});
