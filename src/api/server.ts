@@ -1,7 +1,14 @@
-import { createServer as createHttpServer, type Server } from 'node:http';
+import {
+  createServer as createHttpServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
 import { createServer as createHttpsServer, Server as HttpsServer } from 'node:https';
-import type { AddressInfo, ListenOptions, Socket } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import type { TlsOptions } from 'node:tls';
+import { type ListenAddress, listenOn } from '../nsdb/embedded/listener.js';
 import { MIN_TLS_VERSION } from '../nsdb/protocol/tls.js';
 import { createApp } from './app.js';
 import type { ApiContext } from './context.js';
@@ -18,8 +25,7 @@ export interface ServerTls {
 }
 
 export interface ApiServerOptions extends Omit<ApiContext, 'closing'> {
-  /** Port 0: any free one. */
-  readonly listen: { readonly host: string; readonly port: number } | { readonly path: string };
+  readonly listen: ListenAddress;
   /** Undefined: not encrypted. */
   readonly tls?: ServerTls;
   readonly socketLimits?: SocketLimits;
@@ -27,6 +33,8 @@ export interface ApiServerOptions extends Omit<ApiContext, 'closing'> {
 
 /** Of all headers of a request together. */
 const HEADER_BYTES = 16 * 1024;
+/** Requests of one connection that wait for their answers: hardly any client sends a second one before the first is answered. */
+const MAX_PIPELINED = 16;
 /** How long answers under way may take when the server closes. */
 const CLOSE_MS = 5000;
 /** How often requests that take too long are looked for. */
@@ -40,8 +48,11 @@ export class ApiServer {
   /** Connections closed because there were too many. */
   refusedConnections = 0;
 
+  private readonly ofSocket = new WeakMap<Socket, number>();
+
   private constructor(
     private readonly server: Server,
+    private readonly app: RequestListener,
     private readonly limits: SocketLimits,
     private readonly closing: AbortController,
   ) {
@@ -50,10 +61,7 @@ export class ApiServer {
     server.requestTimeout = limits.requestTimeout;
     server.timeout = limits.idleTimeout;
     server.on('connection', (socket: Socket) => this.admit(socket));
-    server.on('request', (request, response) => {
-      this.requests.begin(request, response);
-      response.once('close', () => this.closeIdle());
-    });
+    server.on('request', (request, response) => this.take(request, response));
     server.on('drop', () => {
       this.refusedConnections++;
     });
@@ -67,17 +75,13 @@ export class ApiServer {
     const http = { maxHeaderSize: HEADER_BYTES, connectionsCheckingInterval: Math.min(CHECK_MS, headersTimeout) };
     const server =
       tls === undefined
-        ? createHttpServer(http, app)
-        : createHttpsServer({ ...http, ...secure(tls), handshakeTimeout: headersTimeout }, app);
-    const listening: ListenOptions = listen;
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen(listening, () => {
-        server.off('error', reject);
-        resolve();
-      });
+        ? createHttpServer(http)
+        : createHttpsServer({ ...http, ...secure(tls), handshakeTimeout: headersTimeout });
+    await listenOn(server, listen, (error) => {
+      // Of one connection, such as no descriptor left for it: the others are not concerned.
+      context.log.error({ error: error.message }, 'the REST API could not take a connection');
     });
-    return new ApiServer(server, socketLimits, closing);
+    return new ApiServer(server, app, socketLimits, closing);
   }
 
   /** What new connections are shown from now on. Only of a server that is encrypted. */
@@ -109,9 +113,23 @@ export class ApiServer {
     clearTimeout(timer);
   }
 
-  /** A connection whose last answer was given when the server was closing already. */
-  private closeIdle(): void {
-    if (this.closing.signal.aborted) setImmediate(() => this.server.closeIdleConnections());
+  private take(request: IncomingMessage, response: ServerResponse): void {
+    const { socket } = request;
+    // Node.js hands over all requests that came in one piece, whether their answers can be sent or not.
+    const underWay = (this.ofSocket.get(socket) ?? 0) + 1;
+    if (socket.destroyed) return;
+    if (underWay > MAX_PIPELINED) {
+      socket.destroy();
+      return;
+    }
+    this.ofSocket.set(socket, underWay);
+    this.requests.begin(request, response);
+    response.once('close', () => {
+      this.ofSocket.set(socket, (this.ofSocket.get(socket) ?? 1) - 1);
+      // Its last answer may be given when the server is closing already.
+      if (this.closing.signal.aborted) setImmediate(() => this.server.closeIdleConnections());
+    });
+    this.app(request, response);
   }
 
   private admit(socket: Socket): void {

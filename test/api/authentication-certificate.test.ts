@@ -59,7 +59,7 @@ function get({ port }: ApiServer, client: Partial<Tls> | undefined, more: Reques
 test.serial('a certificate has the role of the first rule about its subject', async (t) => {
   const api = await serveApi(t, { tls: tls(), roles });
   t.is((await get(api, ops)).status, 200);
-  t.regex((await get(api, blue)).text, /only an admin/);
+  t.regex((await get(api, blue)).text, /only an admin may/);
   const unknown = await get(api, nobody);
   t.is(unknown.status, 403);
   t.regex(unknown.text, /certificate:nobody has no role here/);

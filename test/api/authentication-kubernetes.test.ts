@@ -52,7 +52,7 @@ test.serial('an account has the role of the first rule about its name or one of 
   const server = await serveApi(t, { roles, tokenReviewer: await reviewer() });
   const app = await ask(server, APP, 'GET', path);
   t.is(app.status, 403);
-  t.regex(app.body.detail, /only an admin/);
+  t.regex(app.body.detail, /only an admin may/);
   const stranger = await ask(server, STRANGER, 'GET', path);
   t.is(stranger.status, 403);
   t.regex(stranger.body.detail, /kubernetes:system:serviceaccount:red:app has no role/);
@@ -124,4 +124,12 @@ test.serial('a kubeconfig file that is not there is an error at the start', asyn
   await t.throwsAsync(TokenReviewer.open({ kubeconfig: join(folder, 'none'), audiences: [], timeout: 1000 }), {
     message: /ENOENT/,
   });
+});
+
+test.serial('an account without a role is asked about only so often', async (t) => {
+  const server = await serveApi(t, { roles, tokenReviewer: await reviewer(), failuresPerMinute: 3 });
+  const statuses: number[] = [];
+  for (let i = 0; i < 6; i++) statuses.push((await ask(server, STRANGER, 'GET', path)).status);
+  t.deepEqual(statuses, [403, 403, 403, 429, 429, 429]);
+  t.is(kubernetes.reviews, 3);
 });

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
+import { rename, stat } from 'node:fs/promises';
 import { request } from 'node:http';
-import { connect } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ExecutionContext } from 'ava';
@@ -57,6 +58,21 @@ test.serial('objects are served on a Unix socket', async (t) => {
       .end();
   });
   t.is(status, 200);
+  t.is((await stat(path)).mode & 0o777, 0o600);
+  await server.close();
+});
+
+test.serial('a Unix socket that a dead server has left is taken over', async (t) => {
+  const { repository, nsdb } = t.context;
+  const path = join(nsdb.folder, 'dead.sock');
+  const dead = createServer().listen(path);
+  await once(dead, 'listening');
+  // Closing it would remove the socket.
+  await rename(path, `${path}.kept`);
+  dead.close();
+  await rename(`${path}.kept`, path);
+  const server = await ApiServer.listen({ listen: { path }, repository, log });
+  await t.throwsAsync(ApiServer.listen({ listen: { path }, repository, log }), { code: 'EADDRINUSE' });
   await server.close();
 });
 
@@ -129,4 +145,29 @@ test.serial('many slow connections keep nobody else from being served, and are c
   t.is((await fetch(`http://127.0.0.1:${server.port}/v1/bridges`)).status, 200);
   await closed;
   t.is((await fetch(`http://127.0.0.1:${server.port}/v1/bridges`)).status, 200);
+});
+
+test.serial(
+  'a client that sends many requests without waiting for answers is cut off before they are worked on',
+  async (t) => {
+    const server = await serve(t);
+    const socket = connect(server.port, '127.0.0.1');
+    socket.on('error', () => undefined).pause();
+    socket.write('GET /v1/openapi.json HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(1000));
+    while (server.connections === 0) await delay(5);
+    while (server.connections > 0) await delay(5);
+    const counts = [...server.requests.byStatus.get('GET')!.values()];
+    t.true(counts.reduce((sum, count) => sum + count, 0) <= 16);
+    socket.destroy();
+  },
+);
+
+test.serial('some requests on one connection are answered in order', async (t) => {
+  const server = await serve(t);
+  const get = (path: string, more = '') => `GET ${path} HTTP/1.1\r\nHost: a\r\n${more}\r\n`;
+  const answers = await conversation(
+    server,
+    get('/v1/bridges') + get('/v1/nothing') + get('/v1/routers', 'Connection: close\r\n'),
+  );
+  t.deepEqual(answers.match(/HTTP\/1\.1 \d+/g), ['HTTP/1.1 200', 'HTTP/1.1 404', 'HTTP/1.1 200']);
 });

@@ -1,8 +1,8 @@
 import { Router } from 'express';
 import * as z from 'zod';
-import { MidonetError } from '../../errors.js';
-import type { Locals } from '../context.js';
 import type { OperationDescription, ParameterDescription } from '../operation.js';
+import { NoSuchEntryError } from '../request-errors.js';
+import { parameter, serve } from '../serve.js';
 import { type AccessTokens, accessTokenSchema, newAccessTokenSchema, TOKEN_PREFIX } from './access-tokens.js';
 
 const EXAMPLE = {
@@ -82,44 +82,36 @@ export const ACCESS_TOKEN_OPERATIONS: readonly OperationDescription[] = [
 /** `/access-tokens`: an admin makes, lists and deletes the tokens by which others show who they are. */
 export function accessTokenRoutes(tokens: AccessTokens): Router {
   const router = Router();
-  router.use('/access-tokens', (_request, response, next) => {
-    const { caller } = response.locals as Locals;
-    if (caller.role !== 'admin') throw new AdminOnlyError();
-    next();
+  serve(router, '/access-tokens', {
+    get: async ({ response, scope, signal }) => {
+      scope.requireAdmin(WHAT);
+      response.json({ items: await tokens.list(signal) });
+    },
+    post: async ({ request, response, scope, signal }) => {
+      scope.requireAdmin(WHAT);
+      const { accessToken, token } = await tokens.create(request.body, scope.caller.name, signal);
+      response.set('Cache-Control', 'no-store');
+      response
+        .status(201)
+        .location(`/v1/access-tokens/${accessToken.id}`)
+        .json({ ...accessToken, token });
+    },
   });
-  router.get('/access-tokens', async (_request, response) => {
-    response.json({ items: await tokens.list(response.locals.signal) });
-  });
-  router.post('/access-tokens', async (request, response) => {
-    const { caller, signal } = response.locals as Locals;
-    const { accessToken, token } = await tokens.create(request.body, caller.name, signal);
-    response.set('Cache-Control', 'no-store');
-    response
-      .status(201)
-      .location(`/v1/access-tokens/${accessToken.id}`)
-      .json({ ...accessToken, token });
-  });
-  router.get('/access-tokens/:id', async (request, response) => {
-    const { id } = request.params;
-    const accessToken = await tokens.get(id, response.locals.signal);
-    if (accessToken === undefined) throw new NoSuchTokenError(id);
-    response.json(accessToken);
-  });
-  router.delete('/access-tokens/:id', async (request, response) => {
-    await tokens.delete(request.params.id, response.locals.signal);
-    response.status(204).end();
+  serve(router, '/access-tokens/:id', {
+    get: async (call) => {
+      call.scope.requireAdmin(WHAT);
+      const id = parameter(call, 'id');
+      const accessToken = await tokens.get(id, call.signal);
+      if (accessToken === undefined) throw new NoSuchEntryError('access token', id);
+      call.response.json(accessToken);
+    },
+    delete: async (call) => {
+      call.scope.requireAdmin(WHAT);
+      await tokens.delete(parameter(call, 'id'), call.signal);
+      call.response.status(204).end();
+    },
   });
   return router;
 }
 
-class AdminOnlyError extends MidonetError {
-  constructor() {
-    super('MN_FORBIDDEN', 'only an admin sees and makes access tokens');
-  }
-}
-
-class NoSuchTokenError extends MidonetError {
-  constructor(id: string) {
-    super('MN_NOT_FOUND', `no access token ${id}`);
-  }
-}
+const WHAT = 'see and make access tokens';

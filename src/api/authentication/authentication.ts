@@ -3,7 +3,7 @@ import type { Request, Response } from 'express';
 import type { Caller } from '../caller.js';
 import { type AccessTokens, TOKEN_PREFIX, tokenHash } from './access-tokens.js';
 import { clientCertificate } from './client-certificate.js';
-import { UnauthenticatedError } from './errors.js';
+import { NoRoleError, UnauthenticatedError } from './errors.js';
 import { FailureLimit } from './failure-limit.js';
 import { callerOfCertificate, callerOfKubernetes, type RoleRule } from './roles.js';
 import { TokenReviewer } from './token-review.js';
@@ -50,7 +50,9 @@ export class Authentication {
     try {
       return await this.callerOf(request, () => this.failures.check(request, response));
     } catch (error) {
-      if (error instanceof UnauthenticatedError) await this.failures.count(request, response);
+      // Somebody without a role is not remembered either, and would be asked about each time.
+      if (error instanceof UnauthenticatedError || error instanceof NoRoleError)
+        await this.failures.count(request, response);
       throw error;
     }
   }
