@@ -49,6 +49,8 @@ const AGENT_TIMEOUT_MS = 5000;
 /** Ports of one host that are named one by one. */
 const MAX_PORTS_NAMED = 20;
 const NEARLY_FULL = 0.9;
+/** Errors in the log of an agent that are as old as this are no matter any more. */
+const RECENT_MS = 600_000;
 
 /** Looks for what is wrong. Never fails for what it finds, only when the NSDB cannot be read. */
 export async function clusterStatus(options: StatusOptions): Promise<ClusterStatus> {
@@ -63,6 +65,7 @@ const summarySchema = z.object({
   ports: z.array(z.object({ id: z.string(), interfaceName: z.string(), active: z.boolean() })),
   flows: z.number(),
   nsdbBacklog: z.number(),
+  warnings: z.array(z.object({ time: z.string(), level: z.string(), message: z.string() })).default([]),
 });
 
 class Look {
@@ -199,6 +202,17 @@ class Look {
     }
     if (nsdbBacklog > 0) {
       this.warn(`${nsdbBacklog} writes have not reached the NSDB yet`, where, 'look again; if it stays, see its log');
+    }
+    const since = Date.now() - RECENT_MS;
+    const errors = summary.warnings.filter(({ level, time }) => level === 'error' && Date.parse(time) > since);
+    const last = errors.at(-1);
+    if (last !== undefined) {
+      const count = errors.length === 1 ? 'an error' : `${errors.length} errors`;
+      this.warn(
+        `its log has ${count} of the last minutes, the last: ${last.message}`,
+        where,
+        "look at the agent's log",
+      );
     }
     for (const port of inactive.slice(0, MAX_PORTS_NAMED)) await this.inactivePort(host, port);
     if (inactive.length > MAX_PORTS_NAMED) {

@@ -2,6 +2,7 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { pino } from 'pino';
 import { startAgentControl } from '../../src/agent/control/agent-control.js';
+import type { RecentWarnings } from '../../src/agent/control/recent-warnings.js';
 import { AgentLink, AgentUnavailableError } from '../../src/api/agent-link.js';
 import { createApp } from '../../src/api/app.js';
 import type { Caller } from '../../src/api/caller.js';
@@ -25,9 +26,18 @@ export class ExplainingApi {
     private readonly controls: readonly { close(): Promise<void> }[],
   ) {}
 
-  /** @param hosts whose agents can be asked */
-  static async serve(c: Cluster, hosts: readonly TestHost[] = c.hosts): Promise<ExplainingApi> {
-    const controls = hosts.map((host) => startAgentControl({ agent: host.agent, host: '127.0.0.1', port: 0, log }));
+  /**
+   * @param hosts whose agents can be asked
+   * @param warnings what they tell of their logs
+   */
+  static async serve(
+    c: Cluster,
+    hosts: readonly TestHost[] = c.hosts,
+    warnings?: RecentWarnings,
+  ): Promise<ExplainingApi> {
+    const controls = hosts.map((host) =>
+      startAgentControl({ agent: host.agent, host: '127.0.0.1', port: 0, warnings, log }),
+    );
     const authenticate = async (): Promise<Caller> =>
       api.caller ?? { name: 'test', role: 'admin', tenantId: undefined };
     const server = createServer(createApp({ repository: c.repository, log, authenticate }));

@@ -1,4 +1,6 @@
 import { randomUUID } from 'node:crypto';
+import { pino } from 'pino';
+import { RecentWarnings } from '../../src/agent/control/recent-warnings.js';
 import { clusterStatus } from '../../src/api/status.js';
 import { addressPoolBlocksPath, objectPath } from '../../src/nsdb/layout.js';
 import { joinPath } from '../../src/nsdb/path.js';
@@ -65,7 +67,12 @@ clusterTest('what is wrong is said in words, with what to do about it', { hosts:
   const broken = await repository.create('chain', { id: randomUUID(), name: 'broken' });
   await store.set(objectPath('chain', broken.id), Buffer.from('{"name":'), undefined);
 
-  const api = await ExplainingApi.serve(c, [asked]);
+  const warnings = new RecentWarnings();
+  const log = pino({ level: 'error', hooks: warnings.hooks }, { write: () => {} });
+  log.error('the disk is full');
+  log.warn('nothing to speak of');
+
+  const api = await ExplainingApi.serve(c, [asked], warnings);
   try {
     await until('the agent has heard of the port', async () => {
       const { ports } = await clusterStatus({ repository, signal });
@@ -82,6 +89,7 @@ clusterTest('what is wrong is said in words, with what to do about it', { hosts:
       ['error', 'pool none', /^none of its members works: 10\.1\.1\.1 port 8080; connections/],
       ['error', 'address pool 10.8.0.0/30', /^all 1 blocks belong to hosts/],
       ['error', `chain ${broken.id}`, /^cannot be read/],
+      ['warning', 'host host-1', /^its log has an error of the last minutes, the last: the disk is full$/],
       ['warning', 'host host-2', /cannot be asked/],
       ['warning', 'tunnel zone lonely', /^only host host-1 is in it$/],
       ['warning', 'pool some', /^1 of 2 members do not work: 10\.1\.1\.2 port 8080$/],
