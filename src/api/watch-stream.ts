@@ -91,7 +91,8 @@ export class WatchStream implements OpenStream {
         else await this.tellNext();
       }
     } catch (error) {
-      this.options.log.warn({ error: (error as Error).message }, 'a watch stream ends early');
+      // Of one that its client has left nobody is interested in that.
+      if (!this.isEnded) this.options.log.warn({ error: (error as Error).message }, 'a watch stream ends early');
       this.end();
     }
   }
@@ -167,6 +168,7 @@ export class WatchStream implements OpenStream {
     let count = 0;
     for (const feed of this.feeds) {
       for (const [id, known] of feed.objects) {
+        if (this.isEnded) return true;
         const isNewer = known.modified > from.version;
         if (isNewer) this.add(feed, id);
         // What is newer the client may have been told as something that it wanted.
