@@ -39,14 +39,26 @@ const OVERVIEW: readonly OperationDescription[] = [
     method: 'get',
     path: '/v1',
     tag: 'API',
-    summary: 'Say what there is',
+    summary: 'Say what there is, and who asks',
     answers: [
       {
         status: 200,
-        description: 'Where the collections are, and the rest.',
+        description: 'Where the collections are, and the rest; who the request is taken to come from.',
         content: {
-          schema: z.looseObject({ collections: z.record(z.string(), z.string()) }),
-          example: { collections: { bridges: '/v1/bridges' }, tenants: '/v1/tenants', documentation: '/docs' },
+          schema: z.looseObject({
+            caller: z.strictObject({
+              name: z.string(),
+              role: z.enum(['admin', 'tenant-admin', 'tenant-reader']),
+              tenantId: z.string().optional(),
+            }),
+            collections: z.record(z.string(), z.string()),
+          }),
+          example: {
+            caller: { name: 'ann', role: 'tenant-admin', tenantId: 'blue' },
+            collections: { bridges: '/v1/bridges' },
+            tenants: '/v1/tenants',
+            documentation: '/docs',
+          },
         },
       },
     ],

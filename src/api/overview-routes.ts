@@ -6,14 +6,16 @@ import { sendPage } from './object-routes.js';
 import { segmentOf } from './resources.js';
 import { parameter, serve } from './serve.js';
 
-/** `/v1`: what there is; `/v1/tenants`: whose; `/v1/hosts/{id}/status`: whether a host's agent runs. */
+/** `/v1`: what there is, and who asks; `/v1/tenants`: whose; `/v1/hosts/{id}/status`: whether a host's agent runs. */
 export function overviewRoutes(): Router {
   const router = Router();
   serve(router, '/', {
-    get: ({ request, response }) => {
+    get: ({ request, response, scope }) => {
       refuseOthers(request.query, []);
+      const { name, role, tenantId } = scope.caller;
       const collections = Object.fromEntries(KINDS.map((kind) => [segmentOf(kind), `/v1/${segmentOf(kind)}`]));
       response.json({
+        caller: { name, role, tenantId },
         collections,
         tenants: '/v1/tenants',
         batch: '/v1/batch',

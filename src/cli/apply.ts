@@ -7,6 +7,7 @@ import type { Names } from './names.js';
 import { type ClientFlags, withClient } from './objects.js';
 import { formOf, printAs } from './output.js';
 import { type Change, type Plan, planOf } from './plan.js';
+import { callerOf } from './tenants.js';
 import type { Terminal } from './terminal.js';
 import { readEntries } from './topology-file.js';
 
@@ -29,8 +30,9 @@ export async function apply(flags: ApplyFlags, terminal: Terminal): Promise<void
     const text = file === '-' ? await terminal.input() : await readFile(file, 'utf8');
     documents.push(...parseYamlDocuments(text, file));
   }
-  const entries = readEntries(documents, flags.tenant);
   await withClient(flags, terminal, async (client, names) => {
+    const tenant = flags.tenant ?? (await callerOf(client, terminal.signal)).tenantId;
+    const entries = readEntries(documents, tenant);
     const plan = await planOf(entries, flags.prune === true, client, names, terminal.signal);
     const count = plan.changes.length + plan.members.length;
     await printAs(terminal, formOf(flags), summaryOf(plan), async () => {

@@ -30,6 +30,10 @@ export function addClientCommands(program: Command, terminal: Terminal = systemT
   lazy.set(program.command('tenant').description('Tenants that have something').helpCommand(false), async (command) =>
     (await import('./topology-commands.js')).fillTenant(command, terminal),
   );
+  lazy.set(
+    program.command('whoami').description('say who the API takes you for, and what you may do'),
+    async (command) => (await import('./topology-commands.js')).fillWhoAmI(command, terminal),
+  );
 
   program.commandsGroup('Objects:');
   for (const kind of KINDS) lazy.set(kindCommand(program, kind), (command) => fillKind(command, kind, terminal));

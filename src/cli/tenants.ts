@@ -1,3 +1,5 @@
+import type { Caller } from '../api/caller.js';
+import type { MidonetClient } from '../api/client.js';
 import { type ClientFlags, withClient } from './objects.js';
 import { formOf, printAs } from './output.js';
 import type { Terminal } from './terminal.js';
@@ -7,5 +9,24 @@ export async function listTenants(flags: ClientFlags, terminal: Terminal): Promi
     const { body } = await client.request('GET', '/v1/tenants', { signal: terminal.signal });
     const tenants = (body as { items: { id: string }[] }).items;
     await printAs(terminal, formOf(flags), tenants, () => tenants.map(({ id }) => id).join('\n'));
+  });
+}
+
+/** Who the API takes this client for. */
+export async function callerOf(client: MidonetClient, signal: AbortSignal): Promise<Caller> {
+  const { body } = await client.request('GET', '/v1', { signal });
+  return (body as { caller: Caller }).caller;
+}
+
+export async function whoAmI(flags: ClientFlags, terminal: Terminal): Promise<void> {
+  await withClient(flags, terminal, async (client) => {
+    const caller = await callerOf(client, terminal.signal);
+    const { name, role, tenantId } = caller;
+    await printAs(
+      terminal,
+      formOf(flags),
+      caller,
+      () => `${name}: ${role}${tenantId === undefined ? '' : ` of ${tenantId}`}`,
+    );
   });
 }

@@ -63,6 +63,12 @@ export function fillTenant(tenant: Command, terminal: Terminal): void {
   );
 }
 
+export function fillWhoAmI(command: Command, terminal: Terminal): void {
+  addClientOptions(command).action(async (flags: ClientFlags) =>
+    (await import('./tenants.js')).whoAmI(flags, terminal),
+  );
+}
+
 export function addMoreCommands(command: Command, kind: Kind, terminal: Terminal): void {
   if (kind === 'port') addPortCommands(command, terminal);
   if (MEMBER_LISTS[kind] !== undefined) addMemberCommands(command, kind, terminal);

@@ -130,7 +130,9 @@ test('a tenant keeps what is its own in a file, and gets to know of nothing else
   t.is((await cli.run(['apply', '-f', '-', '--prune'], { input: mine.out, ...red })).out, 'nothing to change');
 
   const input = 'kind: bridge\nname: extra\nports: [{ name: a, mac: "02:00:00:00:00:09" }]';
-  t.regex((await cli.run(['apply', '-f', '-', '--tenant', 'red'], { input, ...red })).out, /^2 to make/m);
+  t.regex((await cli.run(['apply', '-f', '-'], { input, ...red })).out, /^2 to make/m);
+  t.is((await cli.run(['apply', '-f', '-'], { input, ...red })).out, 'nothing to change');
+  t.is((await cli.run(['whoami'], red)).out, 'red-admin: tenant-admin of red');
   t.like(await cli.json('bridge', 'show', 'extra'), { tenantId: 'red' });
   const theirs = await cli.run(['bridge', 'show', 'clients'], { caller: tenantAdmin('blue') });
   t.regex(theirs.out, /tenant: +blue/);
