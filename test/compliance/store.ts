@@ -482,6 +482,7 @@ export function storeCompliance(test: TestFn, start: () => Promise<StoreServer>)
     await other.delete('/t/a/b/c');
     await other.delete('/t/a/b/d');
     await other.set('/t/a/b', bytes('3'));
+    await until('it is told', () => told.length >= 1);
     await other.delete('/t/a/b');
     await other.create('/t/e', bytes('4'));
     await until('all is told', () => told.length >= 3);
