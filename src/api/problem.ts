@@ -1,4 +1,5 @@
 import { type ErrorCode, MidonetError } from '../errors.js';
+import { ACCESS_TOKENS_PATH, ROOT_FOLDERS } from '../nsdb/layout.js';
 import { ObjectNotFoundError } from '../nsdb/topology-errors.js';
 import { faultyValue, fieldOf } from './error-fields.js';
 import { MediaTypeError, MethodNotAllowedError } from './request-errors.js';
@@ -52,10 +53,16 @@ export function problemOf(error: unknown): Problem {
 
 const STORED_FAULT = 'something that is needed cannot be read from the NSDB; `midonet nsdb fsck` tells what';
 
-/** Whether it is not the request that is wrong, but what is in the store: such errors begin with a path there. */
+/**
+ * Whether it is not the request that is wrong, but what is in the store: such errors begin with a path there. A slash alone
+ * does not make one: clients may call their fields and parameters what they like.
+ */
 function isStoredFault({ code, message }: MidonetError): boolean {
-  return (code === 'MN_INVALID_INPUT' || code === 'MN_UNSUPPORTED') && message.startsWith('/');
+  if (code !== 'MN_INVALID_INPUT' && code !== 'MN_UNSUPPORTED') return false;
+  return message.startsWith('/') && STORED.some((folder) => message.startsWith(folder));
 }
+
+const STORED = [...ROOT_FOLDERS, ACCESS_TOKENS_PATH].map((folder) => `${folder}/`);
 
 function statusOf(error: MidonetError): number {
   if (error instanceof MethodNotAllowedError) return 405;
