@@ -75,6 +75,13 @@ export function addClientCommands(program: Command, terminal: Terminal = systemT
     .description('print what makes a shell complete commands and names: bash, zsh or fish')
     .addHelpText('after', '\nExample:\n  $ source <(midonet completion bash)')
     .action(async (shell: string) => (await import('./completion.js')).printCompletion(shell, terminal));
+  // The one that commander makes would not know of commands that are made when they are wanted.
+  program
+    .command('help [command...]')
+    .description('say how a command is used, as --help does')
+    .action(async (words: string[]) => {
+      await program.parseAsync([...words, '--help'], { from: 'user' });
+    });
   program
     .command('complete [words...]', { hidden: true })
     .description('print what the last of the words may become')

@@ -54,6 +54,8 @@ test('help has an example for every command', async (t) => {
   const help = (await midonet(cli, '--help')).stdout;
   for (const word of ['apply', 'get <kind>', 'bridge', 'completion <shell>']) t.true(help.includes(word), word);
   t.false(help.includes('complete ['));
+  t.is((await midonet(cli, 'help', 'port', 'bind')).stdout, (await midonet(cli, 'port', 'bind', '--help')).stdout);
+  t.is((await midonet(cli, 'help')).stdout, help);
   t.regex(
     (await midonet(cli, 'rule', 'create', '--help')).stdout,
     /--protocol <number>(.|\n)*Example:\n {2}\$ midonet rule/,
