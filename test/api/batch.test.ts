@@ -140,8 +140,8 @@ test('what does not fit in one transaction is refused', async (t) => {
   t.like(await api!.admin.post('/v1/batch', { operations }), { status: 400, body: { field: 'operations' } });
   const named = operations.slice(0, 500).map((one) => ({ ...one, body: { name: 'c', tenantId: 'many' } }));
   t.like(await api!.admin.post('/v1/batch', { operations: named }), {
-    status: 400,
-    body: { code: 'MN_INVALID_INPUT' },
+    status: 413,
+    body: { code: 'MN_TOO_LARGE' },
   });
   t.deepEqual(itemsOf(await api!.admin.get('/v1/chains?tenantId=many')), []);
 });
