@@ -179,8 +179,8 @@ async function run(t: ExecutionContext, c: Cluster, turmoil: Turmoil): Promise<v
     for (const field of ['wanted', 'byInterface', 'outputs', 'zones', 'bridges', 'bound']) {
       t.is(sizeOf(agent.bindings, field), 0, field);
     }
-    // This host, its zone and its membership of it, its own ports, and that it is alive.
-    t.is(host.store.metrics.tracked, 5);
+    // This host, its zone and its membership of it, its own ports, that it is alive, and captures.
+    t.is(host.store.metrics.tracked, 6);
     const ports = host.switch.ports().map(({ name }) => name);
     t.deepEqual(
       ports.filter((name) => name.startsWith('pod')),
