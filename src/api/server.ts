@@ -34,7 +34,7 @@ export interface ApiServerOptions extends Omit<ApiContext, 'closing'> {
 /** Of all headers of a request together. */
 const HEADER_BYTES = 16 * 1024;
 /** Requests of one connection that wait for their answers: hardly any client sends a second one before the first is answered. */
-const MAX_PIPELINED = 16;
+const MAX_PIPELINED = 8;
 /** How long answers under way may take when the server closes. */
 const CLOSE_MS = 5000;
 /** How often requests that take too long are looked for. */
@@ -48,7 +48,8 @@ export class ApiServer {
   /** Connections closed because there were too many. */
   refusedConnections = 0;
 
-  private readonly ofSocket = new WeakMap<Socket, number>();
+  /** Answers that have not ended. */
+  private readonly underWay = new WeakMap<Socket, Set<ServerResponse>>();
 
   private constructor(
     private readonly server: Server,
@@ -115,21 +116,33 @@ export class ApiServer {
 
   private take(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
-    // Node.js hands over all requests that came in one piece, whether their answers can be sent or not.
-    const underWay = (this.ofSocket.get(socket) ?? 0) + 1;
     if (socket.destroyed) return;
-    if (underWay > MAX_PIPELINED) {
+    const underWay = this.answersOn(socket);
+    // Node.js hands over all requests that came in one piece, whether their answers can be sent or not.
+    if (underWay.size >= MAX_PIPELINED) {
       socket.destroy();
       return;
     }
-    this.ofSocket.set(socket, underWay);
+    underWay.add(response);
     this.requests.begin(request, response);
     response.once('close', () => {
-      this.ofSocket.set(socket, (this.ofSocket.get(socket) ?? 1) - 1);
+      underWay.delete(response);
       // Its last answer may be given when the server is closing already.
       if (this.closing.signal.aborted) setImmediate(() => this.server.closeIdleConnections());
     });
     this.app(request, response);
+  }
+
+  private answersOn(socket: Socket): Set<ServerResponse> {
+    const known = this.underWay.get(socket);
+    if (known !== undefined) return known;
+    const underWay = new Set<ServerResponse>();
+    this.underWay.set(socket, underWay);
+    // Node.js tells of the end of a connection only the answer that is being sent, not those behind it.
+    socket.once('close', () => {
+      for (const response of underWay) response.emit('close');
+    });
+    return underWay;
   }
 
   private admit(socket: Socket): void {
