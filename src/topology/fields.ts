@@ -22,38 +22,50 @@ export const tenantId = z
   .refine((text) => Buffer.from(text).toString() === text, 'expected text that UTF-8 can express')
   .optional();
 
-export const mac = z.string().transform((text, context) => {
-  const value = parseMac(text);
-  if (value !== undefined) return formatMac(value);
-  context.addIssue({ code: 'custom', message: 'expected a MAC address such as 02:00:00:00:00:01' });
-  return z.NEVER;
-});
+export const mac = z
+  .string()
+  .transform((text, context) => {
+    const value = parseMac(text);
+    if (value !== undefined) return formatMac(value);
+    context.addIssue({ code: 'custom', message: 'expected a MAC address such as 02:00:00:00:00:01' });
+    return z.NEVER;
+  })
+  .describe('A MAC address, such as 02:00:00:00:00:01.');
 
-export const ipAddress = z.string().transform((text, context) => {
-  const value = parseIp(text);
-  if (value !== undefined) return formatIp(value);
-  context.addIssue({ code: 'custom', message: 'expected an IPv4 or IPv6 address' });
-  return z.NEVER;
-});
+export const ipAddress = z
+  .string()
+  .transform((text, context) => {
+    const value = parseIp(text);
+    if (value !== undefined) return formatIp(value);
+    context.addIssue({ code: 'custom', message: 'expected an IPv4 or IPv6 address' });
+    return z.NEVER;
+  })
+  .describe('An IPv4 or IPv6 address.');
 
 export const ipv4Address = z.ipv4('expected an IPv4 address');
 
 /** An address range of either family, without bits set behind the prefix. */
-export const cidr = z.string().transform((text, context) => {
-  const value = parseCidr(text);
-  if (value !== undefined) return formatCidr(value);
-  context.addIssue({ code: 'custom', message: 'expected an address range such as 10.0.0.0/16' });
-  return z.NEVER;
-});
+export const cidr = z
+  .string()
+  .transform((text, context) => {
+    const value = parseCidr(text);
+    if (value !== undefined) return formatCidr(value);
+    context.addIssue({ code: 'custom', message: 'expected an address range such as 10.0.0.0/16' });
+    return z.NEVER;
+  })
+  .describe('A range of IPv4 or IPv6 addresses, such as 10.0.0.0/16.');
 
 /** The address of an interface and the length of its network's prefix, as in 10.0.0.1/24 or fd00::1/64. */
-export const interfaceAddress = z.string().transform((text, context) => {
-  const [, address, prefix] = /^([^/]+)\/(\d{1,3})$/.exec(text) ?? [];
-  const ip = address === undefined ? undefined : parseIp(address);
-  if (ip !== undefined && Number(prefix) <= (ip.family === 4 ? 32 : 128)) return `${formatIp(ip)}/${Number(prefix)}`;
-  context.addIssue({ code: 'custom', message: 'expected an address with a prefix length such as 10.0.0.1/24' });
-  return z.NEVER;
-});
+export const interfaceAddress = z
+  .string()
+  .transform((text, context) => {
+    const [, address, prefix] = /^([^/]+)\/(\d{1,3})$/.exec(text) ?? [];
+    const ip = address === undefined ? undefined : parseIp(address);
+    if (ip !== undefined && Number(prefix) <= (ip.family === 4 ? 32 : 128)) return `${formatIp(ip)}/${Number(prefix)}`;
+    context.addIssue({ code: 'custom', message: 'expected an address with a prefix length such as 10.0.0.1/24' });
+    return z.NEVER;
+  })
+  .describe('An address with the length of its network’s prefix, such as 10.0.0.1/24.');
 
 export const adminStateUp = z.boolean().default(true);
 /** IEEE 802.1Q: 12 bits, 0 and 4095 have no VLAN of their own. */
