@@ -242,3 +242,12 @@ test('what others need cannot be deleted, and the answer says what that is', asy
   t.like(answer, { status: 409, body: { code: 'MN_REFERENCED' } });
   t.true(JSON.stringify(answer.body).includes(loadBalancerId));
 });
+
+test('parameters and fields that begin with a slash are the fault of whoever sends them', async (t) => {
+  const { admin } = api!;
+  const asked = [await admin.get('/v1/bridges?%2Fx=1'), await admin.post('/v1/bridges', { name: 'a', '/x': 1 })];
+  for (const { status, body } of asked) {
+    t.is(status, 400);
+    t.like(body, { code: 'MN_INVALID_INPUT', field: '/x' });
+  }
+});
