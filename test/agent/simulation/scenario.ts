@@ -434,9 +434,9 @@ export class Scenario {
     }
   }
 
-  /** Nodes but for shard folders, which stay. */
+  /** Nodes but for the folders of shards and of the index of names, which stay. */
   private async nodes(): Promise<string[]> {
-    return (await this.cluster.paths()).filter((path) => !/\/[0-9a-f]{2}$/.test(path));
+    return (await this.cluster.paths()).filter((path) => !/\/[0-9a-f]{2}$|^\/names\/[a-z0-9-]+$/.test(path));
   }
 
   /** What hosts hold that belongs to no machine, as text. */
