@@ -33,8 +33,6 @@ export interface ApiServerOptions extends Omit<ApiContext, 'closing'> {
 
 /** Of all headers of a request together. */
 const HEADER_BYTES = 16 * 1024;
-/** Requests of one connection that wait for their answers: hardly any client sends a second one before the first is answered. */
-const MAX_PIPELINED = 8;
 /** How long answers under way may take when the server closes. */
 const CLOSE_MS = 5000;
 /** How often requests that take too long are looked for. */
@@ -116,13 +114,7 @@ export class ApiServer {
 
   private take(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
-    if (socket.destroyed) return;
     const underWay = this.answersOn(socket);
-    // Node.js hands over all requests that came in one piece, whether their answers can be sent or not.
-    if (underWay.size >= MAX_PIPELINED) {
-      socket.destroy();
-      return;
-    }
     underWay.add(response);
     this.requests.begin(request, response);
     response.once('close', () => {

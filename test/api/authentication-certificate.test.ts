@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { type RequestOptions, request } from 'node:https';
 import { connect } from 'node:net';
@@ -107,7 +106,7 @@ test.serial('a client that does not go on with the handshake is waited for no lo
   const api = await serveApi(t, { tls: tls(), socketLimits: { ...SOCKET_LIMITS, headersTimeout: 200 } });
   const socket = connect(api.port, '127.0.0.1');
   socket.on('error', () => undefined);
-  await once(socket.resume(), 'close');
+  await new Promise((resolve) => socket.resume().once('close', resolve));
   t.is((await get(api, undefined)).status, 401);
 });
 

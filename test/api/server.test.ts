@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { rename, stat } from 'node:fs/promises';
 import { request } from 'node:http';
-import { connect, createServer } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ExecutionContext } from 'ava';
@@ -25,6 +25,11 @@ async function serve(t: ExecutionContext<Context>, limits: Partial<SocketLimits>
   return server;
 }
 
+/** Settles when the connection is closed, be it by a reset, which `once` would take for a failure. */
+function closing(socket: Socket): Promise<void> {
+  return new Promise((resolve) => socket.once('close', () => resolve()));
+}
+
 /** What the server sends on a connection that sends `text`, until it closes the connection. */
 async function conversation(server: ApiServer, text: string): Promise<string> {
   const socket = connect(server.port, '127.0.0.1');
@@ -34,7 +39,7 @@ async function conversation(server: ApiServer, text: string): Promise<string> {
   });
   socket.on('error', () => undefined);
   socket.write(text);
-  await once(socket, 'close');
+  await closing(socket);
   return answer;
 }
 
@@ -80,7 +85,7 @@ test.serial('headers that come a byte at a time are waited for no longer than th
   const server = await serve(t, { headersTimeout: 200 });
   const socket = connect(server.port, '127.0.0.1');
   socket.on('error', () => undefined);
-  const closed = once(socket.resume(), 'close');
+  const closed = closing(socket.resume());
   const text = `GET /v1/bridges HTTP/1.1\r\nHost: a\r\nX-Slow: ${'a'.repeat(10_000)}`;
   let sent = 0;
   const timer = setInterval(() => socket.write(text[sent++]), 20);
@@ -141,7 +146,7 @@ test.serial('many slow connections keep nobody else from being served, and are c
     socket.on('error', () => undefined);
     socket.resume().write('GET /v1/bridges HTTP/1.1\r\nHost: a\r\n');
   }
-  const closed = Promise.all(sockets.map((socket) => once(socket, 'close')));
+  const closed = Promise.all(sockets.map(closing));
   t.is((await fetch(`http://127.0.0.1:${server.port}/v1/bridges`)).status, 200);
   await closed;
   t.is((await fetch(`http://127.0.0.1:${server.port}/v1/bridges`)).status, 200);
