@@ -19,7 +19,7 @@ const USAGE = `usage:
   npm run vm [-- [--timeout SECONDS] [--memory MB] [--cpus N] COMMAND ARGUMENTS...]`;
 
 /** Benchmarks of programs that need no kernel of their own: on this machine they have its disk and all its processors. */
-const HOST_BENCHES = new Set(['nsdb', 'simulate']);
+const HOST_BENCHES = new Set(['api', 'nsdb', 'simulate']);
 
 const checkout = dirname(dirname(fileURLToPath(import.meta.url)));
 

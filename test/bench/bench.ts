@@ -1,3 +1,4 @@
+import { benchApi } from './api.js';
 import { benchCni } from './cni.js';
 import type { Figure } from './figure.js';
 import { benchNsdb } from './nsdb.js';
@@ -5,6 +6,7 @@ import { benchSimulate } from './simulate.js';
 import { benchThroughput } from './throughput.js';
 
 const BENCHES: Readonly<Record<string, (progress: (text: string) => void, quick: boolean) => Promise<Figure[]>>> = {
+  api: benchApi,
   cni: benchCni,
   nsdb: benchNsdb,
   simulate: benchSimulate,
