@@ -4,7 +4,7 @@ import express, { type ErrorRequestHandler, type Express, type RequestHandler } 
 import { auditing, requireAudit } from './auditing.js';
 import { accessTokenRoutes } from './authentication/access-token-routes.js';
 import { AccessTokens } from './authentication/access-tokens.js';
-import { TooManyRequestsError, UnauthenticatedError } from './authentication/errors.js';
+import { NoRoleError, TooManyRequestsError, UnauthenticatedError } from './authentication/errors.js';
 import { batchRoutes } from './batch-routes.js';
 import { browserGuard } from './browser-guard.js';
 import { type Caller, LOCAL_ADMIN } from './caller.js';
@@ -113,13 +113,15 @@ function endWhenRefused(response: express.Response, caller: Caller, authenticate
       },
       (error: unknown) => {
         // Of an error that says nothing of the caller the answer need not suffer.
-        if (error instanceof UnauthenticatedError || error instanceof TooManyRequestsError) response.destroy();
+        if (REFUSALS.some((refusal) => error instanceof refusal)) response.destroy();
       },
     );
   }, AUTHENTICATE_AGAIN_MS);
   timer.unref();
   response.once('close', () => clearInterval(timer));
 }
+
+const REFUSALS = [UnauthenticatedError, NoRoleError, TooManyRequestsError];
 
 function failures({ log }: ApiContext): ErrorRequestHandler {
   return (error: unknown, request, response, next) => {

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { AccessTokens } from '../../src/api/authentication/access-tokens.js';
+import { NoRoleError, UnauthenticatedError } from '../../src/api/authentication/errors.js';
 import { LOCAL_ADMIN } from '../../src/api/caller.js';
 import type { Store } from '../../src/nsdb/store.js';
 import { allPaths } from '../nsdb/embedded-nsdb.js';
@@ -201,6 +202,45 @@ test.serial(
     t.truthy((await ask(server, 'midonet_x', 'GET', '/v1/bridges')).headers.get('retry-after'));
   },
 );
+
+test.serial('whoever guesses tokens does not lock out others of the same address', async (t) => {
+  let now = 0;
+  const server = await serveApi(t, { failuresPerMinute: 5, clock: () => now });
+  const { token } = await makeToken(server, { role: 'tenant-admin', tenantId: 'blue' });
+  t.is((await ask(server, token, 'GET', '/v1/bridges')).status, 200);
+  for (let i = 0; i < 7; i++) await ask(server, `midonet_${i}`, 'GET', '/v1/bridges');
+  now += 60_000;
+  t.is((await ask(server, 'midonet_x', 'GET', '/v1/bridges')).status, 429);
+  t.is((await ask(server, token, 'GET', '/v1/bridges')).status, 200);
+});
+
+for (const [what, error] of [
+  ['has lost its role', () => new NoRoleError('kubernetes:ann')],
+  ['is not known any more', () => new UnauthenticatedError('gone')],
+] as const) {
+  test.serial(`a stream ends when its caller ${what}`, async (t) => {
+    let isRefused = false;
+    const server = await serveApi(t, {
+      authenticate: async () => {
+        if (isRefused) throw error();
+        return { name: 'ann', role: 'tenant-reader', tenantId: 'blue' };
+      },
+    });
+    const stream = await fetch(`http://127.0.0.1:${server.port}/v1/watch?kinds=bridge`);
+    isRefused = true;
+    await t.throwsAsync(stream.text());
+  });
+}
+
+test.serial('a stream ends with its token, however many wrong tokens its owner sends', async (t) => {
+  const server = await serveApi(t, { failuresPerMinute: 1 });
+  const { token, id } = await makeToken(server, { role: 'tenant-reader', tenantId: 'blue' });
+  const headers = { authorization: `Bearer ${token}` };
+  const stream = await fetch(`http://127.0.0.1:${server.port}/v1/watch?kinds=bridge`, { headers });
+  for (let i = 0; i < 5; i++) await ask(server, `midonet_${i}`, 'GET', '/v1/bridges');
+  await ask(server, ADMIN_TOKEN, 'DELETE', `/v1/access-tokens/${id}`);
+  await t.throwsAsync(stream.text());
+});
 
 test.serial('a caller who makes too many requests is told when to go on, and others are not concerned', async (t) => {
   const server = await serveApi(t, { requestsPerSecond: 1 });

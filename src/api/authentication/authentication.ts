@@ -61,7 +61,7 @@ export class Authentication {
     this.failures.close();
   }
 
-  /** @param beforeLookUp called unless it is known already who it is, without asking anybody */
+  /** @param beforeLookUp called before anybody is asked about a token that was not good the last time, or never seen */
   private async callerOf(request: Request, beforeLookUp: () => Promise<void>): Promise<Caller> {
     const { authorization } = request.headers;
     if (authorization !== undefined) {
@@ -81,7 +81,8 @@ export class Authentication {
     const hash = tokenHash(token);
     const known = this.remembered.get(hash);
     if (known !== undefined && this.clock() < known.until) return known.caller;
-    await beforeLookUp();
+    // One that was good a moment ago is no guess: whoever guesses from the same address must not lock it out.
+    if (known === undefined) await beforeLookUp();
     return this.lookUp(hash, token);
   }
 

@@ -23,7 +23,8 @@ export class FailureLimit {
       standardHeaders: false,
       legacyHeaders: false,
       handler: (request, response, next) => {
-        response.set('Retry-After', String(WINDOW_MS / 1000));
+        // Of an answer under way it is asked again whose it is.
+        if (!response.headersSent) response.set('Retry-After', String(WINDOW_MS / 1000));
         const reason = `expected at most ${perMinute} requests a minute that are not authenticated`;
         next(new TooManyRequestsError(reason, isRepeated(request)));
       },
