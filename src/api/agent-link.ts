@@ -1,6 +1,7 @@
 import { type IncomingMessage, request } from 'node:http';
 import { json, text } from 'node:stream/consumers';
 import { connect } from 'node:tls';
+import type * as z from 'zod';
 import { CONTROL_IDENTITY, CONTROL_TLS, controlFaultSchema } from '../agent/control/protocol.js';
 import { type ErrorCode, MidonetError } from '../errors.js';
 import { type ControlAddress, hostAliveSchema } from '../nsdb/host-alive.js';
@@ -76,6 +77,16 @@ export class AgentLink {
   }
 
   /**
+   * What a page of an agent says.
+   * @throws AgentUnavailableError, also for an answer in another form; AgentRefusedError
+   */
+  async ask<T extends z.ZodType>(hostId: string, path: string, schema: T, signal?: AbortSignal): Promise<z.output<T>> {
+    const answer = schema.safeParse(await this.get(hostId, path, signal));
+    if (answer.success) return answer.data;
+    throw new AgentUnavailableError(hostId, 'its agent answers in another form; run one version of midonet everywhere');
+  }
+
+  /**
    * A page of an agent as it comes, however long that takes. Whoever asks reads it, or destroys it; the end of the signal does so,
    * too.
    * @throws AgentUnavailableError, AgentRefusedError
@@ -84,7 +95,10 @@ export class AgentLink {
     const address = await this.agentOf(hostId, signal);
     const response = await this.request(hostId, address, path, signal);
     if (response.statusCode === 200) return response;
-    const { code, message, field, value } = controlFaultSchema.parse(await json(response));
+    const fault = controlFaultSchema.safeParse(await json(response).catch(() => undefined));
+    signal?.throwIfAborted();
+    if (!fault.success) throw new AgentUnavailableError(hostId, 'its agent refuses to answer, and does not say why');
+    const { code, message, field, value } = fault.data;
     throw new AgentRefusedError(code, message, field, value);
   }
 

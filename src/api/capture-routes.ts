@@ -1,3 +1,4 @@
+import type { IncomingMessage } from 'node:http';
 import { pipeline } from 'node:stream/promises';
 import { Router } from 'express';
 import * as z from 'zod';
@@ -7,12 +8,14 @@ import { decodeJson } from '../nsdb/json.js';
 import { CAPTURES_PATH } from '../nsdb/layout.js';
 import { readAhead } from '../nsdb/read-ahead.js';
 import type { Store } from '../nsdb/store.js';
+import type { Port } from '../topology/types.js';
 import { AgentLink } from './agent-link.js';
 import type { ApiContext } from './context.js';
-import { hostToAsk } from './host-to-ask.js';
+import { concealHosts, hostToAsk } from './host-to-ask.js';
 import { parseId, refuseOthers } from './object-query.js';
 import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
+import type { Scope } from './tenancy.js';
 
 const PARAMETERS = ['direction', 'filter', 'count', 'seconds', 'format'];
 const TYPES: Readonly<Record<string, string>> = {
@@ -25,8 +28,8 @@ const capturesAnswerSchema = z.object({
     z.object({
       id: z.string(),
       directions: z.array(z.enum(['in', 'out'])),
-      /** Whose agent gets the packets. */
-      hostId: z.string(),
+      /** Whose agent gets the packets; tenants are not told. */
+      hostId: z.string().optional(),
       since: z.string(),
     }),
   ),
@@ -113,7 +116,8 @@ export function captureRoutes({ repository, closing, log }: ApiContext): Router 
       refuseOthers(query, []);
       const portId = parseId('id', params.id);
       await scope.require('port', portId);
-      response.json({ items: await capturesOf(repository.store, portId, signal) });
+      const items = await capturesOf(repository.store, portId, signal);
+      response.json({ items: scope.isAdmin ? items : items.map(({ hostId: _, ...item }) => item) });
     },
     post: async ({ request: { params, query, socket }, response, scope, signal }) => {
       refuseOthers(query, PARAMETERS);
@@ -124,12 +128,11 @@ export function captureRoutes({ repository, closing, log }: ApiContext): Router 
         throw new InvalidInputError('format', format, `expected one of ${Object.keys(TYPES).join(', ')}`);
       }
       const asked = new URLSearchParams({ ...(query as Record<string, string>), format, port: portId });
-      const hostId = await hostToAsk(repository, agents, port, signal);
       // It may take longer than other requests.
       const gone = new AbortController();
       response.once('close', () => gone.abort());
       const ends = closing === undefined ? gone.signal : AbortSignal.any([gone.signal, closing]);
-      const packets = await agents.open(hostId, `/capture?${asked}`, ends);
+      const packets = await openCapture(scope, agents, port, asked, signal, ends);
       // Nothing may come for any time.
       socket.setTimeout(0);
       response.set({ connection: 'close', 'cache-control': 'no-store' }).type(TYPES[format]);
@@ -144,6 +147,23 @@ export function captureRoutes({ repository, closing, log }: ApiContext): Router 
     },
   });
   return router;
+}
+
+/** The packets as they come. @param ends ends the capture, `signal` the search for an agent */
+async function openCapture(
+  scope: Scope,
+  agents: AgentLink,
+  port: Port,
+  asked: URLSearchParams,
+  signal: AbortSignal,
+  ends: AbortSignal,
+): Promise<IncomingMessage> {
+  try {
+    const hostId = await hostToAsk(scope.repository, agents, port, signal);
+    return await agents.open(hostId, `/capture?${asked}`, ends);
+  } catch (error) {
+    throw concealHosts(scope, error);
+  }
 }
 
 async function capturesOf(

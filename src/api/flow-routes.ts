@@ -4,10 +4,10 @@ import { InvalidInputError, MidonetError } from '../errors.js';
 import { knownHosts } from '../nsdb/operations/alive-hosts.js';
 import { ObjectNotFoundError } from '../nsdb/topology-errors.js';
 import { KINDS, type Kind } from '../topology/types.js';
-import { validate } from '../topology/validate.js';
 import { AgentLink, AgentRefusedError } from './agent-link.js';
 import type { ApiContext } from './context.js';
 import { BOUND_PORT_EXAMPLE } from './examples.js';
+import { concealHosts } from './host-to-ask.js';
 import { parseId, refuseOthers } from './object-query.js';
 import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
@@ -187,7 +187,7 @@ export function flowRoutes({ repository }: ApiContext): Router {
       }
       const { hostId } = binding;
       const asked = new URLSearchParams({ of: portId, format: 'json', limit: String(limitIn(query)) });
-      response.json({ hostId, ...(await connections(agents, hostId, `/connections?${asked}`, signal)) });
+      response.json({ hostId, ...(await connections(scope, agents, hostId, `/connections?${asked}`, signal)) });
     },
   });
   return router;
@@ -208,8 +208,7 @@ async function flows(
   for (let at = 0; at < asked.length; at += HOSTS_AT_ONCE) {
     const some = asked.slice(at, at + HOSTS_AT_ONCE).map(async ({ id, name }) => {
       try {
-        const answer = await agents.get(id, path, signal);
-        return { id, name, ...validate(agentFlows, answer, 'answer of the agent') };
+        return { id, name, ...(await agents.ask(id, path, agentFlows, signal)) };
       } catch (error) {
         // Of one host among many the others can be told all the same.
         if (hostId !== undefined || !(error instanceof MidonetError)) throw error;
@@ -243,18 +242,19 @@ async function namesIn(
 }
 
 async function connections(
+  scope: Scope,
   agents: AgentLink,
   hostId: string,
   path: string,
   signal: AbortSignal,
 ): Promise<{ connections: string[]; more: boolean }> {
   try {
-    const answer = validate(agentConnections, await agents.get(hostId, path, signal), 'answer of the agent');
+    const answer = await agents.ask(hostId, path, agentConnections, signal);
     return { connections: answer.connections.map(({ connection }) => connection), more: answer.more };
   } catch (error) {
     // Nothing has asked for connections of the port yet.
     if (error instanceof AgentRefusedError && error.field === 'of') return { connections: [], more: false };
-    throw error;
+    throw concealHosts(scope, error);
   }
 }
 

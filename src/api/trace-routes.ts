@@ -1,13 +1,12 @@
 import { Router } from 'express';
 import * as z from 'zod';
-import { MidonetError } from '../errors.js';
 import { formatPacket, parsePacket } from '../flow/packet-text.js';
 import type { PlainPass } from '../simulation/explain.js';
 import type { Port } from '../topology/types.js';
-import { AgentLink, AgentUnavailableError } from './agent-link.js';
+import { AgentLink } from './agent-link.js';
 import { validateBody } from './error-fields.js';
 import { EXAMPLES } from './examples.js';
-import { hostToAsk } from './host-to-ask.js';
+import { concealHosts, hostToAsk } from './host-to-ask.js';
 import type { OperationDescription } from './operation.js';
 import { serve } from './serve.js';
 import type { Scope } from './tenancy.js';
@@ -185,12 +184,10 @@ async function ask(
   const agents = new AgentLink(repository.store);
   try {
     const hostId = await hostToAsk(repository, agents, port, signal);
-    const answer = agentAnswer.safeParse(await agents.get(hostId, `/trace?${query}`, signal));
-    if (answer.success) return { hostId, passes: answer.data.passes as unknown as PlainPass[] };
-    throw new AgentUnavailableError(hostId, 'its agent answers in another form; run one version of midonet everywhere');
+    const { passes } = await agents.ask(hostId, `/trace?${query}`, agentAnswer, signal);
+    return { hostId, passes: passes as unknown as PlainPass[] };
   } catch (error) {
-    if (scope.isAdmin || !(error instanceof MidonetError) || error.code === 'MN_INVALID_INPUT') throw error;
-    throw new MidonetError('MN_AGENT_UNAVAILABLE', 'no agent can be asked now', { cause: error });
+    throw concealHosts(scope, error);
   }
 }
 

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { pino } from 'pino';
 import { startAgentControl } from '../../src/agent/control/agent-control.js';
+import { AgentLink } from '../../src/api/agent-link.js';
 import { ApiClient, type ApiError } from '../../src/api/client.js';
 import type { FlowsAnswer } from '../../src/api/flow-routes.js';
 import { formatIpv4 } from '../../src/packet/address.js';
@@ -8,7 +9,7 @@ import { type CaptureItem, PcapngReader } from '../../src/packet/pcap.js';
 import type { Cluster } from '../agent/cluster.js';
 import { clusterTest } from '../agent/cluster-test.js';
 import { until } from '../agent/until.js';
-import { TestApi, tenantAdmin } from './api-test.js';
+import { itemsOf, TestApi, tenantAdmin, tokenOf } from './api-test.js';
 
 const log = pino({ level: 'silent' });
 
@@ -130,3 +131,55 @@ clusterTest(
     }
   },
 );
+
+clusterTest('tenants are told nothing of the host that is asked for them', { hosts: 1 }, async (t, c) => {
+  const bridgeId = await c.createBridge();
+  await c.repository.modify('bridge', bridgeId, (bridge) => ({ ...bridge, tenantId: 'blue' }));
+  const [a] = await c.populate(bridgeId, 1);
+  const api = await TestApi.start(c.repository.store);
+  const tenant = api.as(tenantAdmin('blue'));
+  const [host] = c.hosts;
+  const nothing = async () => {
+    for (const [method, path] of [
+      ['POST', `/v1/ports/${a.id}/captures`],
+      ['GET', `/v1/connections?portId=${a.id}`],
+    ]) {
+      t.like((await api.admin.send(method, path)).body, { code: 'MN_AGENT_UNAVAILABLE' });
+      const { status, body } = await tenant.send(method, path);
+      t.is(status, 503);
+      t.like(body, { code: 'MN_AGENT_UNAVAILABLE', detail: 'no agent can be asked now' });
+    }
+  };
+  try {
+    // It does not listen; then it does not answer where it says.
+    await nothing();
+    host.agent.setControl({ host: '127.0.0.1', port: 1, key: '00'.repeat(32) });
+    const link = new AgentLink(c.repository.store);
+    await until('the NSDB knows where the agent should be asked', () =>
+      link.agentOf(host.id).then(
+        () => true,
+        () => false,
+      ),
+    );
+    await nothing();
+    const control = startAgentControl({ agent: host.agent, host: '127.0.0.1', port: 0, log });
+    const client = new ApiClient({ server: api.address, token: tokenOf(tenantAdmin('blue')) });
+    try {
+      const path = `/v1/ports/${a.id}/captures`;
+      await until('the agent can be asked', () =>
+        client.stream('POST', path, { query: { direction: 'in' } }).then(
+          () => true,
+          () => false,
+        ),
+      );
+      const [item] = itemsOf(await tenant.get(path));
+      t.deepEqual(Object.keys(item).sort(), ['directions', 'id', 'since']);
+      t.is(itemsOf(await api.admin.get(path))[0].hostId, host.id);
+    } finally {
+      client.close();
+      await control.close();
+    }
+  } finally {
+    await api.close();
+  }
+});

@@ -87,10 +87,9 @@ export class Captures {
    * @throws MidonetError with MN_TOO_MANY_REQUESTS, TimeoutError where the NSDB cannot be reached
    */
   async open(request: CaptureRequest, listener: CaptureListener, signal: AbortSignal): Promise<Capture> {
-    const { hostId } = this.options;
     if (this.running.size + request.directions.length > 2 * MAX_CAPTURES) {
-      const reason = `captures are under way already, ${MAX_CAPTURES} at most; end one first`;
-      throw new MidonetError('MN_TOO_MANY_REQUESTS', `host ${hostId}: ${reason}`);
+      const reason = `captures are under way on the host already, ${MAX_CAPTURES} at most; end one first`;
+      throw new MidonetError('MN_TOO_MANY_REQUESTS', reason);
     }
     const patience = AbortSignal.timeout(PATIENCE_MS);
     const captureId = randomUUID();
