@@ -28,6 +28,8 @@ export interface AuditEntry {
     readonly result: string;
     readonly etag?: string;
   }[];
+  /** Refusals of those who did not show who they are, before this one, that were not recorded as there were too many. */
+  readonly refusalsLeftOut?: number;
   readonly milliseconds: number;
   /** The client did not wait for the answer. */
   readonly isAborted?: boolean;

@@ -9,11 +9,15 @@ const REFUSALS: ReadonlySet<number> = new Set([401, 403, 429]);
 /** By the segment of a path: what has an id. */
 const KINDS: ReadonlyMap<string, string> = new Map([...COLLECTIONS, ['access-tokens', 'access-token']]);
 const PATH_CHARACTERS = 1000;
+/** Refusals of those who did not show who they are that are recorded: nobody shall fill the disk with them. */
+const STRANGERS_PER_MINUTE = 600;
+const MINUTE_MS = 60_000;
 
 /** Records every change, and every request that is refused, before its answer goes. Stands before whatever answers. */
 export function auditing(audit: AuditLog): RequestHandler {
+  const strangers = new StrangerLimit();
   return (request, response, next) => {
-    const record = recorder(audit, request, response);
+    const record = recorder(audit, strangers, request, response);
     const end = response.end.bind(response) as (...parameters: unknown[]) => Response;
     response.end = (...parameters: unknown[]) => {
       if (response.headersSent) return end(...parameters);
@@ -47,7 +51,7 @@ export function requireAudit(audit: AuditLog): RequestHandler {
 }
 
 /** Records the request when it is called for the first time. */
-function recorder(audit: AuditLog, request: Request, response: Response): () => void {
+function recorder(audit: AuditLog, strangers: StrangerLimit, request: Request, response: Response): () => void {
   const time = new Date();
   const started = performance.now();
   let isRecorded = false;
@@ -55,9 +59,11 @@ function recorder(audit: AuditLog, request: Request, response: Response): () => 
     if (isRecorded) return;
     isRecorded = true;
     const { caller, changes, isUnrecorded, code } = response.locals as Partial<Locals>;
-    const isRefusal = REFUSALS.has(response.statusCode);
-    const isChange = !isReading(request) && !isRefusal;
+    const isRefusal = REFUSALS.has(response.statusCode) || code === 'MN_AUDIT_FAILED';
+    // Before it is known whose it is nothing is changed.
+    const isChange = !isReading(request) && !isRefusal && caller !== undefined;
     if ((!isChange && !isRefusal) || isUnrecorded) return;
+    if (caller === undefined && !strangers.admit()) return;
     const path = request.originalUrl.split('?', 1)[0].slice(0, PATH_CHARACTERS);
     audit.record(
       {
@@ -74,12 +80,39 @@ function recorder(audit: AuditLog, request: Request, response: Response): () => 
         ifMatch: request.get('if-match'),
         etag: textOf(response.getHeader('etag')),
         changes,
+        refusalsLeftOut: caller === undefined ? strangers.takeLeftOut() : undefined,
         milliseconds: Math.round(performance.now() - started),
         isAborted: response.closed && !response.writableFinished ? true : undefined,
       },
       isChange,
     );
   };
+}
+
+/** Counts refusals of those who did not show who they are. */
+class StrangerLimit {
+  private begin = 0;
+  private count = 0;
+  private leftOut = 0;
+
+  /** Whether another one is to be recorded. */
+  admit(): boolean {
+    const now = performance.now();
+    if (this.count === 0 || now - this.begin >= MINUTE_MS) {
+      this.begin = now;
+      this.count = 0;
+    }
+    if (++this.count <= STRANGERS_PER_MINUTE) return true;
+    this.leftOut++;
+    return false;
+  }
+
+  /** How many were not recorded since this was asked last; undefined for none. */
+  takeLeftOut(): number | undefined {
+    const { leftOut } = this;
+    this.leftOut = 0;
+    return leftOut === 0 ? undefined : leftOut;
+  }
 }
 
 /** Kind and id of the last object that a path names. */

@@ -149,6 +149,42 @@ test.serial('a change that was made but could not be recorded is not told as a s
   t.regex(body.detail, /disk full\. What was asked for may have been done/);
 });
 
+test.serial('changes that are refused as they could not be recorded are counted, and not kept', async (t) => {
+  const { folder } = t.context.nsdb;
+  const path = join(folder, 'audit');
+  await symlink('/dev/full', path);
+  const audit = new AuditFile(path);
+  t.teardown(() => audit.close());
+  const server = await serveApi(t, { audit });
+  const post = () => ask(server, ADMIN_TOKEN, 'POST', '/v1/bridges', { name: 'a' });
+  t.regex((await post()).body.detail, /may have been done/);
+  for (let i = 0; i < 3; i++) t.notRegex((await post()).body.detail, /may have been done/);
+  await unlink(path);
+  await symlink(join(folder, 'disk-with-room'), path);
+  t.is((await post()).status, 201);
+  const lines = await linesOf(path);
+  t.deepEqual(
+    lines.map(({ status, refusalsNotRecorded }) => status ?? refusalsNotRecorded),
+    [201, 3, 201],
+  );
+});
+
+test.serial('nobody fills the disk with requests that are refused', async (t) => {
+  const { audit, path } = newAudit(t);
+  const server = await serveApi(t, { audit });
+  const socket = connect(server.port, '127.0.0.1');
+  let answers = 0;
+  socket.on('data', (data) => {
+    answers += data.toString().split('HTTP/1.1 403').length - 1;
+  });
+  for (let sent = 0; sent < 700; sent++) {
+    socket.write('POST /v1/bridges HTTP/1.1\r\nHost: x\r\nOrigin: http://evil.example\r\nContent-Length: 0\r\n\r\n');
+    while (answers <= sent) await delay(0);
+  }
+  socket.destroy();
+  t.is((await linesOf(path)).length, 600);
+});
+
 test.serial('a file that somebody has moved away is made anew', async (t) => {
   const { audit, path } = newAudit(t);
   audit.record(entry('/1'), true);
