@@ -13,9 +13,9 @@ import { validate } from '../topology/validate.js';
 import { faultyValue, fieldOf, inOperation } from './error-fields.js';
 import { ifMatchNames } from './etag.js';
 import { isRecord, mergePatch } from './merge-patch.js';
-import { parseId } from './object-query.js';
+import { isId, parseId } from './object-query.js';
 import { PreconditionFailedError } from './request-errors.js';
-import { positionFor, type RulePlace } from './rule-place.js';
+import { type PlacedRule, positionFor, type RulePlace } from './rule-place.js';
 import { readable, type Scope, stagedKey } from './tenancy.js';
 
 /** One change that a client asks for. `ifMatch` is what the header If-Match has. */
@@ -70,6 +70,8 @@ interface Attempt {
   readonly signal: AbortSignal;
   /** Objects as the changes so far leave them. */
   readonly staged: Map<string, TopologyTypes[Kind]>;
+  /** By chain that was asked for: its rules in the store. */
+  readonly rules: Map<string, readonly PlacedRule[]>;
 }
 
 type Staged = Omit<Outcome, 'stored'>;
@@ -101,7 +103,9 @@ async function tryOnce(
   nameOf: (index: number) => string | undefined,
   signal: AbortSignal,
 ): Promise<Staged[] | undefined> {
-  const attempt: Attempt = { scope, transaction: scope.repository.transaction(), signal, staged: new Map() };
+  const transaction = scope.repository.transaction();
+  const attempt: Attempt = { scope, transaction, signal, staged: new Map(), rules: new Map() };
+  if (changes.length > 1) await transaction.readAhead(named(changes), signal);
   const done: Staged[] = [];
   for (const [i, change] of changes.entries()) {
     try {
@@ -121,6 +125,14 @@ async function tryOnce(
     const named = index === undefined ? error : inOperation(error, changes[index].kind, nameOf(index));
     throw await scope.conceal(named);
   }
+}
+
+/** What the changes call the objects that they are about, where they do. */
+function named(changes: readonly Change[]): { kind: Kind; id: string }[] {
+  return changes.flatMap((change) => {
+    const id = change.op === 'create' && isRecord(change.body) ? (change.body.id ?? change.id) : change.id;
+    return isId(id) ? [{ kind: change.kind, id }] : [];
+  });
 }
 
 function stage(attempt: Attempt, change: Change): Promise<Staged> {
@@ -257,20 +269,32 @@ function bodyOf({ kind, body, id }: { kind: Kind; body: unknown; id?: string }):
 
 /** What a new object has where the client says nothing. */
 async function defaultsOf(
-  { scope, signal, staged }: Attempt,
+  attempt: Attempt,
   kind: Kind,
   input: Record<string, unknown>,
   place: RulePlace | undefined,
 ): Promise<Record<string, unknown>> {
   if (kind === 'trace-request') return { createdAt: Date.now() };
   if (kind !== 'rule' || input.position !== undefined || typeof input.chainId !== 'string') return {};
+  const { scope, staged } = attempt;
   const chainId = parseId('rule.chainId', input.chainId);
   if (!staged.has(stagedKey('chain', chainId)) && (await scope.find('chain', chainId)) === undefined) {
     throw new ObjectNotFoundError('chain', chainId, 'rule.chainId');
   }
+  const stored = await storedRules(attempt, chainId);
   const added = [...staged.values()].filter((object) => 'chainId' in object && 'position' in object);
-  const here = added.filter(({ chainId: other }) => other === chainId);
-  return { position: await positionFor(scope.repository, chainId, place ?? {}, here, signal) };
+  const here = new Map(stored.map((rule) => [rule.id, rule]));
+  for (const rule of added) if (rule.chainId === chainId) here.set(rule.id, rule);
+  return { position: positionFor([...here.values()], place ?? {}) };
+}
+
+/** Read once, however many rules are added. */
+async function storedRules({ scope, signal, rules }: Attempt, chainId: string): Promise<readonly PlacedRule[]> {
+  const known = rules.get(chainId);
+  if (known !== undefined) return known;
+  const stored = await scope.repository.rulesOf(chainId, signal);
+  rules.set(chainId, stored);
+  return stored;
 }
 
 /** The input with what the network, and not a client, knows of an object that is there. */

@@ -78,10 +78,12 @@ export function filterFields(kind: Kind): string[] {
 
 /** An identifier as objects have them. @throws InvalidInputError naming the field */
 export function parseId(field: string, text: unknown): string {
-  if (typeof text !== 'string' || !z.uuid().safeParse(text).success) {
-    throw new InvalidInputError(field, text, 'expected a UUID');
-  }
+  if (!isId(text)) throw new InvalidInputError(field, text, 'expected a UUID');
   return text;
+}
+
+export function isId(value: unknown): value is string {
+  return z.uuid().safeParse(value).success;
 }
 
 function parseFilter(kind: Kind, field: string, text: string): Filter {

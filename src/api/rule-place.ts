@@ -1,5 +1,4 @@
 import { InvalidInputError } from '../errors.js';
-import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import { positionBetween } from '../topology/position.js';
 
 /** Where a rule shall stand in its chain: in front of a rule, behind one, or in front of all; behind all when nothing is said. */
@@ -10,39 +9,37 @@ export interface RulePlace {
 }
 
 /** A rule with its place. */
-interface PlacedRule {
+export interface PlacedRule {
   readonly id: string;
   readonly position: string;
 }
 
 /**
- * A position at that place among the rules that the chain has, and those that will be added with this one.
+ * A position at that place among the rules of a chain, in any order.
  * @throws InvalidInputError naming `before` or `after`
  */
-export async function positionFor(
-  repository: TopologyRepository,
-  chainId: string,
-  place: RulePlace,
-  added: readonly PlacedRule[],
-  signal: AbortSignal,
-): Promise<string> {
-  const stored = await repository.rulesOf(chainId, signal);
-  const rules: PlacedRule[] = [...stored.filter(({ id }) => !added.some((rule) => rule.id === id)), ...added];
-  rules.sort((a, b) => (a.position < b.position || (a.position === b.position && a.id < b.id) ? -1 : 1));
-  if (place.first) return positionBetween(undefined, rules[0]?.position);
+export function positionFor(rules: readonly PlacedRule[], place: RulePlace): string {
+  const positions = rules.map(({ position }) => position).sort();
+  if (place.first) return positionBetween(undefined, positions[0]);
   if (place.before !== undefined) {
-    const { position } = rules[indexOf(rules, 'before', place.before)];
-    return positionBetween(rules.findLast((rule) => rule.position < position)?.position, position);
+    const next = positionOf(rules, 'before', place.before);
+    return positionBetween(
+      positions.findLast((position) => position < next),
+      next,
+    );
   }
   if (place.after !== undefined) {
-    const { position } = rules[indexOf(rules, 'after', place.after)];
-    return positionBetween(position, rules.find((rule) => rule.position > position)?.position);
+    const last = positionOf(rules, 'after', place.after);
+    return positionBetween(
+      last,
+      positions.find((position) => position > last),
+    );
   }
-  return positionBetween(rules.at(-1)?.position, undefined);
+  return positionBetween(positions.at(-1), undefined);
 }
 
-function indexOf(rules: readonly PlacedRule[], field: string, id: string): number {
-  const index = rules.findIndex((rule) => rule.id === id);
-  if (index < 0) throw new InvalidInputError(field, id, 'expected a rule of the chain');
-  return index;
+function positionOf(rules: readonly PlacedRule[], field: string, id: string): string {
+  const rule = rules.find((one) => one.id === id);
+  if (rule === undefined) throw new InvalidInputError(field, id, 'expected a rule of the chain');
+  return rule.position;
 }

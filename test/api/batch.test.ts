@@ -122,6 +122,29 @@ test('rules of a batch stand in its order, behind those that were there', async 
   );
 });
 
+test('the rules of a chain are read once for all that a batch puts behind them', async (t) => {
+  let reads = 0;
+  const store = nsdb!.store();
+  const get = store.get.bind(store);
+  store.get = (path, options) => {
+    reads++;
+    return get(path, options);
+  };
+  const counting = await TestApi.start(store);
+  t.teardown(() => counting.close());
+  const { admin } = counting;
+  const chainId = randomUUID();
+  await admin.post('/v1/chains', { id: chainId, name: 'long' });
+  const add = (count: number) => {
+    const rule = { op: 'create', kind: 'rule', body: { chainId, type: 'drop' } };
+    return admin.post('/v1/batch', { operations: Array.from({ length: count }, () => rule) });
+  };
+  t.is((await add(100)).status, 200);
+  const before = reads;
+  t.is((await add(20)).status, 200);
+  t.true(reads - before < 200, `${reads - before} reads`);
+});
+
 test('a tenant may use in a batch what it makes there', async (t) => {
   const client = api!.as(tenantAdmin('orange'));
   const bridgeId = randomUUID();

@@ -2,6 +2,7 @@ import type { z } from 'zod';
 import { ClosedError, UnsupportedError } from '../../errors.js';
 import { MIGRATIONS, type Migrations } from '../../topology/stored-form.js';
 import type { Kind, SCHEMAS, TopologyTypes } from '../../topology/types.js';
+import { readAhead } from '../read-ahead.js';
 import { NodeNotEmptyError, type Store } from '../store.js';
 import {
   ObjectConflictError,
@@ -44,6 +45,16 @@ export class Transaction {
     expect(staged, modified);
     staged.isChecked = true;
     return staged.after as TopologyTypes[K] | undefined;
+  }
+
+  /**
+   * Read objects that are going to be asked for, several at once. One that cannot be read makes no difference here: it is read
+   * again, and the error told, when it is asked for.
+   */
+  async readAhead(objects: readonly { kind: Kind; id: string }[], signal?: AbortSignal): Promise<void> {
+    await readAhead(objects, signal, async ({ kind, id }, signal) => {
+      await this.changes.load(kind, id, signal).catch(() => undefined);
+    });
   }
 
   /** @throws InvalidInputError, ObjectExistsError for one that was staged or read before */
