@@ -8,9 +8,10 @@ import { openApiDocument } from './openapi.js';
  */
 export function documentRoutes(): Router {
   const router = Router();
-  let document: string | undefined;
+  // One for all who are being sent it, however slowly they read.
+  let document: Buffer | undefined;
   router.get('/v1/openapi.json', (_request, response) => {
-    document ??= JSON.stringify(openApiDocument());
+    document ??= Buffer.from(JSON.stringify(openApiDocument()));
     response.type('json').send(document);
   });
   router.get('/docs', (_request, response) => {

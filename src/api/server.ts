@@ -31,8 +31,15 @@ export interface ApiServerOptions extends Omit<ApiContext, 'closing'> {
   readonly socketLimits?: SocketLimits;
 }
 
+interface Exchange {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+}
+
 /** Of all headers of a request together. */
 const HEADER_BYTES = 16 * 1024;
+/** Requests of one connection that have not been answered: hardly any client sends a second one before the first is answered. */
+const MAX_PIPELINED = 16;
 /** How long answers under way may take when the server closes. */
 const CLOSE_MS = 5000;
 /** How often requests that take too long are looked for. */
@@ -46,8 +53,8 @@ export class ApiServer {
   /** Connections closed because there were too many. */
   refusedConnections = 0;
 
-  /** Answers that have not ended. */
-  private readonly underWay = new WeakMap<Socket, Set<ServerResponse>>();
+  /** Requests of a connection: the first is worked on, the others wait. */
+  private readonly asked = new WeakMap<Socket, Exchange[]>();
 
   private constructor(
     private readonly server: Server,
@@ -112,29 +119,28 @@ export class ApiServer {
     clearTimeout(timer);
   }
 
+  /** Node.js hands over all requests that came in one piece. They are worked on one after the other, as they are answered. */
   private take(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
-    const underWay = this.answersOn(socket);
-    underWay.add(response);
-    this.requests.begin(request, response);
-    response.once('close', () => {
-      underWay.delete(response);
-      // Its last answer may be given when the server is closing already.
-      if (this.closing.signal.aborted) setImmediate(() => this.server.closeIdleConnections());
-    });
-    this.app(request, response);
+    if (socket.destroyed) return;
+    const asked = this.asked.get(socket) ?? [];
+    this.asked.set(socket, asked);
+    asked.push({ request, response });
+    if (asked.length > MAX_PIPELINED) socket.destroy();
+    else if (asked.length === 1) this.answerFirst(asked);
   }
 
-  private answersOn(socket: Socket): Set<ServerResponse> {
-    const known = this.underWay.get(socket);
-    if (known !== undefined) return known;
-    const underWay = new Set<ServerResponse>();
-    this.underWay.set(socket, underWay);
-    // Node.js tells of the end of a connection only the answer that is being sent, not those behind it.
-    socket.once('close', () => {
-      for (const response of underWay) response.emit('close');
+  private answerFirst(asked: Exchange[]): void {
+    const [{ request, response }] = asked;
+    this.requests.begin(request, response);
+    response.once('close', () => {
+      asked.shift();
+      // Without a socket it comes behind an answer that ends the connection.
+      if (asked.length > 0 && asked[0].response.socket !== null && !request.socket.destroyed) this.answerFirst(asked);
+      // Its last answer may be given when the server is closing already.
+      else if (this.closing.signal.aborted) setImmediate(() => this.server.closeIdleConnections());
     });
-    return underWay;
+    this.app(request, response);
   }
 
   private admit(socket: Socket): void {

@@ -161,3 +161,27 @@ test.serial('some requests on one connection are answered in order', async (t) =
   );
   t.deepEqual(answers.match(/HTTP\/1\.1 \d+/g), ['HTTP/1.1 200', 'HTTP/1.1 404', 'HTTP/1.1 200']);
 });
+
+test.serial('a client that sends many requests without waiting for answers is cut off', async (t) => {
+  const server = await serve(t);
+  await conversation(server, 'GET /v1/bridges HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(1000));
+  await server.close();
+  const counts = [...server.requests.byStatus.get('GET')!.values()];
+  t.deepEqual(counts, [1]);
+  t.is(server.requests.underWay, 0);
+});
+
+test.serial('a request that comes behind a stream on the same connection is not worked on', async (t) => {
+  const server = await serve(t);
+  const socket = connect(server.port, '127.0.0.1');
+  socket.write('GET /v1/watch?kinds=bridge HTTP/1.1\r\nHost: a\r\n\r\n');
+  socket.write('PUT /v1/bridges/2c1f0e52-8a4e-4c53-9f43-2b1b0a6f3c11 HTTP/1.1\r\nHost: a\r\n');
+  socket.write('Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}');
+  let told = '';
+  for await (const part of socket) {
+    told += part;
+    if (told.includes('event: current')) break;
+  }
+  const page = await t.context.repository.page({ kind: 'bridge', limit: 10 });
+  t.deepEqual(page.items, []);
+});
