@@ -61,7 +61,8 @@ export class InvalidInputError extends MidonetError {
     readonly value: unknown,
     readonly expected: string,
   ) {
-    super('MN_INVALID_INPUT', `${field}: ${expected}, got ${JSON.stringify(value) ?? String(value)}`);
+    const got = value === undefined ? 'nothing' : (JSON.stringify(value) ?? String(value));
+    super('MN_INVALID_INPUT', `${field}: ${expected}, got ${got}`);
   }
 }
 

@@ -3,6 +3,7 @@ import { InvalidInputError } from '../errors.js';
 import { referenceName } from '../nsdb/layout.js';
 import { REFERENCES, type ReferenceRow, refersTo } from '../topology/references.js';
 import { type Kind, SCHEMAS, type TopologyTypes } from '../topology/types.js';
+import { expectation } from '../topology/validate.js';
 import { isRecord } from './merge-patch.js';
 
 /** What the query of a collection asks for. */
@@ -93,7 +94,7 @@ function parseFilter(kind: Kind, field: string, text: string): Filter {
   if (types.length === 0) {
     throw new InvalidInputError(field, text, `expected limit, after or a field of a ${kind} with a plain value`);
   }
-  const values = types.flatMap((type) => readings(text).map((value) => type.safeParse(value)));
+  const values = types.flatMap((type) => readings(text).map((value) => type.safeParse(value, { error: expectation })));
   const parsed = values.find(({ success }) => success);
   if (parsed?.success) return { field, value: parsed.data as Filter['value'], row: undefined };
   const issue = values.findLast(({ success }) => !success)?.error?.issues[0];

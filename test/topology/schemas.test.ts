@@ -24,6 +24,26 @@ for (const kind of KINDS) {
   });
 }
 
+test('an error says in words what is expected, and tells a field that is misspelled before one that is missing', (t) => {
+  const [id, chainId] = [need(), need()];
+  const refused = (kind: Kind, value: unknown, message: string) => t.throws(() => check(kind, value), { message });
+  refused('bridge', { id, nam: 'web' }, 'bridge.nam: unknown field, got "web"');
+  refused('bridge', { id, name: 5 }, 'bridge.name: expected text, got 5');
+  refused('bridge', { id, name: 'web', adminStateUp: 'yes' }, 'bridge.adminStateUp: expected true or false, got "yes"');
+  refused('bridge', { id, name: 'web', vni: -1 }, 'bridge.vni: expected at least 0, got -1');
+  refused('port', { id, bridgeId: 'web' }, 'port.bridgeId: expected a UUID, got "web"');
+  refused('port', { id }, 'port.bridgeId: expected a bridge or a router, got nothing');
+  refused('rule', { id, position: 'i0000000', type: 'snat', chainId }, 'rule.targets: expected a list, got nothing');
+  refused(
+    'route',
+    { id, routerId: id, type: 'up' },
+    'route.type: expected one of normal, blackhole, reject, local, got "up"',
+  );
+  const types =
+    'accept, drop, reject, return, continue, jump, dnat, snat, reverse-dnat, reverse-snat, l2-transform, trace';
+  refused('rule', { id, chainId }, `rule.type: expected one of ${types}, got nothing`);
+});
+
 test('each row of the table of references is a field that can be set, found, and cleared', (t) => {
   for (const row of REFERENCES) {
     const id = randomUUID();
