@@ -2,6 +2,7 @@ import type { Action, NatSpec } from '../flow/action.js';
 import { describeActions, describeMatch, describePacket } from '../flow/describe.js';
 import { CtState, type FlowKey, Word } from '../flow/key.js';
 import { formatIpv4 } from '../packet/address.js';
+import { IpProtocol } from '../packet/ip-protocol.js';
 import type { Recirculation, Recirculations } from './connection.js';
 import type { Limits } from './context.js';
 import type { Decision } from './decision.js';
@@ -122,7 +123,9 @@ function translate(key: FlowKey, { kind, ipMin, portMin }: NatSpec): void {
   ipMin?.forEach((word, i) => {
     key.words[(isSource ? Word.NW_SRC : Word.NW_DST) + i] = word;
   });
-  if (portMin !== undefined) key.words[isSource ? Word.TP_SRC : Word.TP_DST] = portMin;
+  // Of ICMP it is the identifier, which keys do not have.
+  const hasPorts = key.nwProto !== IpProtocol.ICMP && key.nwProto !== IpProtocol.ICMPV6;
+  if (portMin !== undefined && hasPorts) key.words[isSource ? Word.TP_SRC : Word.TP_DST] = portMin;
   key.ctState |= isSource ? CtState.SNAT : CtState.DNAT;
 }
 

@@ -155,6 +155,8 @@ clusterTest('a packet that comes back from the datapath is followed to its end',
       translated.outcome.text,
       'Delivered out of port pod2 on host-1 of bridge blue, as tcp 10.1.0.1:999 > 10.1.0.2:8080. It is let pass by rule 2 of chain chain.',
     );
+    const ping = await ask('icmp 10.1.0.1 > 10.1.0.99 echo-request');
+    t.true(ping.outcome.text.includes('as icmp type 8 code 0, 10.1.0.1 > 10.1.0.2.'), ping.outcome.text);
     t.deepEqual(
       translated.passes.slice(1).map(({ from }) => from),
       translated.passes.slice(1).map((_, i) => i),
