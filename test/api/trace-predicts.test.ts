@@ -1,17 +1,12 @@
 import { randomUUID } from 'node:crypto';
-import { Word } from '../../src/flow/key.js';
-import { formatPacket, packetKey, parsePacket } from '../../src/flow/packet-text.js';
+import { formatPacket, parsePacket } from '../../src/flow/packet-text.js';
 import { formatIpv4 } from '../../src/packet/address.js';
-import { buildEthernet, EtherType } from '../../src/packet/ethernet.js';
-import { buildIcmpEcho, IcmpType } from '../../src/packet/icmp.js';
 import { IpProtocol } from '../../src/packet/ip-protocol.js';
-import { buildIpv4 } from '../../src/packet/ipv4.js';
-import { buildTcp } from '../../src/packet/tcp.js';
-import { buildUdp } from '../../src/packet/udp.js';
 import type { Cluster, Pod } from '../agent/cluster.js';
 import { clusterTest } from '../agent/cluster-test.js';
 import { until } from '../agent/until.js';
 import { Dice } from '../dice.js';
+import { packetFrame } from '../packet-frame.js';
 import { ExplainingApi } from './explaining-api.js';
 
 const PACKETS = 120;
@@ -66,22 +61,6 @@ async function network(c: Cluster): Promise<Pod[]> {
   return pods;
 }
 
-/** The packet as the machine would send it, with a text in it that tells it from all others. */
-function frameOf(text: string, mark: string): Uint8Array {
-  const key = packetKey(parsePacket(text));
-  const payload = Buffer.from(mark);
-  const [src] = key.words.subarray(Word.NW_SRC);
-  const [dst] = key.words.subarray(Word.NW_DST);
-  const inner =
-    key.nwProto === IpProtocol.TCP
-      ? buildTcp({ srcPort: key.tpSrc, dstPort: key.tpDst, flags: key.tcpFlags }, payload)
-      : key.nwProto === IpProtocol.UDP
-        ? buildUdp(key.tpSrc, key.tpDst, payload)
-        : buildIcmpEcho(IcmpType.ECHO_REQUEST, 1, 1, payload);
-  const ip = buildIpv4({ src, dst, protocol: key.nwProto, ttl: key.nwTtl }, inner);
-  return buildEthernet({ dst: key.ethDst, src: key.ethSrc, type: EtherType.IPV4 }, ip);
-}
-
 clusterTest('what a trace says of random packets is what becomes of them', { hosts: 2 }, async (t, c) => {
   const pods = await network(c);
   const api = await ExplainingApi.serve(c);
@@ -110,7 +89,7 @@ clusterTest('what a trace says of random packets is what becomes of them', { hos
       const { verdict, portIds, text } = answer.outcome;
       verdicts.set(verdict, (verdicts.get(verdict) ?? 0) + 1);
       const mark = randomUUID();
-      from.send(frameOf(answer.packet, mark));
+      from.send(packetFrame(answer.packet, mark));
       const arrived = () => pods.filter((pod) => pod !== from && pod.count(mark) > 0).map(({ id }) => id);
       if (verdict === 'delivered') await until(`${answer.packet} arrives: ${text}`, () => arrived().length > 0);
       await c.quiet();

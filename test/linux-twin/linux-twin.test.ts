@@ -1,10 +1,10 @@
 import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import test from 'ava';
 import { Cluster } from '../agent/cluster.js';
 import { Dice } from '../dice.js';
+import { FRAMES_SOURCE } from '../frames.js';
 import { cleanUp, removeFolder } from '../kernel/clean-up.js';
 import { compare, type Outcome } from './compare.js';
 import { LinuxTwin, runProgram, whatIsMissing } from './linux.js';
@@ -12,7 +12,6 @@ import { type Network, randomNetwork } from './network.js';
 import { OurTwin } from './ours.js';
 
 /** Networks of the topology behave as those of Linux that are built alike: see docs/development.md. */
-const SOURCE = fileURLToPath(new URL('../../../test/linux-twin/frames.c', import.meta.url));
 const BUDGET_MS = 45_000;
 /** Not more than may wait for facts at once. */
 const PACKETS = 50;
@@ -29,7 +28,7 @@ test.before(async (t) => {
   if (missing !== undefined) return;
   folder = await mkdtemp(join(tmpdir(), 'twin-'));
   program = join(folder, 'frames');
-  await runProgram(['cc', '-O2', '-o', program, SOURCE]);
+  await runProgram(['cc', '-O2', '-o', program, FRAMES_SOURCE]);
   t.timeout(300_000);
   cluster = await Cluster.start({ hosts: 2, slowness: 10 });
 });

@@ -1,9 +1,9 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Namespace } from '../../src/datapath/link/namespace.js';
+import { Frames } from '../frames.js';
 import type { BridgeSpec, Match, NatSpec, Network, RouterPortSpec, RouterSpec, RuleSpec } from './network.js';
 import type { Twin } from './twin.js';
 
@@ -23,8 +23,7 @@ export class LinuxTwin implements Twin {
   private readonly names: string[] = [];
   private readonly arrived: [string, Uint8Array][] = [];
   private lastArrival = 0;
-  private frames: ChildProcess | undefined;
-  private input = Buffer.alloc(0);
+  private frames: Frames | undefined;
 
   private constructor(private readonly network: Network) {}
 
@@ -51,10 +50,7 @@ export class LinuxTwin implements Twin {
   }
 
   send(pod: string, frame: Uint8Array): void {
-    const head = Buffer.alloc(4);
-    head.writeUInt16BE(this.network.pods.findIndex(({ name }) => name === pod));
-    head.writeUInt16BE(frame.length, 2);
-    this.frames!.stdin!.write(Buffer.concat([head, frame]));
+    this.frames!.send(pod, frame);
   }
 
   async received(): Promise<[string, Uint8Array][]> {
@@ -68,11 +64,7 @@ export class LinuxTwin implements Twin {
   }
 
   async close(): Promise<void> {
-    if (this.frames !== undefined && this.frames.exitCode === null) {
-      const ended = once(this.frames, 'exit');
-      this.frames.stdin!.end();
-      await ended;
-    }
+    await this.frames?.close();
     const left = this.names.filter((name) => existsSync(`/run/netns/${name}`));
     await batch(
       ['ip'],
@@ -174,27 +166,10 @@ export class LinuxTwin implements Twin {
 
   private async startFrames(program: string): Promise<void> {
     const names = this.network.pods.map(({ name }) => name);
-    const frames = spawn('ip', ['netns', 'exec', this.nameOf('pods'), program, ...names], {
-      stdio: ['pipe', 'pipe', 'inherit'],
+    this.frames = await Frames.start(program, this.nameOf('pods'), names, (name, frame) => {
+      this.arrived.push([name, frame]);
+      this.lastArrival = performance.now();
     });
-    this.frames = frames;
-    const ready = new Promise<void>((resolve, reject) => {
-      frames.once('error', reject);
-      frames.once('exit', (status) => reject(new Error(`frames ended with ${status}`)));
-      frames.stdout!.on('data', (data: Buffer) => {
-        this.input = Buffer.concat([this.input, data]);
-        while (this.input.length >= 4 && this.input.length >= 4 + this.input.readUInt16BE(2)) {
-          const end = 4 + this.input.readUInt16BE(2);
-          const index = this.input.readUInt16BE(0);
-          // The first says that it is ready.
-          if (index === 0xffff) resolve();
-          else this.arrived.push([names[index], Uint8Array.from(this.input.subarray(4, end))]);
-          this.lastArrival = performance.now();
-          this.input = this.input.subarray(end);
-        }
-      });
-    });
-    await ready;
   }
 }
 
