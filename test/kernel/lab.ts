@@ -55,6 +55,7 @@ export interface Outcome {
 export class Lab {
   readonly nodes: LabNode[] = [];
   private nsdb: ChildProcess | undefined;
+  private api: ChildProcess | undefined;
   private zookeeper: ApacheEnsemble | undefined;
   private store: ZookeeperStore | undefined;
 
@@ -124,6 +125,17 @@ export class Lab {
     await this.untilAnswers(this.nsdb, this.nsdbSocket);
   }
 
+  /** Start the REST API in the namespace of the first node, from where it reaches all agents. Returns it as clients name it. */
+  async startApi(): Promise<string> {
+    const config = join(this.folder, 'api.json');
+    const socket = join(this.folder, 'api.sock');
+    const api = { listen: `unix:${socket}`, http: { port: 0 } };
+    await writeFile(config, JSON.stringify({ nsdb: { connect: this.nsdbConnect }, api }));
+    this.api = await startService(['cluster', '--config', config], join(this.folder, 'api.log'), this.nodes[0].name);
+    await this.untilAnswers(this.api, socket);
+    return `unix:${socket}`;
+  }
+
   /** Wait until a service takes connections. @throws Error with its log if it ends or takes too long */
   async untilAnswers(service: ChildProcess, socket: string): Promise<void> {
     try {
@@ -154,6 +166,7 @@ export class Lab {
 
   async close(): Promise<void> {
     await cleanUp(
+      () => endProcess(this.api, 'SIGKILL'),
       ...this.nodes.map((node) => () => node.close()),
       () => this.store?.close(),
       () => this.stopNsdb('SIGKILL'),
