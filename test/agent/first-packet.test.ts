@@ -50,6 +50,5 @@ test('the first packet of the first machine on a host that nobody knew goes out 
   const turns = await turnsUntilArrival(cluster, host, pod, pods[0]);
   await started;
   t.log(`${turns} turns`);
-  // Some of them are for the folders of the index of names, which are missing at first.
-  t.true(turns <= 17, `${turns} turns`);
+  t.true(turns <= 14, `${turns} turns`);
 });

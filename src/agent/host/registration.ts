@@ -116,8 +116,10 @@ export class Registration {
   private register(): void {
     const { hostId, hostName, repository, publisher } = this.options;
     this.own.publish('host', async (signal) => {
-      await repository.initialize(signal);
-      await this.createIfAbsent('host', { id: hostId, name: hostName }, signal);
+      await Promise.all([
+        repository.initialize(signal),
+        this.createIfAbsent('host', { id: hostId, name: hostName }, signal),
+      ]);
       this.since ??= new Date().toISOString();
       this.alive ??= repository.store.ephemeral(hostAlivePath(hostId), this.aliveData(this.since), {
         takeOver: (current) => this.isOurs(current),

@@ -1,7 +1,7 @@
 import { MidonetError } from '../../errors.js';
 import { deleteIfThere } from '../delete-if.js';
 import { decodeJson } from '../json.js';
-import { objectPath, TENANTS } from '../layout.js';
+import { NAMES, objectPath, TENANTS } from '../layout.js';
 import { parentPath } from '../path.js';
 import { readAhead } from '../read-ahead.js';
 import {
@@ -126,7 +126,7 @@ async function makeFolders(
     const folder = parentPath(operation.path)!;
     if (entry === undefined) {
       // Of an object: the folder of its shard. Of a folder: its object.
-      if (!created.has(folder)) await store.ensure(folder, { signal });
+      if (!created.has(folder)) await makeBelow(store, parentPath(folder)!, folder, signal);
       return;
     }
     const { kind, id } = entry.below!;
@@ -143,16 +143,22 @@ async function makeFolders(
   await readAhead(creations.filter(isFinder), signal, async ({ operation, entry }, signal) => {
     const folder = parentPath(operation.path)!;
     if (isOfTenant(entry)) tenantFolders.add(folder);
-    await ensureFolder(store, folder, signal);
+    try {
+      await makeBelow(store, isOfTenant(entry) ? TENANTS : NAMES, folder, signal);
+    } catch (error) {
+      // Somebody may remove the folder, or one above, as long as it is empty: then it is missed again.
+      if (!(error instanceof NodeNotFoundError)) throw error;
+    }
   });
 }
 
-/** Somebody may remove the folder, or one above, as long as it is empty: then it is missed again. */
-async function ensureFolder(store: Store, folder: string, signal?: AbortSignal): Promise<void> {
+/** Make a folder and those above it; `top`, which is hardly ever missing, and what is above that, only when it is. */
+async function makeBelow(store: Store, top: string, folder: string, signal?: AbortSignal): Promise<void> {
   try {
-    await store.ensure(folder, { signal });
+    await makeEach(store, [...foldersBetween(top, folder), folder], signal);
   } catch (error) {
     if (!(error instanceof NodeNotFoundError)) throw error;
+    await store.ensure(folder, { signal });
   }
 }
 
@@ -174,14 +180,14 @@ async function removeEmpty(store: Store, folders: ReadonlySet<string>, signal?: 
   });
 }
 
-/** Make folders from the top down, but nothing above the first: that would bring back a part of what was deleted. */
+/**
+ * Make folders from the top down, but nothing above the first: that would bring back a part of what was deleted. They are asked for
+ * at once, as a store does what it is asked in that order.
+ */
 export async function makeEach(store: Store, folders: readonly string[], signal?: AbortSignal): Promise<void> {
-  for (const path of folders) {
-    try {
-      await store.create(path, EMPTY, { signal });
-    } catch (error) {
-      if (!(error instanceof NodeExistsError)) throw error;
-    }
+  const made = await Promise.allSettled(folders.map((path) => store.create(path, EMPTY, { signal })));
+  for (const result of made) {
+    if (result.status === 'rejected' && !(result.reason instanceof NodeExistsError)) throw result.reason;
   }
 }
 

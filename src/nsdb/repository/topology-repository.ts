@@ -102,7 +102,9 @@ export class TopologyRepository {
 
   /** Make the top folders of an empty NSDB. Any number of processes may do so at once. */
   async initialize(signal?: AbortSignal): Promise<void> {
-    await readAhead(ROOT_FOLDERS, signal, (folder, signal) => this.store.ensure(folder, { signal }));
+    const there = new Set(await this.childrenOf('/', signal));
+    const missing = ROOT_FOLDERS.filter((folder) => !there.has(nodeName(folder)));
+    await readAhead(missing, signal, (folder, signal) => this.store.ensure(folder, { signal }));
   }
 
   async get<K extends Kind>(
