@@ -19,7 +19,7 @@ export type ApiOperation =
 const SERVERS = 2;
 /** Of one batch. */
 const RULES = 100;
-/** Objects that are made together, with what is noted for each. */
+/** Objects that are made together. */
 const LOAD_BATCH = 100;
 const LOAD_AT_ONCE = 4;
 
@@ -127,12 +127,14 @@ export class ApiSide {
     count: number,
     body: (number: number) => { name: string; bridgeId?: string },
   ): Promise<void> {
+    let next = ids.length;
     const worker = async (api: MidonetClient) => {
-      while (ids.length < count) {
-        const first = ids.length;
-        const added = Array.from({ length: Math.min(LOAD_BATCH, count - first) }, () => randomUUID());
-        ids.push(...added);
-        await api.batch(added.map((id, i) => ({ op: 'create', kind, id, body: body(first + i) })));
+      while (next < count) {
+        const first = next;
+        next = Math.min(next + LOAD_BATCH, count);
+        const numbers = Array.from({ length: next - first }, (_, i) => first + i);
+        const made = await api.batch(numbers.map((number) => ({ op: 'create', kind, body: body(number) })));
+        for (const [i, { id }] of made.entries()) ids[first + i] = id;
       }
     };
     await Promise.all(Array.from({ length: LOAD_AT_ONCE }, (_, i) => worker(this.clients[i % SERVERS])));

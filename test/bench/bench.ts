@@ -2,6 +2,7 @@ import { benchApi } from './api.js';
 import { benchCni } from './cni.js';
 import type { Figure } from './figure.js';
 import { benchNsdb } from './nsdb.js';
+import { benchRuleChange } from './rule-change.js';
 import { benchSimulate } from './simulate.js';
 import { benchThroughput } from './throughput.js';
 
@@ -9,6 +10,7 @@ const BENCHES: Readonly<Record<string, (progress: (text: string) => void, quick:
   api: benchApi,
   cni: benchCni,
   nsdb: benchNsdb,
+  'rule-change': benchRuleChange,
   simulate: benchSimulate,
   throughput: benchThroughput,
 };
