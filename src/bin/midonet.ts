@@ -1,12 +1,14 @@
 #!/usr/bin/env node
 import { createRequire } from 'node:module';
-import { Command } from 'commander';
+import type { Command } from 'commander';
 import { pino } from 'pino';
 import { RecentWarnings } from '../agent/control/recent-warnings.js';
 import { addClientCommands } from '../cli/commands.js';
+import { adviceOn } from '../cli/unreachable.js';
 import { MidonetError } from '../errors.js';
 import { type Config, loadConfig } from './config.js';
 import { addNsdbCommands } from './nsdb-commands.js';
+import { Program } from './program.js';
 import { Closers, type Service, serve } from './service.js';
 
 /** A command loads only what it runs: starting again quickly matters. */
@@ -17,12 +19,11 @@ const runCluster: Run = async (config, log, signal) =>
 
 const { version } = createRequire(import.meta.url)('#package') as { version: string };
 
-const program = new Command('midonet')
+const program = new Program('midonet')
   .version(version, '--version', 'say which version this is')
   .description(
     'A distributed virtual network for Kubernetes, Docker and plain hosts on the Open vSwitch kernel datapath',
   )
-  .showHelpAfterError()
   .configureHelp({ showGlobalOptions: true });
 
 serviceCommand(
@@ -131,7 +132,12 @@ function serviceCommand(parent: Command, name: string, description: string, run:
 }
 
 function fail(error: unknown): void {
-  if (error instanceof MidonetError) process.stderr.write(`midonet: ${error.message} (${error.code})\n`);
+  if (error instanceof MidonetError) {
+    const advice = adviceOn(error);
+    process.stderr.write(
+      `midonet: ${error.message.trimEnd()} (${error.code})\n${advice === undefined ? '' : `  → ${advice}\n`}`,
+    );
+  }
   // An error of the system, or a signal: the message says all.
   else if (error instanceof Error && ('syscall' in error || error.name === 'AbortError'))
     process.stderr.write(`midonet: ${error.message}\n`);

@@ -1,4 +1,5 @@
-import { type Command, InvalidArgumentError } from 'commander';
+import type { Command } from 'commander';
+import { InvalidInputError } from '../errors.js';
 import { KINDS, type Kind } from '../topology/types.js';
 import { type ConnectionFlags, connect } from './connection.js';
 import { fieldNamed, fieldsOf, hasName, type Shape } from './fields.js';
@@ -32,7 +33,7 @@ compdef _midonet midonet`,
 export const SHELLS = Object.keys(SCRIPTS);
 
 export function printCompletion(shell: string, terminal: Terminal): void {
-  if (!(shell in SCRIPTS)) throw new InvalidArgumentError(`expected one of ${SHELLS.join(', ')}`);
+  if (!(shell in SCRIPTS)) throw new InvalidInputError('shell', shell, `expected one of ${SHELLS.join(', ')}`);
   terminal.print(SCRIPTS[shell]);
 }
 

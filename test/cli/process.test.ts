@@ -44,7 +44,13 @@ test('the program says what it did, or in a line what was wrong', async (t) => {
   });
   const away = await midonet(cli, 'bridge', 'list', '--server', 'http://127.0.0.1:1');
   t.is(away.status, 1);
-  t.regex(away.stderr, /^midonet: http:\/\/127\.0\.0\.1:1: .*\(MN_API_UNAVAILABLE\)\n$/);
+  t.regex(away.stderr, /^midonet: http:\/\/127\.0\.0\.1:1: .*\(MN_API_UNAVAILABLE\)\n {2}→ .*--server.*\n$/);
+  const misspelled = await midonet(cli, 'port', 'unlink', 'vm', '--tenannt', 'blue');
+  t.is(
+    misspelled.stderr,
+    "midonet: unknown option '--tenannt' (Did you mean --tenant?)\n" +
+      'Usage: midonet port unlink [options] <port>\n  → `midonet port unlink --help` tells more\n',
+  );
   // Nobody is there to be asked.
   t.is((await midonet(cli, 'bridge', 'delete', 'web')).status, 0);
 });
