@@ -5,7 +5,7 @@ import { InvalidInputError } from '../errors.js';
 import { secureContextOf } from '../nsdb/protocol/tls.js';
 import { type Config, parseListen } from './config.js';
 import { isBeyondHost } from './listen-address.js';
-import { readFile, readPassword, readSecret } from './nsdb-connection.js';
+import { readPassword, readPem, readSecret } from './nsdb-connection.js';
 
 export interface ApiSettings {
   readonly listen: ReturnType<typeof parseListen>;
@@ -76,9 +76,9 @@ export function readServerTls(tls: Config['api']['tls']): ServerTls | undefined 
     );
   }
   const texts = {
-    certificate: readFile('config.api.tls.certificate', certificate),
-    key: readSecret('config.api.tls.key', key),
-    clientCa: clientCa === undefined ? undefined : readFile('config.api.tls.clientCa', clientCa),
+    certificate: readPem('config.api.tls.certificate', certificate),
+    key: readPem('config.api.tls.key', key, readSecret),
+    clientCa: clientCa === undefined ? undefined : readPem('config.api.tls.clientCa', clientCa),
   };
   // A context takes what holds none for none at all, without an error.
   requirePem('certificate', () => new X509Certificate(texts.certificate));

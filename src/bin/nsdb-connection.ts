@@ -55,10 +55,17 @@ export function readTls(nsdb: Config['nsdb']): Tls | undefined {
     );
   }
   return {
-    ca: ca === undefined ? undefined : readFile('config.nsdb.tls.ca', ca),
-    certificate: certificate === undefined ? undefined : readFile('config.nsdb.tls.certificate', certificate),
-    key: key === undefined ? undefined : readSecret('config.nsdb.tls.key', key),
+    ca: ca === undefined ? undefined : readPem('config.nsdb.tls.ca', ca),
+    certificate: certificate === undefined ? undefined : readPem('config.nsdb.tls.certificate', certificate),
+    key: key === undefined ? undefined : readPem('config.nsdb.tls.key', key, readSecret),
   };
+}
+
+/** @throws InvalidInputError also for an empty file, of which OpenSSL would say nothing or not what it is */
+export function readPem(field: string, path: string, read: typeof readFile = readFile): string {
+  const text = read(field, path);
+  if (text.trim() === '') throw new InvalidInputError(field, path, 'expected a PEM file, and it is empty');
+  return text;
 }
 
 const OTHERS = 0o007;

@@ -65,6 +65,21 @@ test('the files of TLS are read, and the key must be a secret', async (t) => {
   t.throws(() => readTls(open), { instanceOf: InvalidInputError, message: /^config\.nsdb\.tls\.key: .*chmod 600/ });
 });
 
+test('an empty file of TLS is refused by name', async (t) => {
+  const environment = {
+    MIDONET_NSDB_TLS_CA: file('authority'),
+    MIDONET_NSDB_TLS_CERTIFICATE: file('certificate'),
+    MIDONET_NSDB_TLS_KEY: file('key'),
+  };
+  for (const name of ['ca', 'certificate', 'key']) {
+    const empty = file('\n');
+    const config = await nsdb({ ...environment, [`MIDONET_NSDB_TLS_${name.toUpperCase()}`]: empty });
+    const error = t.throws(() => readTls(config), { instanceOf: InvalidInputError, message: /empty/ });
+    t.is(error.field, `config.nsdb.tls.${name}`);
+    t.is(error.value, empty);
+  }
+});
+
 test('a certificate without its key is refused, and a key without its certificate', async (t) => {
   const certificate = await nsdb({ MIDONET_NSDB_TLS_CERTIFICATE: file('certificate') });
   t.throws(() => readTls(certificate), { message: /^config\.nsdb\.tls\.key: / });
