@@ -1,18 +1,20 @@
 import { Router } from 'express';
 import * as z from 'zod';
+import { uuid } from '../topology/fields.js';
 import { KINDS, type Kind } from '../topology/types.js';
 import { type Change, carryOut } from './changes.js';
 import { validateBody } from './error-fields.js';
 import { etagOf } from './etag.js';
 import { refuseOthers } from './object-query.js';
 import type { OperationDescription } from './operation.js';
+import { told } from './secrets.js';
 import { serve } from './serve.js';
 
 /** More would not fit in one transaction of the store. */
 const MAX_CHANGES = 500;
 
 const kind = z.enum(KINDS as [Kind, ...Kind[]]);
-const id = z.uuid();
+const id = uuid;
 const ifMatch = z.string().optional();
 const body = z.unknown();
 
@@ -90,7 +92,7 @@ export function batchRoutes(): Router {
         kind,
         id,
         result,
-        ...(stored !== undefined && { etag: etagOf(stored.modified), object: stored.object }),
+        ...(stored !== undefined && { etag: etagOf(stored.modified), object: told(kind, stored.object) }),
       }));
       response.json({ results });
     },

@@ -16,6 +16,7 @@ import { isRecord, mergePatch } from './merge-patch.js';
 import { isId, parseId } from './object-query.js';
 import { PreconditionFailedError } from './request-errors.js';
 import { type PlacedRule, positionFor, type RulePlace } from './rule-place.js';
+import { unmasked } from './secrets.js';
 import { readable, type Scope, stagedKey } from './tenancy.js';
 
 /** One change that a client asks for. `ifMatch` is what the header If-Match has. */
@@ -131,7 +132,7 @@ async function tryOnce(
 function named(changes: readonly Change[]): { kind: Kind; id: string }[] {
   return changes.flatMap((change) => {
     const id = change.op === 'create' && isRecord(change.body) ? (change.body.id ?? change.id) : change.id;
-    return isId(id) ? [{ kind: change.kind, id }] : [];
+    return isId(id) ? [{ kind: change.kind, id: id.toLowerCase() }] : [];
   });
 }
 
@@ -170,7 +171,8 @@ async function stageReplacement(attempt: Attempt, change: Change & { op: 'replac
   if (existing !== undefined && !(await scope.sees(kind, existing, staged))) throw new ObjectNotFoundError(kind, id);
   if (existing !== undefined && change.onlyNew) throw new PreconditionFailedError(kind, id, 'there is one already');
   if (existing === undefined) return make(attempt, kind, input, undefined);
-  const completed = scope.complete(kind, withKept(kind, input, existing), existing);
+  const full = unmasked(kind, withKept(kind, input, existing), existing);
+  const completed = scope.complete(kind, full, existing);
   return replace(attempt, kind, existing, validated(kind, completed));
 }
 
@@ -180,7 +182,8 @@ async function stagePatch(attempt: Attempt, change: Change & { op: 'patch' }): P
   const patch = bodyOf(change);
   const existing = await loadIf(attempt, kind, id, ifMatch);
   if (existing === undefined || !(await scope.sees(kind, existing, staged))) throw new ObjectNotFoundError(kind, id);
-  const patched = withoutStaleKey(mergePatch(existing, patch), patch, existing);
+  const merged = mergePatch(existing, unmasked(kind, patch, existing));
+  const patched = withoutStaleKey(merged, patch, existing);
   return replace(attempt, kind, existing, validated(kind, patched));
 }
 
@@ -203,7 +206,7 @@ async function make(
   place: RulePlace | undefined,
 ): Promise<Staged> {
   const { scope, transaction, staged } = attempt;
-  const filled = { ...(await defaultsOf(attempt, kind, input, place)), ...input };
+  const filled = { ...(await defaultsOf(attempt, kind, input, place)), ...unmasked(kind, input, undefined) };
   const object = validated(kind, scope.complete(kind, filled, undefined));
   await scope.checkChange(kind, undefined, object, staged);
   await transaction.create(kind, asInput(kind, object));
@@ -261,10 +264,10 @@ export function isChanged(found: unknown): string {
 /** @throws InvalidInputError unless the body is an object whose id, if it has one, is that of the change */
 function bodyOf({ kind, body, id }: { kind: Kind; body: unknown; id?: string }): Record<string, unknown> {
   if (!isRecord(body)) throw new InvalidInputError(kind, body ?? null, 'expected a JSON object');
-  if (body.id !== undefined && id !== undefined && body.id !== id) {
-    throw new InvalidInputError(`${kind}.id`, body.id, `expected ${id}`);
-  }
-  return body;
+  if (body.id === undefined) return body;
+  const own = parseId(`${kind}.id`, body.id);
+  if (id !== undefined && own !== id) throw new InvalidInputError(`${kind}.id`, body.id, `expected ${id}`);
+  return { ...body, id: own };
 }
 
 /** What a new object has where the client says nothing. */
@@ -314,8 +317,12 @@ const KEPT_FIELDS: Readonly<Partial<Record<Kind, readonly string[]>>> = {
 /** The host's agent has put the tunnel key there; it stays good as long as the port is at the same place. */
 function keptBinding(binding: unknown, existing: Port['binding']): { binding?: Record<string, unknown> } {
   if (existing?.tunnelKey === undefined || !isRecord(binding) || binding.tunnelKey !== undefined) return {};
-  const isSame = binding.hostId === existing.hostId && binding.interfaceName === existing.interfaceName;
+  const isSame = isSameId(binding.hostId, existing.hostId) && binding.interfaceName === existing.interfaceName;
   return isSame ? { binding: { ...binding, tunnelKey: existing.tunnelKey } } : {};
+}
+
+function isSameId(text: unknown, id: string): boolean {
+  return typeof text === 'string' && text.toLowerCase() === id;
 }
 
 /** A port that a patch moves leaves its tunnel key behind: another port has it at the place where it goes. */
@@ -334,7 +341,8 @@ function isAsAskedFor(
   existing: TopologyTypes[Kind],
 ): boolean {
   const { id } = existing;
-  const asked = validated(kind, { ...scope.complete(kind, withKept(kind, input, existing), existing), id });
+  const full = unmasked(kind, withKept(kind, input, existing), existing);
+  const asked = validated(kind, { ...scope.complete(kind, full, existing), id });
   const noted = (NOTED_FIELDS[kind] ?? []).filter((field) => !(field in asked));
   const there = Object.fromEntries(Object.entries(existing).filter(([field]) => !noted.includes(field)));
   return isDeepStrictEqual(there, asked);

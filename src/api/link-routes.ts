@@ -1,5 +1,6 @@
 import { Router } from 'express';
 import * as z from 'zod';
+import { uuid } from '../topology/fields.js';
 import { carryOut } from './changes.js';
 import { validateBody } from './error-fields.js';
 import { parseId, refuseOthers } from './object-query.js';
@@ -7,7 +8,7 @@ import { NoSuchEntryError } from './request-errors.js';
 import { type Call, parameter, serve } from './serve.js';
 
 /** The port at the other end. */
-export const linkSchema = z.strictObject({ peerId: z.uuid() });
+export const linkSchema = z.strictObject({ peerId: uuid });
 
 /** `/v1/ports/{id}/link`: which port this one is linked to; both name each other. */
 export function linkRoutes(): Router {

@@ -1,10 +1,12 @@
-import * as z from 'zod';
+import type * as z from 'zod';
 import { InvalidInputError } from '../errors.js';
 import { referenceName } from '../nsdb/layout.js';
+import { uuid } from '../topology/fields.js';
 import { REFERENCES, type ReferenceRow, refersTo } from '../topology/references.js';
 import { type Kind, SCHEMAS, type TopologyTypes } from '../topology/types.js';
 import { expectation } from '../topology/validate.js';
 import { isRecord } from './merge-patch.js';
+import { isSecret } from './secrets.js';
 
 /** What the query of a collection asks for. */
 export interface ObjectQuery {
@@ -74,22 +76,25 @@ export function matches(filters: readonly Filter[], object: TopologyTypes[Kind])
 /** The fields of a kind that a query may name. */
 export function filterFields(kind: Kind): string[] {
   const scalars = [...shapeOf(SCHEMAS[kind])].filter(([, types]) => types.some(isScalar)).map(([field]) => field);
-  return [...new Set([...scalars, ...rowsByField(kind).keys()])];
+  return [...new Set([...scalars, ...rowsByField(kind).keys()])].filter((field) => !isSecret(kind, field));
 }
 
-/** An identifier as objects have them. @throws InvalidInputError naming the field */
+/** An identifier as objects have them: lower-case. @throws InvalidInputError naming the field */
 export function parseId(field: string, text: unknown): string {
-  if (!isId(text)) throw new InvalidInputError(field, text, 'expected a UUID');
-  return text;
+  const id = uuid.safeParse(text);
+  if (!id.success) throw new InvalidInputError(field, text, 'expected a UUID');
+  return id.data;
 }
 
 export function isId(value: unknown): value is string {
-  return z.uuid().safeParse(value).success;
+  return uuid.safeParse(value).success;
 }
 
 function parseFilter(kind: Kind, field: string, text: string): Filter {
   const row = rowsByField(kind).get(field);
-  const types = row !== undefined ? [] : (shapeOf(SCHEMAS[kind]).get(field) ?? []).filter(isScalar);
+  // Else it could be guessed at.
+  const isOpen = row === undefined && !isSecret(kind, field);
+  const types = !isOpen ? [] : (shapeOf(SCHEMAS[kind]).get(field) ?? []).filter(isScalar);
   if (row !== undefined) return { field, value: parseId(field, text), row };
   if (types.length === 0) {
     throw new InvalidInputError(field, text, `expected limit, after or a field of a ${kind} with a plain value`);

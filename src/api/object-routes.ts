@@ -10,6 +10,7 @@ import { matches, type ObjectQuery, parseId, parseObjectQuery, refuseOthers } fr
 import { PreconditionFailedError } from './request-errors.js';
 import { NESTED, type NestedCollection, segmentOf } from './resources.js';
 import type { RulePlace } from './rule-place.js';
+import { told } from './secrets.js';
 import { type Call, parameter, serve } from './serve.js';
 
 /** `/v1/KINDs`, `/v1/KINDs/{id}` and `/v1/PARENTs/{id}/KINDs`: objects are treated alike whatever they are. */
@@ -45,7 +46,7 @@ async function list(call: Call, kind: Kind, query: ObjectQuery): Promise<void> {
   const { items, next } = await listObjects(scope, kind, query, signal);
   sendPage(
     call,
-    items.map(({ object }) => object),
+    items.map(({ object }) => told(kind, object)),
     next,
   );
 }
@@ -88,8 +89,9 @@ async function createBelow(call: Call, { parent, row }: NestedCollection): Promi
   const isRule = row.kind === 'rule' && row.field === 'chainId';
   if (!isRule) refuseOthers(request.query, []);
   const body: unknown = request.body;
-  if (isRecord(body) && body[row.field] !== undefined && body[row.field] !== object.id) {
-    throw new InvalidInputError(row.field, body[row.field], `expected ${object.id}, as in the path`);
+  const named = isRecord(body) ? body[row.field] : undefined;
+  if (named !== undefined && parseId(row.field, named) !== object.id) {
+    throw new InvalidInputError(row.field, named, `expected ${object.id}, as in the path`);
   }
   const place = isRule ? placeIn(request.query) : undefined;
   const full = isRecord(body) ? { ...body, [row.field]: object.id } : body;
@@ -115,7 +117,7 @@ async function show(call: Call, kind: Kind): Promise<void> {
   const ifNoneMatch = request.get('if-none-match');
   response.set('ETag', etagOf(modified));
   if (ifNoneMatch !== undefined && ifNoneMatchNames(ifNoneMatch, modified)) response.status(304).end();
-  else response.json(object);
+  else response.json(told(kind, object));
 }
 
 async function put(call: Call, kind: Kind): Promise<void> {
@@ -176,5 +178,5 @@ function answer({ response }: Call, { kind, id, result, stored }: Outcome): void
   // Somebody deleted it as soon as it was there.
   if (stored === undefined) throw new ObjectConflictError(kind, id);
   if (result === 'created') response.status(201).location(`/v1/${segmentOf(kind)}/${id}`);
-  response.set('ETag', etagOf(stored.modified)).json(stored.object);
+  response.set('ETag', etagOf(stored.modified)).json(told(kind, stored.object));
 }

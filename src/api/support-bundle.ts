@@ -6,6 +6,7 @@ import { readAhead } from '../nsdb/read-ahead.js';
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import { type Host, KINDS, type Kind } from '../topology/types.js';
 import { AgentLink } from './agent-link.js';
+import { MASK } from './secrets.js';
 import { clusterStatus } from './status.js';
 import { TAR_END, tarFile } from './tar.js';
 
@@ -169,7 +170,7 @@ export function masked(value: unknown): unknown {
   return Object.fromEntries(
     Object.entries(value).map(([name, inner]) => [
       name,
-      typeof inner === 'string' && SECRET.test(name) ? '***' : masked(inner),
+      typeof inner === 'string' && SECRET.test(name) ? MASK : masked(inner),
     ]),
   );
 }

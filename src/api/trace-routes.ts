@@ -2,6 +2,7 @@ import { Router } from 'express';
 import * as z from 'zod';
 import { formatPacket, parsePacket } from '../flow/packet-text.js';
 import type { PlainPass } from '../simulation/explain.js';
+import { uuid } from '../topology/fields.js';
 import type { Port } from '../topology/types.js';
 import { AgentLink } from './agent-link.js';
 import { validateBody } from './error-fields.js';
@@ -17,7 +18,7 @@ import { forTenant, type ShownPass } from './trace-privacy.js';
 import { stepTexts } from './trace-text.js';
 
 export const traceRequestBody = z.strictObject({
-  portId: z.uuid(),
+  portId: uuid,
   /** In words, see packet-text.ts. MAC addresses that are left out are found out. */
   packet: z.string().max(1000),
   /** What the packet is to its connection, where rules or translations depend on that. */

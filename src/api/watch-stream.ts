@@ -5,6 +5,7 @@ import type { Kind, TopologyTypes } from '../topology/types.js';
 import { etagOf } from './etag.js';
 import type { Departure, Feed, KnownObject, Place } from './feed.js';
 import type { Feeds, OpenStream } from './feeds.js';
+import { told } from './secrets.js';
 import type { Lookup } from './tenancy.js';
 
 /** Which objects a stream tells. Undefined: all. */
@@ -219,7 +220,7 @@ export class WatchStream implements OpenStream {
     const isShown = known !== undefined && this.wants(known) && (await this.maySee(feed, known));
     if (isShown) {
       this.told?.add(keyOf(feed, id));
-      await this.tell('put', { kind, object: known.object, etag: etagOf(known.modified) });
+      await this.tell('put', { kind, object: told(kind, known.object), etag: etagOf(known.modified) });
     } else if (this.told === undefined || this.told.delete(keyOf(feed, id))) {
       await this.tell('delete', { kind, id });
     }

@@ -28,7 +28,7 @@ export const configSchema = z.strictObject({
   host: z
     .strictObject({
       /** Made up on the first start and kept in the state folder when absent. */
-      id: z.uuid('expected a UUID').optional(),
+      id: z.uuid('expected a UUID').toLowerCase().optional(),
       name: nameSchema.default(() => hostname()),
     })
     .prefault({}),

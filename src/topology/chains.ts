@@ -1,13 +1,24 @@
 import * as z from 'zod';
 import { parseMac } from '../packet/address.js';
 import { parseIp } from '../packet/ip.js';
-import { cidr, ipAddress, mac, nameSchema, reference, references, tenantId, vlanId, vlanPriority } from './fields.js';
+import {
+  cidr,
+  ipAddress,
+  mac,
+  nameSchema,
+  reference,
+  references,
+  tenantId,
+  uuid,
+  vlanId,
+  vlanPriority,
+} from './fields.js';
 import { positionSchema } from './position.js';
 
 /** Chains of rules: firewalls, NAT, redirection. */
 
 export const chainSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema,
   tenantId,
   /** Whatever the owner wants to keep with the chain. */
@@ -135,7 +146,7 @@ const natAction = z.enum(['accept', 'continue', 'return']);
 const natTargets = z.array(natTarget).min(1, 'expected at least one target');
 
 const ruleFields = {
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   chainId: reference,
   /** Where the rule stands among those of its chain, see position.ts; of two at the same place the lesser id is first. */

@@ -12,6 +12,7 @@ import {
   reference,
   references,
   tenantId,
+  uuid,
   vlanId,
   vni,
 } from './fields.js';
@@ -30,7 +31,7 @@ const mirrors = { inboundMirrorIds: references, outboundMirrorIds: references };
  * as soon as one of its interior ports has a VLAN id.
  */
 export const bridgeSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema,
   tenantId,
   adminStateUp,
@@ -44,7 +45,7 @@ export const bridgeSchema = z.strictObject({
 });
 
 export const routerSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema,
   tenantId,
   adminStateUp,
@@ -62,13 +63,13 @@ export const routerSchema = z.strictObject({
 
 /** Where an exterior port is: the host's agent adds `tunnelKey` when it makes the port active. */
 export const bindingSchema = z.strictObject({
-  hostId: z.uuid(),
+  hostId: uuid,
   interfaceName: interfaceNameSchema,
   tunnelKey: tunnelKey.optional(),
 });
 
 const portFields = {
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   adminStateUp,
   mac: mac.optional(),
@@ -153,7 +154,7 @@ export const bridgePortSchema = z.strictObject({ ...portFields, bridgeId: refere
  */
 export const routeSchema = z
   .strictObject({
-    id: z.uuid(),
+    id: uuid,
     name: nameSchema.optional(),
     routerId: reference,
     type: z.enum(['normal', 'blackhole', 'reject', 'local']),
@@ -187,7 +188,7 @@ export const routeSchema = z
 /** A range of addresses of a bridge, handed out to hosts in blocks of 2^(32 or 128 - blockSize) addresses. */
 export const addressPoolSchema = z
   .strictObject({
-    id: z.uuid(),
+    id: uuid,
     name: nameSchema.optional(),
     bridgeId: reference,
     cidr,

@@ -2,7 +2,7 @@ import * as z from 'zod';
 import { parseDhcpOption } from '../packet/dhcp-options.js';
 import { isDomainName } from '../packet/dns-name.js';
 import { parseCidr } from '../packet/ip.js';
-import { cidr, ipAddress, ipv4Address, nameSchema, reference } from './fields.js';
+import { cidr, ipAddress, ipv4Address, nameSchema, reference, uuid } from './fields.js';
 
 /** DHCP of a bridge. The machines of a subnet are stored one by one (see Members). */
 
@@ -16,7 +16,7 @@ const lifetime = z.int().min(1).max(0xffff_ffff);
 
 /** A bridge has each subnet once. */
 export const dhcpSubnetSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   bridgeId: reference,
   cidr: ipv4Cidr,
@@ -68,7 +68,7 @@ const advertisement = z
  */
 export const dhcpV6SubnetSchema = z
   .strictObject({
-    id: z.uuid(),
+    id: uuid,
     name: nameSchema.optional(),
     bridgeId: reference,
     prefix: ipv6Cidr,

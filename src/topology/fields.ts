@@ -77,11 +77,14 @@ export const transportPort = z.int().min(1).max(65_535);
 /** A VXLAN network identifier (RFC 7348 section 5). */
 export const vni = z.int().min(0).max(0xff_ffff);
 
+/** What an object is called by everything else. Its letters may come in either case, and are lower-case from then on. */
+export const uuid = z.uuid().toLowerCase();
+
 /** A reference to another object, which must exist. */
-export const reference = z.uuid();
+export const reference = uuid;
 
 /** References in any order, each once; absent rather than empty where nothing is referred to. */
-export const references = z.array(z.uuid()).superRefine(distinct).optional();
+export const references = z.array(uuid).superRefine(distinct).optional();
 
 /** Reports values that are in a list a second time. */
 export function distinct(values: readonly string[], context: z.RefinementCtx): void {

@@ -1,11 +1,22 @@
 import * as z from 'zod';
-import { cidr, ipAddress, ipv4Address, mac, nameSchema, reference, references, transportPort, vni } from './fields.js';
+import {
+  cidr,
+  ipAddress,
+  ipv4Address,
+  mac,
+  nameSchema,
+  reference,
+  references,
+  transportPort,
+  uuid,
+  vni,
+} from './fields.js';
 
 /** Ways to other networks: BGP, hardware VTEPs, routers of other sites. */
 
 /** A range of addresses that a router announces. */
 export const bgpNetworkSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   routerId: reference,
   cidr,
@@ -13,7 +24,7 @@ export const bgpNetworkSchema = z.strictObject({
 
 /** A neighbour of a router. Times in seconds. */
 export const bgpPeerSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   routerId: reference,
   address: ipAddress,
@@ -26,7 +37,7 @@ export const bgpPeerSchema = z.strictObject({
 
 /** A switch that ends VXLAN tunnels; which of its ports and VLANs are on which bridge. */
 export const vtepSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   managementAddress: ipAddress,
   managementPort: transportPort.default(6632),
@@ -46,7 +57,7 @@ export const vtepSchema = z.strictObject({
 
 /** A router that is joined to routers of other sites by tunnels. */
 export const gatewayDeviceSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   routerId: reference.optional(),
   tunnelAddresses: z.array(ipv4Address).optional(),
@@ -54,7 +65,7 @@ export const gatewayDeviceSchema = z.strictObject({
 
 /** A MAC address behind a VTEP of another site. */
 export const remoteMacEntrySchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   gatewayDeviceId: reference,
   mac,

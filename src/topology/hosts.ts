@@ -1,5 +1,5 @@
 import * as z from 'zod';
-import { ipv4Address, nameSchema, reference, references } from './fields.js';
+import { ipv4Address, nameSchema, reference, references, uuid } from './fields.js';
 
 /** Machines and the underlay between them. */
 
@@ -18,7 +18,7 @@ const tunnelZones = z
 
 /** A machine that runs an agent. */
 export const hostSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema,
   /** The tunnel zones it is in, with its address in each. */
   tunnelZones,
@@ -29,7 +29,7 @@ export const hostSchema = z.strictObject({
 
 /** Hosts that reach each other over one underlay with one encapsulation. `vtep`: hardware VTEPs are in it. */
 export const tunnelZoneSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema,
   type: z.enum(['vxlan', 'gre', 'vtep']),
 });

@@ -1,9 +1,9 @@
 import * as z from 'zod';
-import { adminStateUp, ipAddress, nameSchema, reference, tenantId, transportPort } from './fields.js';
+import { adminStateUp, ipAddress, nameSchema, reference, tenantId, transportPort, uuid } from './fields.js';
 
 /** Load balancers. One is attached by naming it in a router or in bridges. */
 export const loadBalancerSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   tenantId,
   adminStateUp,
@@ -11,7 +11,7 @@ export const loadBalancerSchema = z.strictObject({
 
 /** The servers that the connections to some VIPs are divided among. */
 export const poolSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   tenantId,
   loadBalancerId: reference.optional(),
@@ -22,7 +22,7 @@ export const poolSchema = z.strictObject({
 });
 
 export const poolMemberSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   poolId: reference,
   adminStateUp,
@@ -36,7 +36,7 @@ export const poolMemberSchema = z.strictObject({
 
 /** An address and port that clients connect to. */
 export const vipSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   poolId: reference,
   adminStateUp,
@@ -50,7 +50,7 @@ export const vipSchema = z.strictObject({
 
 /** How members are looked after: a connection every `delay` seconds; `maxRetries` failures in a row count. */
 export const healthMonitorSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   tenantId,
   adminStateUp,

@@ -1,12 +1,12 @@
 import * as z from 'zod';
 import { conditionSchema } from './chains.js';
-import { mac, nameSchema, reference, tenantId, vlanId } from './fields.js';
+import { mac, nameSchema, reference, tenantId, uuid, vlanId } from './fields.js';
 
 /** What watches, shapes or diverts traffic on its way: mirrors, inserted services, quality of service, traces, logs. */
 
 /** A copy of each packet that one of the conditions matches goes out of `toPortId`. Devices name their mirrors. */
 export const mirrorSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   tenantId,
   toPortId: reference,
@@ -18,7 +18,7 @@ export const mirrorSchema = z.strictObject({
  * several services in order of `position`. Both are ports of bridges.
  */
 export const l2InsertionSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   portId: reference,
   servicePortId: reference,
@@ -30,7 +30,7 @@ export const l2InsertionSchema = z.strictObject({
 });
 
 export const qosPolicySchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema,
   description: z.string().max(1024).optional(),
   tenantId,
@@ -52,7 +52,7 @@ export const qosPolicySchema = z.strictObject({
 /** Packets at a device that the condition matches are to be traced, at most `limit` of them. */
 export const traceRequestSchema = z
   .strictObject({
-    id: z.uuid(),
+    id: uuid,
     name: nameSchema.optional(),
     enabled: z.boolean().default(false),
     condition: conditionSchema.default({}),
@@ -71,7 +71,7 @@ export const traceRequestSchema = z
   });
 
 export const loggingResourceSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   type: z.enum(['file']).default('file'),
   enabled: z.boolean().default(true),
@@ -79,7 +79,7 @@ export const loggingResourceSchema = z.strictObject({
 
 /** Decisions of a chain are logged. */
 export const ruleLoggerSchema = z.strictObject({
-  id: z.uuid(),
+  id: uuid,
   name: nameSchema.optional(),
   chainId: reference,
   loggingResourceId: reference,

@@ -3,7 +3,7 @@ import * as z from 'zod';
 import { InvalidInputError } from '../../errors.js';
 import { formatMac, parseMac } from '../../packet/address.js';
 import { formatCidr, formatIp, parseCidr, parseIp } from '../../packet/ip.js';
-import { mac } from '../../topology/fields.js';
+import { mac, uuid } from '../../topology/fields.js';
 import {
   bridgeIpsPath,
   bridgeMacsPath,
@@ -15,7 +15,7 @@ import {
 import type { TableType } from './shared-table.js';
 
 /** Which port a MAC address of a bridge is behind. */
-export const macEntrySchema = z.strictObject({ portId: z.uuid() });
+export const macEntrySchema = z.strictObject({ portId: uuid });
 export type MacEntry = z.output<typeof macEntrySchema>;
 
 /** The MAC address of an IP address. */
@@ -23,7 +23,7 @@ export const ipEntrySchema = z.strictObject({ mac });
 export type IpEntry = z.output<typeof ipEntrySchema>;
 
 /** Where an address is that moves between hosts. */
-export const addressEntrySchema = z.strictObject({ portId: z.uuid(), hostId: z.uuid() });
+export const addressEntrySchema = z.strictObject({ portId: uuid, hostId: uuid });
 export type AddressEntry = z.output<typeof addressEntrySchema>;
 
 /** A route that a router was told of by its peers: of several the lower weight is taken. */
