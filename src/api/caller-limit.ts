@@ -2,7 +2,7 @@ import type { RequestHandler } from 'express';
 import { MemoryStore, rateLimit } from 'express-rate-limit';
 import { TooManyRequestsError } from './authentication/errors.js';
 import { isRepeated } from './authentication/failure-limit.js';
-import type { Caller } from './caller.js';
+import { type Caller, callerKey } from './caller.js';
 
 const WINDOW_MS = 10_000;
 
@@ -17,10 +17,7 @@ export function callerLimit(perSecond: number, closing?: AbortSignal): RequestHa
     store,
     windowMs: WINDOW_MS,
     limit: (perSecond * WINDOW_MS) / 1000,
-    keyGenerator: (_request, response) => {
-      const { role, tenantId, name } = response.locals.caller as Caller;
-      return JSON.stringify([role, tenantId, name]);
-    },
+    keyGenerator: (_request, response) => callerKey(response.locals.caller as Caller),
     standardHeaders: 'draft-8',
     legacyHeaders: false,
     handler: (request, _response, next) => {

@@ -15,3 +15,8 @@ export interface Caller {
 
 /** Who asks where nobody has to say who they are: on loopback, without authentication. */
 export const LOCAL_ADMIN: Caller = { name: 'local', role: 'admin', tenantId: undefined };
+
+/** What limits are counted by: names alone are not one of a kind, as tokens of two tenants may have the same. */
+export function callerKey({ role, tenantId, name }: Caller): string {
+  return JSON.stringify([role, tenantId, name]);
+}

@@ -10,6 +10,7 @@ import { readAhead } from '../nsdb/read-ahead.js';
 import type { Store } from '../nsdb/store.js';
 import type { Port } from '../topology/types.js';
 import { AgentLink } from './agent-link.js';
+import { CallerPlaces } from './caller-places.js';
 import type { ApiContext } from './context.js';
 import { concealHosts, hostToAsk } from './host-to-ask.js';
 import { parseId, refuseOthers } from './object-query.js';
@@ -18,6 +19,8 @@ import { serve } from './serve.js';
 import type { Scope } from './tenancy.js';
 
 const PARAMETERS = ['direction', 'filter', 'count', 'seconds', 'format'];
+/** Each host takes part in a few at a time, of whoever wants them. */
+const CAPTURES_PER_CALLER = 4;
 const TYPES: Readonly<Record<string, string>> = {
   pcapng: 'application/x-pcapng',
   pcap: 'application/vnd.tcpdump.pcap',
@@ -110,6 +113,7 @@ export const CAPTURE_OPERATIONS: readonly OperationDescription[] = [
 /** `/v1/ports/{id}/captures`: what crosses a port, anywhere. */
 export function captureRoutes({ repository, closing, log }: ApiContext): Router {
   const agents = new AgentLink(repository.store);
+  const places = new CallerPlaces('captures', CAPTURES_PER_CALLER);
   const router = Router();
   serve(router, '/ports/:id/captures', {
     get: async ({ request: { params, query }, response, scope, signal }) => {
@@ -128,9 +132,13 @@ export function captureRoutes({ repository, closing, log }: ApiContext): Router 
         throw new InvalidInputError('format', format, `expected one of ${Object.keys(TYPES).join(', ')}`);
       }
       const asked = new URLSearchParams({ ...(query as Record<string, string>), format, port: portId });
+      places.take(scope.caller);
       // It may take longer than other requests.
       const gone = new AbortController();
-      response.once('close', () => gone.abort());
+      response.once('close', () => {
+        places.free(scope.caller);
+        gone.abort();
+      });
       const ends = closing === undefined ? gone.signal : AbortSignal.any([gone.signal, closing]);
       const packets = await openCapture(scope, agents, port, asked, signal, ends);
       // Nothing may come for any time.

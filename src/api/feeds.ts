@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
-import { ClosedError, MidonetError } from '../errors.js';
+import { ClosedError } from '../errors.js';
 import type { TopologyRepository } from '../nsdb/repository/topology-repository.js';
 import type { Kind } from '../topology/types.js';
+import type { Caller } from './caller.js';
+import { CallerPlaces } from './caller-places.js';
 import { Feed, type Follower } from './feed.js';
 import { OwnerReader } from './owner-reader.js';
 
@@ -34,13 +36,6 @@ export interface OpenStream extends Follower {
   end(): void;
 }
 
-/** The caller has as many streams open as they may. */
-export class TooManyStreamsError extends MidonetError {
-  constructor(caller: string, limit: number) {
-    super('MN_TOO_MANY_REQUESTS', `${caller} has ${limit} watch streams open, which is the limit`);
-  }
-}
-
 /** The feeds of a server, made when they are first wanted, and the streams that they are told by. */
 export class Feeds {
   /** Tells versions that these feeds gave from those of others. */
@@ -48,8 +43,8 @@ export class Feeds {
   readonly owners: OwnerReader;
   private readonly feeds = new Map<Kind, Feed>();
   private readonly lingering = new Map<Feed, NodeJS.Timeout>();
-  private readonly streams = new Map<OpenStream, string>();
-  private readonly streamsOf = new Map<string, number>();
+  private readonly streams = new Map<OpenStream, Caller>();
+  private readonly places: CallerPlaces;
   private heartbeat: NodeJS.Timeout | undefined;
   private isClosed = false;
 
@@ -59,20 +54,18 @@ export class Feeds {
     readonly limits: FeedLimits = FEED_LIMITS,
   ) {
     this.owners = new OwnerReader(repository);
+    this.places = new CallerPlaces('watch streams', limits.streamsPerCaller);
   }
 
   /**
    * Have the stream follow the feeds of some kinds.
-   * @throws TooManyStreamsError, ClosedError
+   * @throws TooManyAtOnceError, ClosedError
    */
-  open(stream: OpenStream, kinds: readonly Kind[], caller: string): Feed[] {
+  open(stream: OpenStream, kinds: readonly Kind[], caller: Caller): Feed[] {
     if (this.isClosed) throw new ClosedError('API server');
-    const { streamsPerCaller, heartbeat } = this.limits;
-    const count = this.streamsOf.get(caller) ?? 0;
-    if (count >= streamsPerCaller) throw new TooManyStreamsError(caller, streamsPerCaller);
-    this.streamsOf.set(caller, count + 1);
+    this.places.take(caller);
     this.streams.set(stream, caller);
-    this.heartbeat ??= setInterval(() => this.beat(), heartbeat);
+    this.heartbeat ??= setInterval(() => this.beat(), this.limits.heartbeat);
     const feeds = kinds.map((kind) => this.feedOf(kind));
     for (const feed of feeds) feed.follow(stream);
     return feeds;
@@ -83,9 +76,7 @@ export class Feeds {
     const caller = this.streams.get(stream);
     if (caller === undefined) return;
     this.streams.delete(stream);
-    const count = this.streamsOf.get(caller)! - 1;
-    if (count === 0) this.streamsOf.delete(caller);
-    else this.streamsOf.set(caller, count);
+    this.places.free(caller);
     if (this.streams.size === 0) {
       clearInterval(this.heartbeat);
       this.heartbeat = undefined;

@@ -12,8 +12,9 @@ import type { Feeds } from './feeds.js';
 import { type Filter, matches, parseId, parseObjectQuery, refuseOthers } from './object-query.js';
 import type { OperationDescription } from './operation.js';
 import { NESTED, segmentOf } from './resources.js';
+import { serve } from './serve.js';
 import { ADMIN_KINDS, maySee, tenantOf } from './tenancy.js';
-import { type Selection, WatchStream } from './watch-stream.js';
+import { EVENT_STREAM, type Selection, WatchStream } from './watch-stream.js';
 
 export const WATCH_EVENTS = `id:
 event: reset
@@ -100,12 +101,15 @@ interface WatchRequest {
 export function watchRoutes({ log }: ApiContext, feeds: Feeds): Router {
   const router = Router();
   const start = (response: Response, asked: WatchRequest) => watch(log, feeds, response, asked);
-  router.get('/watch', async (request, response) => {
-    refuseOthers(request.query, ['kinds', 'tenantId', 'from', 'watch']);
-    const { caller } = response.locals as Locals;
-    const kinds =
-      kindsIn(request.query.kinds) ?? KINDS.filter((kind) => caller.role === 'admin' || !ADMIN_KINDS.has(kind));
-    await start(response, { kinds, ...whereFrom(feeds, request), wants: undefined });
+  serve(router, '/watch', {
+    get: async ({ request, response, scope }) => {
+      refuseOthers(request.query, ['kinds', 'tenantId', 'from', 'watch']);
+      const kinds = kindsIn(request.query.kinds) ?? KINDS.filter((kind) => scope.isAdmin || !ADMIN_KINDS.has(kind));
+      const asked = { kinds, ...whereFrom(feeds, request), wants: undefined };
+      // Of HEAD nothing would ever come.
+      if (request.method === 'HEAD') response.type(EVENT_STREAM).end();
+      else await start(response, asked);
+    },
   });
   for (const kind of KINDS) {
     router.get(`/${segmentOf(kind)}`, streamOnly, async (request, response) => {
@@ -139,7 +143,7 @@ async function watch(
 ): Promise<void> {
   const { caller, signal } = response.locals as Locals;
   const selection = { maySee: sight(caller, tenantId), wants };
-  const stream = new WatchStream({ response, feeds, kinds, caller: caller.name, selection, log });
+  const stream = new WatchStream({ response, feeds, kinds, caller, selection, log });
   try {
     await stream.catchUp(signal);
     const isMissing = id !== undefined && from === undefined && (await stream.find(id)) === undefined;

@@ -2,6 +2,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Response } from 'express';
 import type { Logger } from 'pino';
 import type { Kind, TopologyTypes } from '../topology/types.js';
+import type { Caller } from './caller.js';
 import { etagOf } from './etag.js';
 import type { Departure, Feed, KnownObject, Place } from './feed.js';
 import type { Feeds, OpenStream } from './feeds.js';
@@ -21,14 +22,15 @@ export interface WatchStreamOptions {
   readonly response: Response;
   readonly feeds: Feeds;
   readonly kinds: readonly Kind[];
-  /** Name of who watches. */
-  readonly caller: string;
+  readonly caller: Caller;
   readonly selection: Selection;
   readonly log: Logger;
 }
 
 /** Something to be told, in its turn: the present state of an object, or that everything before it has been told. */
 type Task = { readonly feed: Feed; readonly id: string } | { readonly version: number };
+
+export const EVENT_STREAM = 'text/event-stream';
 
 const MARK = '';
 /** Objects looked at before others get their turn. */
@@ -51,7 +53,7 @@ export class WatchStream implements OpenStream {
   private isEnded = false;
   private wake = () => {};
 
-  /** Begins to note what changes. @throws TooManyStreamsError, ClosedError */
+  /** Begins to note what changes. @throws TooManyAtOnceError, ClosedError */
   constructor(private readonly options: WatchStreamOptions) {
     const { maySee, wants } = options.selection;
     this.told = maySee === undefined && wants === undefined ? undefined : new Set();
@@ -81,7 +83,7 @@ export class WatchStream implements OpenStream {
   async run(from: Place | undefined): Promise<void> {
     const { response } = this.options;
     this.isBegun = true;
-    response.status(200).set({ 'content-type': 'text/event-stream', 'cache-control': 'no-store' });
+    response.status(200).set({ 'content-type': EVENT_STREAM, 'cache-control': 'no-store' });
     response.flushHeaders();
     // The server closed before it began.
     if (this.isEnded) response.end();
@@ -262,7 +264,7 @@ export class WatchStream implements OpenStream {
     this.isBlocked = true;
     await new Promise<void>((resolve) => {
       const stalled = setTimeout(() => {
-        this.options.log.info({ caller: this.options.caller }, 'a watch stream ends: its client takes nothing');
+        this.options.log.info({ caller: this.options.caller.name }, 'a watch stream ends: its client takes nothing');
         response.destroy();
       }, this.options.feeds.limits.stall);
       const done = () => {

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { AccessTokens } from '../../src/api/authentication/access-tokens.js';
 import { NoRoleError, UnauthenticatedError } from '../../src/api/authentication/errors.js';
 import { LOCAL_ADMIN } from '../../src/api/caller.js';
+import { FEED_LIMITS } from '../../src/api/feeds.js';
 import type { Store } from '../../src/nsdb/store.js';
 import { allPaths } from '../nsdb/embedded-nsdb.js';
 import { test } from '../nsdb/repository/repository-test.js';
@@ -252,6 +253,16 @@ test.serial('a caller who makes too many requests is told when to go on, and oth
   t.is(refused.length, 20);
   t.true(refused.every(({ headers, body }) => Number(headers.get('retry-after')) > 0 && body.status === 429));
   t.is((await ask(server, other.token, 'GET', '/v1/access-tokens')).status, 403);
+});
+
+test.serial('tokens of two tenants that have one name do not share the limit of streams', async (t) => {
+  const server = await serveApi(t, { feedLimits: { ...FEED_LIMITS, streamsPerCaller: 1 } });
+  const watch = async (tenantId: string) => {
+    const { token } = await makeToken(server, { role: 'tenant-reader', tenantId }, 'ci');
+    const headers = { authorization: `Bearer ${token}` };
+    return (await fetch(`http://127.0.0.1:${server.port}/v1/watch?kinds=bridge`, { headers })).status;
+  };
+  t.deepEqual([await watch('blue'), await watch('red'), await watch('red')], [200, 200, 429]);
 });
 
 test.serial('answers tell browsers to be careful with them', async (t) => {

@@ -175,6 +175,8 @@ clusterTest('tenants are told nothing of the host that is asked for them', { hos
       const [item] = itemsOf(await tenant.get(path));
       t.deepEqual(Object.keys(item).sort(), ['directions', 'id', 'since']);
       t.is(itemsOf(await api.admin.get(path))[0].hostId, host.id);
+      for (let more = 0; more < 3; more++) await client.stream('POST', path, { query: { direction: 'in' } });
+      t.like(await t.throwsAsync<ApiError>(client.stream('POST', path)), { status: 429 });
     } finally {
       client.close();
       await control.close();

@@ -301,6 +301,18 @@ test.serial('after the NSDB was put back to a backup everything is told anew', a
   t.false(reader.objects.has(`bridge ${lost.id}`));
 });
 
+test.serial('a stream that is asked for by HEAD ends, and other methods are refused', async (t) => {
+  const api = await serve(t);
+  const headers = { authorization: 'Bearer admin' };
+  const head = await fetch(`${api.address}/v1/watch?kinds=bridge`, { method: 'HEAD', headers });
+  t.is(head.status, 200);
+  t.is(head.headers.get('content-type'), 'text/event-stream; charset=utf-8');
+  t.is(await head.text(), '');
+  const post = await fetch(`${api.address}/v1/watch`, { method: 'POST', headers });
+  t.is(post.status, 405);
+  t.is(api.store.metrics.tracked, 0);
+});
+
 test.serial('what cannot be watched is refused with the name of what is at fault', async (t) => {
   const api = await serve(t, { streamsPerCaller: 1 });
   const refusal = async (reader: WatchReader) => {
