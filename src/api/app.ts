@@ -34,6 +34,7 @@ const BODY_LIMIT = '1mb';
 const REQUEST_TIMEOUT_MS = 30_000;
 /** Each listens to the request's signal, and Node.js takes more than ten listeners for a leak. */
 const READS_AT_ONCE = 200;
+const LISTENERS_OF_AN_ANSWER = 20;
 /** With the time for which tokens are remembered less than five seconds. */
 const AUTHENTICATE_AGAIN_MS = 1500;
 
@@ -83,6 +84,8 @@ function signals(): RequestHandler {
     response.once('close', () => gone.abort());
     response.locals.signal = AbortSignal.any([gone.signal, AbortSignal.timeout(REQUEST_TIMEOUT_MS)]);
     setMaxListeners(READS_AT_ONCE, response.locals.signal);
+    // Each layer waits for the end of the answer, and a pipeline into it several times over: more than Node.js takes for sound.
+    response.setMaxListeners(LISTENERS_OF_AN_ANSWER);
     next();
   };
 }

@@ -21,6 +21,11 @@ export function overviewRoutes(): Router {
         batch: '/v1/batch',
         watch: '/v1/watch',
         trace: '/v1/trace',
+        flows: '/v1/flows',
+        connections: '/v1/connections',
+        status: '/v1/status',
+        supportBundle: '/v1/support-bundle',
+        accessTokens: '/v1/access-tokens',
         openapi: '/v1/openapi.json',
         documentation: '/docs',
       });

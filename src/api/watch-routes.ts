@@ -111,6 +111,8 @@ export function watchRoutes({ log }: ApiContext, feeds: Feeds): Router {
       else await start(response, asked);
     },
   });
+  // What else may be done with objects is told where it is done.
+  router.use((request, _response, next) => next(request.method === 'OPTIONS' ? 'router' : undefined));
   for (const kind of KINDS) {
     router.get(`/${segmentOf(kind)}`, streamOnly, async (request, response) => {
       const filters = filtersIn(kind, request);

@@ -1,7 +1,7 @@
 import { type Command, Option } from 'commander';
 import type { AccessToken } from '../api/authentication/access-tokens.js';
 import type { MidonetClient } from '../api/client.js';
-import { InvalidInputError } from '../errors.js';
+import { InvalidInputError, MidonetError } from '../errors.js';
 import { addClientOptions } from './object-commands.js';
 import { type ClientFlags, withClient } from './objects.js';
 import { formOf, printAs } from './output.js';
@@ -99,13 +99,16 @@ async function tokensOf(
 const SHORT_ID = 12;
 const MIN_ID = 8;
 
-/** @throws InvalidInputError unless there is just one */
+/** @throws MidonetError, InvalidInputError unless there is just one */
 function tokenNamed(all: readonly AccessToken[], text: string): AccessToken {
   const byId = text.length < MIN_ID ? [] : all.filter(({ id }) => id.startsWith(text));
   const found = byId.length > 0 ? byId : all.filter(({ name }) => name === text);
   if (found.length === 1) return found[0];
   if (found.length === 0)
-    throw new InvalidInputError('access token', text, 'expected a name, or at least 8 digits of an id');
+    throw new MidonetError(
+      'MN_NOT_FOUND',
+      `there is no access token called ${text}; \`midonet access-token list\` tells what there is`,
+    );
   const ids = found.map(({ id }) => id.slice(0, SHORT_ID)).join(', ');
   throw new InvalidInputError('access token', text, `expected the id of one of them: ${ids}`);
 }

@@ -1,5 +1,5 @@
 import { COLLECTIONS, segmentOf } from '../api/resources.js';
-import { InvalidInputError } from '../errors.js';
+import { InvalidInputError, MidonetError } from '../errors.js';
 import { KINDS, type Kind } from '../topology/types.js';
 import { nearest } from './nearest.js';
 
@@ -94,16 +94,14 @@ export const ABOUT: Readonly<Record<Kind, { readonly description: string; readon
 
 /**
  * The kind that somebody names in the singular or the plural.
- * @throws InvalidInputError, with the nearest where there is one
+ * @param at names the option or field in errors
+ * @throws MidonetError, with the nearest where there is one
  */
-export function kindNamed(text: string): Kind {
+export function kindNamed(text: string, at = 'kind'): Kind {
   const word = text.toLowerCase();
   const kind = KINDS.find((one) => one === word) ?? COLLECTIONS.get(word);
   if (kind !== undefined) return kind;
   const near = nearest(word, [...KINDS, ...KINDS.map(segmentOf)]);
-  throw new InvalidInputError(
-    'kind',
-    text,
-    near === undefined ? `expected one of ${KINDS.join(', ')}` : `did you mean ${near}?`,
-  );
+  if (near === undefined) throw new InvalidInputError(at, text, `expected one of ${KINDS.join(', ')}`);
+  throw new MidonetError('MN_INVALID_INPUT', `${at}: there are no objects called ${text}; did you mean ${near}?`);
 }

@@ -55,7 +55,12 @@ export interface Member {
 export function canonicalKey(kind: Kind, text: unknown, at: string): string {
   const list = listOf(kind);
   const key = typeof text === 'string' ? list.canonical(text) : undefined;
-  if (key === undefined) throw new InvalidInputError(at, text, `expected the ${list.key} of a ${list.one}`);
+  if (key === undefined)
+    throw new InvalidInputError(
+      at,
+      text,
+      list.key === list.one ? `expected an ${list.one}` : `expected the ${list.key} of a ${list.one}`,
+    );
   return key;
 }
 

@@ -69,19 +69,16 @@ export class Names {
    * The identifier of the object called `text`: by identifier, by name, by the name of what it is a part of and its own
    * (`web/uplink`), or by the first digits of its identifier.
    * @param at names the option or field in errors
-   * @throws InvalidInputError for what is called by nobody or by several; with the nearest name where there is one
+   * @throws MidonetError for what is called by nobody or by several; with the nearest name where there is one
    */
   readonly idOf = async (kind: Kind, text: string, at: string = kind): Promise<string> => {
     if (isId(text)) return text.toLowerCase();
     const found = text.includes('/') ? await this.below(kind, text, at) : await this.called(kind, text);
     if (found.length === 1) return found[0].id;
-    if (found.length > 1)
-      throw new InvalidInputError(at, text, `expected one of several: ${await this.choices(kind, found)}`);
+    if (found.length > 1) throw await this.ambiguous(kind, text, found, at);
     const byPrefix = UUID_PREFIX.test(text) ? await this.beginning(kind, text.toLowerCase()) : [];
     if (byPrefix.length === 1) return byPrefix[0].id;
-    if (byPrefix.length > 1) {
-      throw new InvalidInputError(at, text, `expected one of several: ${await this.choices(kind, byPrefix)}`);
-    }
+    if (byPrefix.length > 1) throw await this.ambiguous(kind, text, byPrefix, at);
     throw await this.unknown(kind, text, at);
   };
 
@@ -172,6 +169,15 @@ export class Names {
       }),
     );
     return [...shown, ...(found.length > shown.length ? ['…'] : [])].join(', ');
+  }
+
+  private async ambiguous(kind: Kind, text: string, found: readonly AnyObject[], at: string): Promise<MidonetError> {
+    const of = at === kind ? '' : `${at}: `;
+    const choices = await this.choices(kind, found);
+    return new MidonetError(
+      'MN_INVALID_INPUT',
+      `${of}several are the ${kind} ${text}, say which by its id: ${choices}`,
+    );
   }
 
   private async unknown(kind: Kind, text: string, at: string): Promise<MidonetError> {

@@ -64,7 +64,7 @@ export async function createObject(
     await assign(kind, body, flags.set ?? [], [], names.idOf);
     if (kind === 'trace-request') body.createdAt ??= Date.now();
     const place = kind === 'rule' ? await placeOf(flags, names) : {};
-    const made = await create(client, kind, body, place, terminal.signal);
+    const made = await withOptions(kind, () => create(client, kind, body, place, terminal.signal));
     await printAs(
       terminal,
       formOf(flags),
@@ -72,6 +72,20 @@ export async function createObject(
       async () => `created ${kind} ${await names.nameOfObject(kind, made)} (${made.id})`,
     );
   });
+}
+
+/** Errors of the API name a field; on the command line that is the option named after it. */
+async function withOptions<T>(kind: Kind, request: () => Promise<T>): Promise<T> {
+  try {
+    return await request();
+  } catch (error) {
+    if (!(error instanceof MidonetError && 'field' in error && typeof error.field === 'string')) throw error;
+    const [, name, rest] = /^(?:condition\.)?([A-Za-z0-9]+)(.*)$/.exec(error.field) ?? [];
+    const field = [...fieldsOf(kind), ...conditionFields(kind)].find((one) => one.name === name);
+    if (field === undefined || APART.has(field.name) || !error.message.startsWith(`${error.field}:`)) throw error;
+    const fault = error.message.slice(error.field.length);
+    throw new MidonetError(error.code, `--${kebab(field.word)}${rest}${fault}`, { cause: error });
+  }
 }
 
 /** Where a rule goes among those of its chain: behind them when this is empty. */
@@ -219,7 +233,9 @@ export async function updateObject(
         `nothing to change: \`midonet ${kind} update --help\` lists the options`,
       );
     }
-    const { object } = await client.collection(kind).patch(id, body as PatchOf<typeof kind>, terminal);
+    const { object } = await withOptions(kind, () =>
+      client.collection(kind).patch(id, body as PatchOf<typeof kind>, terminal),
+    );
     const changed = object as AnyObject;
     await printAs(
       terminal,

@@ -67,7 +67,7 @@ export function readEntries(documents: readonly unknown[], tenant: string | unde
     if (!isRecord(document)) throw new InvalidInputError(at, document, 'expected fields such as kind and name');
     if (typeof document.kind !== 'string')
       throw new InvalidInputError(`${at}.kind`, document.kind, 'expected a kind of object');
-    draft(kindNamed(document.kind), document, undefined, tenant, at, drafts);
+    draft(kindNamed(document.kind, `${at}.kind`), document, undefined, tenant, at, drafts);
   }
   return new Reader(drafts).entries();
 }

@@ -131,7 +131,7 @@ function goesOnAt(lines: readonly Line[], at: number, level: number): boolean {
 function flowLines({ flow, packet, missing }: TracedPass, wide: boolean): string[] {
   if (flow === undefined && missing === undefined) return [];
   if (flow === undefined) return [`no flow: nothing is decided for ${packet}`];
-  const match = flow.match === undefined ? 'no flow: every such packet is looked at' : `flow    ${flow.match}`;
   const tags = wide ? flow.tags.map((tag) => `        depends on ${tag}`) : [];
-  return [match, `        ${flow.actions}`, ...tags];
+  if (flow.match === undefined) return ['no flow: every such packet is looked at', ...tags];
+  return [`flow    ${flow.match}`, `        ${flow.actions}`, ...tags];
 }

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import pino from 'pino';
 import { createApp } from '../../src/api/app.js';
 import { type Caller, LOCAL_ADMIN } from '../../src/api/caller.js';
+import type { ApiContext } from '../../src/api/context.js';
 import type { Problem } from '../../src/api/problem.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../src/nsdb/store.js';
@@ -52,13 +53,14 @@ export class TestApi {
     this.repository = new TopologyRepository(store);
   }
 
-  static async start(store: Store): Promise<TestApi> {
+  static async start(store: Store, more: Partial<ApiContext> = {}): Promise<TestApi> {
     const repository = new TopologyRepository(store);
     await repository.initialize();
     const app = createApp({
       repository,
       log: pino({ level: 'silent' }),
       authenticate: async (request) => callerOf(request.get(CALLER), request.get('authorization')),
+      ...more,
     });
     const server = createServer(app).listen(0, '127.0.0.1');
     await once(server, 'listening');

@@ -1,8 +1,13 @@
 import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { pino } from 'pino';
 import { startAgentControl } from '../../src/agent/control/agent-control.js';
 import { AgentLink } from '../../src/api/agent-link.js';
+import { AuditFile } from '../../src/api/audit-log.js';
 import { ApiClient, type ApiError } from '../../src/api/client.js';
+import type { ApiContext } from '../../src/api/context.js';
 import type { FlowsAnswer } from '../../src/api/flow-routes.js';
 import { formatIpv4 } from '../../src/packet/address.js';
 import { type CaptureItem, PcapngReader } from '../../src/packet/pcap.js';
@@ -14,9 +19,9 @@ import { itemsOf, TestApi, tenantAdmin, tokenOf } from './api-test.js';
 const log = pino({ level: 'silent' });
 
 /** The API, and agents that it can ask. */
-async function serve(c: Cluster) {
+async function serve(c: Cluster, more: Partial<ApiContext> = {}) {
   const controls = c.hosts.map((host) => startAgentControl({ agent: host.agent, host: '127.0.0.1', port: 0, log }));
-  const api = await TestApi.start(c.repository.store);
+  const api = await TestApi.start(c.repository.store, more);
   const client = new ApiClient({ server: api.address });
   const close = async () => {
     client.close();
@@ -25,6 +30,31 @@ async function serve(c: Cluster) {
   };
   return { api, client, close };
 }
+
+clusterTest('a capture is no reason for a warning, whatever else waits for its end', { hosts: 1 }, async (t, c) => {
+  const warnings: Error[] = [];
+  const warn = (warning: Error) => warnings.push(warning);
+  process.on('warning', warn);
+  const folder = await mkdtemp(join(tmpdir(), 'midonet-audit-'));
+  const audit = new AuditFile(join(folder, 'audit.jsonl'));
+  const { client, close } = await serve(c, { audit, requestsPerSecond: 500, closing: new AbortController().signal });
+  try {
+    const [a] = await c.populate(await c.createBridge(), 1);
+    const options = { query: { seconds: 1 } };
+    await until('a capture has come to its end', async () => {
+      const stream = await client.stream('POST', `/v1/ports/${a.id}/captures`, options).catch(() => undefined);
+      if (stream === undefined) return false;
+      await once(stream.resume(), 'end');
+      return true;
+    });
+    t.deepEqual(warnings, []);
+  } finally {
+    process.off('warning', warn);
+    await close();
+    audit.close();
+    await rm(folder, { recursive: true });
+  }
+});
 
 clusterTest(
   'flows of a port are shown for every host, with names, and those of one host',

@@ -170,6 +170,9 @@ test('requests that are not in order are told why', async (t) => {
   const put = await admin.put('/v1/bridges', {});
   t.is(put.status, 405);
   t.is(put.headers.get('allow'), 'OPTIONS, GET, POST, HEAD');
+  const options = await admin.send('OPTIONS', '/v1/bridges');
+  t.is(options.status, 204);
+  t.is(options.headers.get('allow'), 'OPTIONS, GET, POST, HEAD');
   t.like(await admin.get('/v1/cars'), { status: 404, body: { code: 'MN_NOT_FOUND' } });
   t.like(await admin.post('/v1/bridges', '{"name": '), { status: 400, body: { field: 'body' } });
   t.like(await admin.post('/v1/bridges', '[]'), { status: 400, body: { field: 'body' } });

@@ -22,7 +22,7 @@ test('access tokens are made, listed and deleted on the command line', async (t)
   t.regex(table, /^ID +NAME +ROLE +TENANT +EXPIRES +MADE BY\n[0-9a-f]{12} +ci +tenant-admin +blue +20\d\d-.*local$/m);
   t.false(table.includes(token));
   t.regex((await cli.run(['access-token', 'delete', 'ops'])).error ?? '', /expected the id of one of them: /);
-  t.regex((await cli.run(['access-token', 'delete', 'nobody'])).error ?? '', /expected a name/);
+  t.regex((await cli.run(['access-token', 'delete', 'nobody'])).error ?? '', /there is no access token called nobody/);
   await cli.midonet('access-token', 'delete', 'ci', listed[1].id.slice(0, 12));
   t.is((await cli.run(['access-token', 'delete', 'ops'], { answer: false })).exitCode, 0);
   t.is((await cli.json<unknown[]>('access-token', 'list')).length, 1);

@@ -93,7 +93,7 @@ test('what is wrong in a file is told with the object and the field', async (t) 
     const { error } = await cli.run(['apply', '-f', '-'], { input });
     t.regex(error ?? 'accepted', message, input);
   };
-  await refused('kind: brige\nname: web', /kind: did you mean bridge\?, got "brige"/);
+  await refused('kind: brige\nname: web', /document 1\.kind: there are no objects called brige; did you mean bridge\?/);
   await refused('kind: bridge', /document 1: expected a name/);
   await refused('kind: bridge\nname: web\nmtu: 9000', /bridge web\.mtu: expected one of .*ports/);
   await refused(

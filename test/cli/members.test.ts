@@ -12,7 +12,7 @@ test('addresses of groups and machines of subnets come and go one by one', async
   );
   await cli.midonet('ip-address-group', 'remove-address', 'admins', '10.0.0.1');
   t.is(await cli.midonet('ip-address-group', 'list-addresses', 'admins'), 'ADDRESS\nfd00::1');
-  t.regex((await cli.run(['ip-address-group', 'add-address', 'admins', '10.0.0'])).error!, /expected the address of/);
+  t.regex((await cli.run(['ip-address-group', 'add-address', 'admins', '10.0.0'])).error!, /expected an address/);
 
   await cli.midonet('bridge', 'create', 'web');
   await cli.midonet('dhcp-subnet', 'create', 'v4', '--bridge', 'web', '--cidr', '10.0.0.0/24');

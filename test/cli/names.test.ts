@@ -30,7 +30,7 @@ test('a name of several objects is refused with their identifiers, and a tenant 
     ['red', 'blue'].map(async (tenant) => (await cli.json<AnyObject>('chain', 'create', 'fw', '--tenant', tenant)).id),
   );
   const { error } = await cli.run(['chain', 'show', 'fw']);
-  t.regex(error!, /expected one of several/);
+  t.regex(error!, /several are the chain fw, say which by its id: /);
   for (const id of ids) t.true(error!.includes(id));
   t.regex(error!, /fw of tenant red/);
   t.like(await cli.json('chain', 'show', 'fw', '--tenant', 'blue'), { tenantId: 'blue' });
@@ -50,7 +50,10 @@ test('a name that nothing has is answered with one that is near', async (t) => {
     (await cli.run(['port', 'create', '--bridge', 'x'])).error,
     '--bridge: there is no bridge called x; `midonet bridge list` tells what there is',
   );
-  t.regex((await cli.run(['get', 'brdiges'])).error!, /kind: did you mean bridges\?/);
+  t.regex(
+    (await cli.run(['get', 'brdiges'])).error!,
+    /kind: there are no objects called brdiges; did you mean bridges\?/,
+  );
   t.regex((await cli.run(['bridge', 'creat'])).notes, /Did you mean create\?/);
   t.regex((await cli.run(['bridge', 'create', 'a', '--admin-state', 'up'])).notes, /Did you mean --admin-state-up\?/);
 });
@@ -58,7 +61,14 @@ test('a name that nothing has is answered with one that is near', async (t) => {
 test('what the API refuses is told with the field', async (t) => {
   const cli = await start(t);
   await cli.midonet('bridge', 'create', 'web');
-  t.regex((await cli.run(['port', 'create', '--bridge', 'web', '--mac', 'zz'])).error!, /mac: expected a MAC address/);
+  t.regex(
+    (await cli.run(['port', 'create', '--bridge', 'web', '--mac', 'zz'])).error!,
+    /^--mac: expected a MAC address/,
+  );
+  t.regex((await cli.run(['port', 'create', 'vm'])).error!, /^--bridge: expected a bridge or a router, got nothing/);
+  await cli.midonet('chain', 'create', 'fw');
+  const wrongSource = await cli.run(['rule', 'create', '--chain', 'fw', '--type', 'drop', '--source', '10.0.0.300/8']);
+  t.regex(wrongSource.error!, /^--source: expected an address range/);
   t.regex((await cli.run(['bridge', 'create', 'no/slash'])).error!, /name: expected letters/);
   t.regex((await cli.run(['bridge', 'update', 'web'])).error!, /nothing to change/);
   t.regex((await cli.run(['bridge', 'update', 'web', '--set', 'mtu=9000'])).error!, /--set: expected one of .*name/);
