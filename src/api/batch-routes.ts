@@ -16,6 +16,8 @@ const MAX_CHANGES = 500;
 const kind = z.enum(KINDS as [Kind, ...Kind[]]);
 const id = uuid;
 const ifMatch = z.string().optional();
+/** Also if it is a port that has an owner. Only an admin may say so. */
+const force = z.boolean().optional();
 const body = z.unknown();
 
 /** Changes that happen together. The bodies are checked where they are carried out. */
@@ -24,9 +26,9 @@ export const batchSchema = z.strictObject({
     .array(
       z.discriminatedUnion('op', [
         z.strictObject({ op: z.literal('create'), kind, id: id.optional(), body }),
-        z.strictObject({ op: z.literal('replace'), kind, id, ifMatch, body }),
-        z.strictObject({ op: z.literal('patch'), kind, id, ifMatch, body }),
-        z.strictObject({ op: z.literal('delete'), kind, id, ifMatch }),
+        z.strictObject({ op: z.literal('replace'), kind, id, ifMatch, force, body }),
+        z.strictObject({ op: z.literal('patch'), kind, id, ifMatch, force, body }),
+        z.strictObject({ op: z.literal('delete'), kind, id, ifMatch, force }),
       ]),
     )
     .max(MAX_CHANGES),
@@ -83,6 +85,7 @@ export function batchRoutes(): Router {
       refuseOthers(request.query, []);
       scope.requireWriter();
       const { operations } = validateBody(batchSchema, request.body);
+      if (operations.some((operation) => 'force' in operation && operation.force === true)) scope.requireAdmin('force');
       const changes: readonly Change[] = operations;
       const outcomes = await carryOut(scope, changes, (i) => `operations[${i}]`, signal);
       response.locals.changes = outcomes.map(({ kind, id, result, stored }) => {

@@ -14,6 +14,7 @@ import { faultyValue, fieldOf, inOperation } from './error-fields.js';
 import { ifMatchNames } from './etag.js';
 import { isRecord, mergePatch } from './merge-patch.js';
 import { isId, parseId } from './object-query.js';
+import { checkOwner } from './port-owner.js';
 import { PreconditionFailedError } from './request-errors.js';
 import { type PlacedRule, positionFor, type RulePlace } from './rule-place.js';
 import { unmasked } from './secrets.js';
@@ -39,6 +40,8 @@ export type Change =
       readonly ifMatch?: string;
       /** Only if there is none. */
       readonly onlyNew?: boolean;
+      /** Also if it is a port that has an owner. */
+      readonly force?: boolean;
     }
   | {
       readonly op: 'patch';
@@ -46,8 +49,15 @@ export type Change =
       readonly id: string;
       readonly body: unknown;
       readonly ifMatch?: string;
+      readonly force?: boolean;
     }
-  | { readonly op: 'delete'; readonly kind: Kind; readonly id: string; readonly ifMatch?: string };
+  | {
+      readonly op: 'delete';
+      readonly kind: Kind;
+      readonly id: string;
+      readonly ifMatch?: string;
+      readonly force?: boolean;
+    };
 
 /** What became of it. */
 export interface Outcome {
@@ -173,7 +183,7 @@ async function stageReplacement(attempt: Attempt, change: Change & { op: 'replac
   if (existing === undefined) return make(attempt, kind, input, undefined);
   const full = unmasked(kind, withKept(kind, input, existing), existing);
   const completed = scope.complete(kind, full, existing);
-  return replace(attempt, kind, existing, validated(kind, completed));
+  return replace(attempt, change, existing, validated(kind, completed));
 }
 
 async function stagePatch(attempt: Attempt, change: Change & { op: 'patch' }): Promise<Staged> {
@@ -184,16 +194,20 @@ async function stagePatch(attempt: Attempt, change: Change & { op: 'patch' }): P
   if (existing === undefined || !(await scope.sees(kind, existing, staged))) throw new ObjectNotFoundError(kind, id);
   const merged = mergePatch(existing, unmasked(kind, patch, existing));
   const patched = withoutStaleKey(merged, patch, existing);
-  return replace(attempt, kind, existing, validated(kind, patched));
+  return replace(attempt, change, existing, validated(kind, patched));
 }
 
-async function stageDeletion(attempt: Attempt, { kind, id, ifMatch }: Change & { op: 'delete' }): Promise<Staged> {
+async function stageDeletion(
+  attempt: Attempt,
+  { kind, id, ifMatch, force }: Change & { op: 'delete' },
+): Promise<Staged> {
   const { scope, transaction, signal, staged } = attempt;
   const existing = await loadIf(attempt, kind, id, ifMatch);
   scope.requireWriter();
   // Of what the caller may not know of, and of what is not there, the same is told.
   if (existing === undefined || !(await scope.sees(kind, existing, staged))) return { kind, id, result: 'deleted' };
   await scope.checkChange(kind, existing, undefined, staged);
+  if (!force) checkOwner(kind, existing, undefined);
   await transaction.delete(kind, id, signal);
   staged.delete(stagedKey(kind, id));
   return { kind, id, result: 'deleted' };
@@ -216,7 +230,7 @@ async function make(
 
 async function replace<K extends Kind>(
   attempt: Attempt,
-  kind: K,
+  { kind, force }: { readonly kind: K; readonly force?: boolean },
   before: TopologyTypes[K],
   after: TopologyTypes[K],
 ): Promise<Staged> {
@@ -224,6 +238,7 @@ async function replace<K extends Kind>(
   const { id } = before;
   if (after.id !== id) throw new InvalidInputError(`${kind}.id`, after.id, `expected ${id}, as in the path`);
   await scope.checkChange(kind, before, after, staged);
+  if (!force) checkOwner(kind, before, after);
   if (isDeepStrictEqual(before, after)) return { kind, id, result: 'unchanged' };
   await transaction.update(kind, asInput(kind, after), signal);
   staged.set(stagedKey(kind, id), after);

@@ -36,6 +36,8 @@ export type Filter = Readonly<Record<string, string | number | boolean | undefin
 export interface WriteOptions {
   /** Only if the object is still in this version, else MN_PRECONDITION_FAILED. */
   readonly ifMatch?: string;
+  /** Also if it is a port that has an owner. */
+  readonly force?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -48,6 +50,7 @@ export type BatchOperation = {
         readonly kind: K;
         readonly id: string;
         readonly ifMatch?: string;
+        readonly force?: boolean;
         readonly body: InputOf<K>;
       }
     | {
@@ -55,9 +58,29 @@ export type BatchOperation = {
         readonly kind: K;
         readonly id: string;
         readonly ifMatch?: string;
+        readonly force?: boolean;
         readonly body: PatchOf<K>;
       }
-    | { readonly op: 'delete'; readonly kind: K; readonly id: string; readonly ifMatch?: string };
+    | {
+        readonly op: 'delete';
+        readonly kind: K;
+        readonly id: string;
+        readonly ifMatch?: string;
+        readonly force?: boolean;
+      };
+}[Kind];
+
+/** What became of one change of a batch. */
+export type BatchResult = {
+  [K in Kind]: {
+    readonly kind: K;
+    readonly id: string;
+    /** `unchanged`: all was so before. */
+    readonly result: 'created' | 'changed' | 'unchanged' | 'deleted';
+    /** As it was right after, with its version; absent when it was deleted. */
+    readonly etag?: string;
+    readonly object?: TopologyTypes[K];
+  };
 }[Kind];
 
 /** What a stream of changes tells. */
@@ -114,20 +137,24 @@ export class Collection<K extends Kind> {
   }
 
   /** Put an object in the place of the one with its id, or make it if there is none. */
-  async replace(id: string, input: InputOf<K>, { ifMatch, signal }: WriteOptions = {}): Promise<Stored<K>> {
+  async replace(id: string, input: InputOf<K>, { ifMatch, force, signal }: WriteOptions = {}): Promise<Stored<K>> {
     const headers = conditions(ifMatch);
-    return storedIn(await this.client.request('PUT', this.pathOf(id), { body: input, headers, signal }));
+    return storedIn(
+      await this.client.request('PUT', this.pathOf(id), { body: input, headers, query: { force }, signal }),
+    );
   }
 
   /** Change some fields; what others change meanwhile is not lost. */
-  async patch(id: string, patch: PatchOf<K>, { ifMatch, signal }: WriteOptions = {}): Promise<Stored<K>> {
+  async patch(id: string, patch: PatchOf<K>, { ifMatch, force, signal }: WriteOptions = {}): Promise<Stored<K>> {
     const headers = { 'content-type': 'application/merge-patch+json', ...conditions(ifMatch) };
-    return storedIn(await this.client.request('PATCH', this.pathOf(id), { body: patch, headers, signal }));
+    return storedIn(
+      await this.client.request('PATCH', this.pathOf(id), { body: patch, headers, query: { force }, signal }),
+    );
   }
 
   /** Also when there is none, unless a version is given. */
-  async remove(id: string, { ifMatch, signal }: WriteOptions = {}): Promise<void> {
-    await this.client.request('DELETE', this.pathOf(id), { headers: conditions(ifMatch), signal });
+  async remove(id: string, { ifMatch, force, signal }: WriteOptions = {}): Promise<void> {
+    await this.client.request('DELETE', this.pathOf(id), { headers: conditions(ifMatch), query: { force }, signal });
   }
 
   /** What there is and then every change, until the signal ends it. */
@@ -170,13 +197,10 @@ export class ApiClient {
     return this.connection.stream(method, path, parts);
   }
 
-  /** All of the changes or none. @returns what became of each, in order; no etag for what was deleted */
-  async batch(
-    operations: readonly BatchOperation[],
-    signal?: AbortSignal,
-  ): Promise<{ kind: Kind; id: string; etag?: string }[]> {
+  /** All of the changes or none. @returns what became of each, in order */
+  async batch(operations: readonly BatchOperation[], signal?: AbortSignal): Promise<BatchResult[]> {
     const { body } = await this.request('POST', '/v1/batch', { body: { operations }, signal });
-    return (body as { results: { kind: Kind; id: string; etag?: string }[] }).results;
+    return (body as { results: BatchResult[] }).results;
   }
 
   /** What there is of some kinds and then every change, until the signal ends it. */

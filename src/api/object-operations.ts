@@ -39,6 +39,12 @@ const ONLY_NEW: ParameterDescription = {
   schema: z.literal('*'),
 };
 
+function force(kind: Kind): ParameterDescription[] {
+  if (kind !== 'port') return [];
+  const description = 'Also if the port has an owner. Only an admin may say so.';
+  return [{ name: 'force', in: 'query', description, schema: z.literal('true') }];
+}
+
 function pageParameters(kind: Kind): ParameterDescription[] {
   return [
     {
@@ -151,7 +157,7 @@ function itemOperations(kind: Kind): OperationDescription[] {
       tag,
       summary: `Replace ${one(kind)}, or make it`,
       description: 'Fields that are not in the body go back to their defaults.',
-      parameters: [IF_MATCH, ONLY_NEW],
+      parameters: [IF_MATCH, ONLY_NEW, ...force(kind)],
       body: { schema: `${tag}Input`, example: EXAMPLES[kind] },
       answers: [
         objectAnswer(kind, 200, 'It has been replaced.'),
@@ -166,7 +172,7 @@ function itemOperations(kind: Kind): OperationDescription[] {
       summary: `Change fields of ${one(kind)}`,
       description:
         'A JSON Merge Patch (RFC 7396): fields that are given are set, null takes one away, the others stay. What others change at the same time is not lost.',
-      parameters: [IF_MATCH],
+      parameters: [IF_MATCH, ...force(kind)],
       body: {
         schema: `${tag}Patch`,
         example: patchExample(kind),
@@ -181,7 +187,7 @@ function itemOperations(kind: Kind): OperationDescription[] {
       tag,
       summary: `Delete ${one(kind)}`,
       description: 'Also when there is none, unless `If-Match` is given. What goes with it is deleted, too.',
-      parameters: [IF_MATCH],
+      parameters: [IF_MATCH, ...force(kind)],
       answers: [{ status: 204, description: 'There is none any more.' }],
       failures: [409, 412],
     },

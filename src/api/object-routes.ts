@@ -7,6 +7,7 @@ import { etagOf, ifMatchNames, ifNoneMatchNames } from './etag.js';
 import { listObjects } from './listing.js';
 import { isRecord } from './merge-patch.js';
 import { matches, type ObjectQuery, parseId, parseObjectQuery, refuseOthers } from './object-query.js';
+import { changeParameters, checkOwner, isForced } from './port-owner.js';
 import { PreconditionFailedError } from './request-errors.js';
 import { NESTED, type NestedCollection, segmentOf } from './resources.js';
 import type { RulePlace } from './rule-place.js';
@@ -121,8 +122,8 @@ async function show(call: Call, kind: Kind): Promise<void> {
 }
 
 async function put(call: Call, kind: Kind): Promise<void> {
-  const { request } = call;
-  refuseOthers(request.query, []);
+  const { request, scope } = call;
+  refuseOthers(request.query, changeParameters(kind));
   const id = parseId('id', parameter(call, 'id'));
   const ifNoneMatch = request.get('if-none-match');
   if (ifNoneMatch !== undefined && ifNoneMatch.trim() !== '*') {
@@ -130,23 +131,27 @@ async function put(call: Call, kind: Kind): Promise<void> {
   }
   const ifMatch = request.get('if-match');
   const onlyNew = ifNoneMatch !== undefined;
-  answer(call, await change(call, { op: 'replace', kind, id, body: request.body, ifMatch, onlyNew }));
+  const force = isForced(scope, request.query);
+  answer(call, await change(call, { op: 'replace', kind, id, body: request.body, ifMatch, onlyNew, force }));
 }
 
 async function patch(call: Call, kind: Kind): Promise<void> {
-  const { request } = call;
-  refuseOthers(request.query, []);
+  const { request, scope } = call;
+  refuseOthers(request.query, changeParameters(kind));
   const id = parseId('id', parameter(call, 'id'));
-  answer(call, await change(call, { op: 'patch', kind, id, body: request.body, ifMatch: request.get('if-match') }));
+  const ifMatch = request.get('if-match');
+  const force = isForced(scope, request.query);
+  answer(call, await change(call, { op: 'patch', kind, id, body: request.body, ifMatch, force }));
 }
 
 /** What goes with the object may be more than one transaction holds. */
 async function remove(call: Call, kind: Kind): Promise<void> {
   const { request, response, scope, signal } = call;
-  refuseOthers(request.query, []);
+  refuseOthers(request.query, changeParameters(kind));
   const id = parseId('id', parameter(call, 'id'));
   const ifMatch = request.get('if-match');
   scope.requireWriter();
+  const force = isForced(scope, request.query);
   for (let isChecked = false; !isChecked; ) {
     const found = await scope.find(kind, id);
     if (ifMatch !== undefined && !ifMatchNames(ifMatch, found?.modified)) {
@@ -154,6 +159,7 @@ async function remove(call: Call, kind: Kind): Promise<void> {
     }
     if (found === undefined) break;
     await scope.checkChange(kind, found.object, undefined, new Map());
+    if (!force) checkOwner(kind, found.object, undefined);
     isChecked = true;
     // What was checked is what is deleted: somebody may change it, or make another of that name, meanwhile.
     const isSame = (_object: unknown, modified: number) => {

@@ -23,7 +23,11 @@ export async function unlinkPort(port: string, flags: ClientFlags, terminal: Ter
   });
 }
 
-export interface BindFlags extends ClientFlags {
+export interface UnbindFlags extends ClientFlags {
+  readonly force?: boolean;
+}
+
+export interface BindFlags extends UnbindFlags {
   readonly host: string;
   readonly interface: string;
 }
@@ -37,15 +41,18 @@ export async function bindPort(port: string, flags: BindFlags, terminal: Termina
     }
     // The agent of another host gives the port another tunnel key.
     const binding = { hostId, interfaceName: flags.interface, tunnelKey: null };
-    await client.ports.patch(object.id, { binding } as unknown as PatchOf<'port'>, terminal);
+    await client.ports.patch(object.id, { binding } as unknown as PatchOf<'port'>, {
+      force: flags.force,
+      signal: terminal.signal,
+    });
     await told(client, object.id, flags, terminal, `bound port ${port} to ${flags.interface} of ${flags.host}`);
   });
 }
 
-export async function unbindPort(port: string, flags: ClientFlags, terminal: Terminal): Promise<void> {
+export async function unbindPort(port: string, flags: UnbindFlags, terminal: Terminal): Promise<void> {
   await withClient(flags, terminal, async (client, names) => {
     const id = await names.idOf('port', port);
-    await client.ports.patch(id, { binding: null }, terminal);
+    await client.ports.patch(id, { binding: null }, { force: flags.force, signal: terminal.signal });
     await told(client, id, flags, terminal, `unbound port ${port}`);
   });
 }

@@ -61,6 +61,7 @@ export function addObjectCommands(command: Command, kind: Kind, terminal: Termin
   if (hasName(kind)) update.option('--name <name>', 'another name');
   addFieldOptions(update, kind, 'update');
   update.option('--unset <field>', 'take the value of a field away; may be repeated', collect);
+  addForce(update, kind);
   addClientOptions(update, kind).action((text: string, flags: UpdateFlags & FieldFlags) =>
     updateObject(kind, text, flags, terminal),
   );
@@ -69,9 +70,17 @@ export function addObjectCommands(command: Command, kind: Kind, terminal: Termin
     .command(`delete <${kind}...>`)
     .description('delete some, with what is a part of them')
     .option('-y, --yes', 'without asking');
+  addForce(remove, kind);
   addClientOptions(remove, kind).action((texts: string[], flags: DeleteFlags) =>
     deleteObjects(kind, texts, flags, terminal),
   );
+}
+
+/** For commands that change or delete what may belong to a front end. */
+export function addForce(command: Command, kind: Kind): Command {
+  return kind === 'port'
+    ? command.option('--force', 'also if a front end made the port, such as the CNI plug-in')
+    : command;
 }
 
 type Flags = CreateFlags & FieldFlags;

@@ -214,6 +214,8 @@ export interface UpdateFlags extends ClientFlags {
   readonly name?: string;
   readonly set?: readonly string[];
   readonly unset?: readonly string[];
+  /** Of ports. */
+  readonly force?: boolean;
 }
 
 export async function updateObject(
@@ -233,8 +235,9 @@ export async function updateObject(
         `nothing to change: \`midonet ${kind} update --help\` lists the options`,
       );
     }
+    const options = { force: flags.force, signal: terminal.signal };
     const { object } = await withOptions(kind, () =>
-      client.collection(kind).patch(id, body as PatchOf<typeof kind>, terminal),
+      client.collection(kind).patch(id, body as PatchOf<typeof kind>, options),
     );
     const changed = object as AnyObject;
     await printAs(
@@ -248,6 +251,8 @@ export async function updateObject(
 
 export interface DeleteFlags extends ClientFlags {
   readonly yes?: boolean;
+  /** Of ports. */
+  readonly force?: boolean;
 }
 
 export async function deleteObjects(
@@ -269,7 +274,7 @@ export async function deleteObjects(
       return;
     }
     for (const { id, called } of found) {
-      await client.collection(kind).remove(id, terminal);
+      await client.collection(kind).remove(id, { force: flags.force, signal: terminal.signal });
       terminal.print(`deleted ${kind} ${called}`);
     }
   });

@@ -1,11 +1,11 @@
 import type { Command } from 'commander';
 import type { Kind } from '../topology/types.js';
 import type { ApplyFlags } from './apply.js';
-import type { BindFlags } from './attaching.js';
+import type { BindFlags, UnbindFlags } from './attaching.js';
 import { addConnectionOptions } from './connection.js';
 import { kindNamed } from './kinds.js';
 import { listOf, MEMBER_LISTS } from './member-lists.js';
-import { addClientOptions, collect, wholeNumber } from './object-commands.js';
+import { addClientOptions, addForce, collect, wholeNumber } from './object-commands.js';
 import { type ClientFlags, type ListFlags, listObjects, showObjects } from './objects.js';
 import type { Terminal } from './terminal.js';
 
@@ -87,17 +87,17 @@ function addPortCommands(port: Command, terminal: Terminal): void {
   addClientOptions(port.command('unlink <port>').description('undo that'), 'port').action(
     async (one: string, flags: ClientFlags) => (await import('./attaching.js')).unlinkPort(one, flags, terminal),
   );
-  addClientOptions(
-    port
-      .command('bind <port>')
-      .description('attach a port to an interface of a host')
-      .requiredOption('--host <host>', 'by name or id')
-      .requiredOption('--interface <name>', 'of the host, such as eth1')
-      .addHelpText('after', '\nExample:\n  $ midonet port bind edge/uplink --host node-1 --interface eth1'),
-    'port',
-  ).action(async (one: string, flags: BindFlags) => (await import('./attaching.js')).bindPort(one, flags, terminal));
-  addClientOptions(port.command('unbind <port>').description('undo that'), 'port').action(
-    async (one: string, flags: ClientFlags) => (await import('./attaching.js')).unbindPort(one, flags, terminal),
+  const bind = port
+    .command('bind <port>')
+    .description('attach a port to an interface of a host')
+    .requiredOption('--host <host>', 'by name or id')
+    .requiredOption('--interface <name>', 'of the host, such as eth1')
+    .addHelpText('after', '\nExample:\n  $ midonet port bind edge/uplink --host node-1 --interface eth1');
+  addClientOptions(addForce(bind, 'port'), 'port').action(async (one: string, flags: BindFlags) =>
+    (await import('./attaching.js')).bindPort(one, flags, terminal),
+  );
+  addClientOptions(addForce(port.command('unbind <port>').description('undo that'), 'port'), 'port').action(
+    async (one: string, flags: UnbindFlags) => (await import('./attaching.js')).unbindPort(one, flags, terminal),
   );
 }
 

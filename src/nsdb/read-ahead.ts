@@ -9,9 +9,9 @@ export async function readAhead<T, R>(
   signal: AbortSignal | undefined,
   read: (value: T, signal: AbortSignal | undefined) => Promise<R>,
 ): Promise<R[]> {
-  // Each request listens to the signal, and Node.js takes more than ten listeners of one for a leak.
+  // Each request listens to the signal, maybe in several places, and Node.js takes more than ten listeners of one for a leak.
   const own = signal && AbortSignal.any([signal]);
-  if (own !== undefined) setMaxListeners(REQUESTS, own);
+  if (own !== undefined) setMaxListeners(0, own);
   const results: R[] = [];
   for (let i = 0; i < values.length; i += REQUESTS) {
     signal?.throwIfAborted();
