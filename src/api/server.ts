@@ -42,6 +42,8 @@ const HEADER_BYTES = 16 * 1024;
 const MAX_PIPELINED = 16;
 /** How long answers under way may take when the server closes. */
 const CLOSE_MS = 5000;
+/** A machine that is gone without a word is noticed by probes (RFC 9293 section 3.8.4), also by a stream in which nothing is sent. */
+const PROBE_MS = 30_000;
 /** How often requests that take too long are looked for. */
 const CHECK_MS = 1000;
 
@@ -78,7 +80,12 @@ export class ApiServer {
     const closing = new AbortController();
     const app = createApp({ ...context, closing: closing.signal });
     const { headersTimeout } = socketLimits;
-    const http = { maxHeaderSize: HEADER_BYTES, connectionsCheckingInterval: Math.min(CHECK_MS, headersTimeout) };
+    const http = {
+      maxHeaderSize: HEADER_BYTES,
+      connectionsCheckingInterval: Math.min(CHECK_MS, headersTimeout),
+      keepAlive: true,
+      keepAliveInitialDelay: PROBE_MS,
+    };
     const server =
       tls === undefined
         ? createHttpServer(http)

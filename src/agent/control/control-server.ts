@@ -25,6 +25,8 @@ export interface ControlServerOptions {
 const RETRY_MS = 5000;
 const PAGE_TIMEOUT_MS = 30_000;
 const HEADERS_TIMEOUT_MS = 10_000;
+/** A machine that is gone without a word is noticed by probes, so that nothing is captured for it any longer. */
+const PROBE_MS = 10_000;
 /** Whoever has the key opens few; others are refused by their handshake. */
 const MAX_CONNECTIONS = 256;
 
@@ -45,6 +47,8 @@ export class ControlServer {
         ...CONTROL_TLS,
         handshakeTimeout: HEADERS_TIMEOUT_MS,
         headersTimeout: HEADERS_TIMEOUT_MS,
+        keepAlive: true,
+        keepAliveInitialDelay: PROBE_MS,
         pskCallback: (_socket, identity) => (identity === CONTROL_IDENTITY ? this.key : null),
       },
       (request, response) => this.answer(request, response),
