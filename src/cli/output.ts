@@ -32,5 +32,8 @@ export async function printAs(
 ): Promise<void> {
   if (form === 'json') terminal.print(JSON.stringify(value, undefined, 2));
   else if (form === 'yaml') terminal.print((await import('./yaml.js')).formatYaml(value));
-  else terminal.print(await show(form === 'wide'));
+  else {
+    const text = await show(form === 'wide');
+    if (text !== '') terminal.print(text);
+  }
 }

@@ -17,8 +17,13 @@ const ADVICE: Readonly<Record<string, string>> = {
   UNABLE_TO_VERIFY_LEAF_SIGNATURE: NOT_TRUSTED,
 };
 
-/** What to do about an API server that cannot be reached; undefined for other errors, and where nothing is known to help. */
-export function adviceOn({ code, cause }: MidonetError): string | undefined {
+const NO_DATABASE = 'the API server does not reach the NSDB: `midonet nsdb status` on its machine tells more';
+
+/** What to do about an API server that cannot be reached, or that reaches no database itself; undefined for other errors, and where nothing is known to help. */
+export function adviceOn(error: MidonetError): string | undefined {
+  const { code, cause } = error;
+  // With a status it is an answer of the server.
+  if (code === 'MN_STORE_UNAVAILABLE' && 'status' in error) return NO_DATABASE;
   if (code !== 'MN_API_UNAVAILABLE' || !(cause instanceof Error) || !('code' in cause)) return undefined;
   return ADVICE[String(cause.code)];
 }
