@@ -596,6 +596,40 @@ test('a value that is not valid is reported with its path and otherwise ignored'
   t.true(errors[1].startsWith(`${path}.name`));
 });
 
+/** Names of the store's functions, as they are called from here on. */
+function callsOf(store: Store): string[] {
+  const calls: string[] = [];
+  for (const name of ['get', 'exists', 'children', 'create', 'set', 'delete', 'multi', 'ensure'] as const) {
+    const call = store[name].bind(store) as (...values: unknown[]) => never;
+    store[name] = (...values: unknown[]) => {
+      const [operations] = values;
+      calls.push(Array.isArray(operations) ? `multi of ${operations.length}` : name);
+      return call(...values);
+    };
+  }
+  return calls;
+}
+
+test('that all top folders are there is seen with one question, and only what is missing is made', async (t) => {
+  const { repository, store } = t.context;
+  const folders = await store.children('/');
+  await store.delete('/captures');
+  const calls = callsOf(store);
+  await repository.initialize();
+  t.deepEqual(calls.splice(0), ['children', 'ensure', 'exists', 'exists', 'create']);
+  await repository.initialize();
+  t.deepEqual(calls.splice(0), ['children']);
+  t.deepEqual(await store.children('/'), folders);
+});
+
+test('folders that an object needs are made at once when they are missed', async (t) => {
+  const { repository, store } = t.context;
+  const calls = callsOf(store);
+  await repository.create('host', { id: randomUUID(), name: 'node' });
+  // Of hosts, which is there, of names of hosts, and of their shard.
+  t.deepEqual(calls, ['multi of 4', 'create', 'create', 'create', 'multi of 4']);
+});
+
 test('one object more costs the same however many there are', async (t) => {
   const { repository, store } = t.context;
   const { id: bridgeId } = await bridge(repository);
@@ -613,15 +647,7 @@ test('one object more costs the same however many there are', async (t) => {
     const position = positionBetween('i0000000', 'i0000001');
     await repository.create('rule', { id: idInShard(), chainId: chain.id, type: 'drop', position });
   };
-  const calls: string[] = [];
-  for (const name of ['get', 'exists', 'children', 'create', 'set', 'delete', 'multi', 'ensure'] as const) {
-    const call = store[name].bind(store) as (...values: unknown[]) => never;
-    store[name] = (...values: unknown[]) => {
-      const [operations] = values;
-      calls.push(Array.isArray(operations) ? `multi of ${operations.length}` : name);
-      return call(...values);
-    };
-  }
+  const calls = callsOf(store);
   await makeOne();
   calls.length = 0;
   await makeOne();
