@@ -121,7 +121,7 @@ test('every field that is wrong is named, with its value, and nothing is written
     });
     t.is(error?.field, `${kind}.${field}`);
     const shown = value ?? Object.values(change)[0];
-    t.true(error?.message.includes(shown === undefined ? 'undefined' : JSON.stringify(shown)), error?.message);
+    t.true(error?.message.includes(shown === undefined ? 'got nothing' : JSON.stringify(shown)), error?.message);
   }
   t.deepEqual(await allPaths(store), before);
   for (const kind of Object.keys(good) as Kind[]) {
