@@ -11,9 +11,9 @@ import type { TlsOptions } from 'node:tls';
 import { type ListenAddress, listenOn } from '../nsdb/embedded/listener.js';
 import { MIN_TLS_VERSION } from '../nsdb/protocol/tls.js';
 import { createApp } from './app.js';
-import type { ApiContext } from './context.js';
-import { RequestCounts } from './request-counts.js';
-import { SOCKET_LIMITS, type SocketLimits } from './socket-limits.js';
+import { RequestCounts } from './protection/request-counts.js';
+import { SOCKET_LIMITS, type SocketLimits } from './protection/socket-limits.js';
+import type { ApiContext } from './requests/context.js';
 
 /** Contents of PEM files. */
 export interface ServerTls {

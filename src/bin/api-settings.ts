@@ -1,6 +1,6 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
-import { type Caller, LOCAL_ADMIN } from '../api/caller.js';
 import type { ServerTls } from '../api/server.js';
+import { type Caller, LOCAL_ADMIN } from '../api/tenancy/caller.js';
 import { InvalidInputError } from '../errors.js';
 import { secureContextOf } from '../nsdb/protocol/tls.js';
 import { type Config, parseListen } from './config.js';

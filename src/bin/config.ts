@@ -3,7 +3,7 @@ import { hostname } from 'node:os';
 import * as z from 'zod';
 import { MACS_PER_PORT } from '../agent/learning/mac-learner.js';
 import { roleRuleSchema } from '../api/authentication/roles.js';
-import { SOCKET_LIMITS } from '../api/socket-limits.js';
+import { SOCKET_LIMITS } from '../api/protection/socket-limits.js';
 import { InvalidInputError } from '../errors.js';
 import { CONSISTENCIES } from '../nsdb/flow-state/consistency.js';
 import { interfaceNameSchema, nameSchema } from '../topology/types.js';

@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { pino } from 'pino';
 import { RecentWarnings } from '../agent/control/recent-warnings.js';
 import { addClientCommands } from '../cli/commands.js';
-import { adviceOn } from '../cli/unreachable.js';
+import { adviceOn } from '../cli/terminal/unreachable.js';
 import { MidonetError } from '../errors.js';
 import { type Config, loadConfig } from './config.js';
 import { addNsdbCommands } from './nsdb-commands.js';

@@ -1,12 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
-import { AuditFile, type AuditLog } from '../api/audit-log.js';
 import { AccessTokens } from '../api/authentication/access-tokens.js';
 import { Authentication } from '../api/authentication/authentication.js';
 import { TokenReviewer } from '../api/authentication/token-review.js';
 import { clusterMetrics } from '../api/cluster-metrics.js';
+import { SOCKET_LIMITS } from '../api/protection/socket-limits.js';
+import { AuditFile, type AuditLog } from '../api/requests/audit-log.js';
 import { ApiServer } from '../api/server.js';
-import { SOCKET_LIMITS } from '../api/socket-limits.js';
 import { InvalidInputError } from '../errors.js';
 import { HttpEndpoint } from '../http-endpoint.js';
 import { status } from '../nsdb/operations/status.js';

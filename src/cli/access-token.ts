@@ -1,12 +1,12 @@
 import { type Command, Option } from 'commander';
 import type { AccessToken } from '../api/authentication/access-tokens.js';
-import type { MidonetClient } from '../api/client.js';
+import type { MidonetClient } from '../api/client/client.js';
 import { InvalidInputError, MidonetError } from '../errors.js';
-import { addClientOptions } from './object-commands.js';
-import { type ClientFlags, withClient } from './objects.js';
-import { formOf, printAs } from './output.js';
-import { formatTable } from './table.js';
-import type { Terminal } from './terminal.js';
+import { addClientOptions } from './objects/object-commands.js';
+import { type ClientFlags, withClient } from './objects/objects.js';
+import { formOf, printAs } from './terminal/output.js';
+import { formatTable } from './terminal/table.js';
+import type { Terminal } from './terminal/terminal.js';
 
 const PATH = '/v1/access-tokens';
 

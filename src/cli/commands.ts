@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { KINDS, type Kind } from '../topology/types.js';
-import { ABOUT } from './kinds.js';
-import { systemTerminal, type Terminal } from './terminal.js';
+import { ABOUT } from './objects/kinds.js';
+import { systemTerminal, type Terminal } from './terminal/terminal.js';
 
 /** The commands that talk to the API. What a command needs is loaded when it runs, or its help is asked for. */
 export function addClientCommands(program: Command, terminal: Terminal = systemTerminal()): void {
@@ -41,23 +41,23 @@ export function addClientCommands(program: Command, terminal: Terminal = systemT
   program.commandsGroup('Explain:');
   lazy.set(
     program.command('trace').description('say what would become of a packet, and which rule or route decides'),
-    async (command) => (await import('./trace.js')).fillTrace(command, terminal),
+    async (command) => (await import('./explain/trace.js')).fillTrace(command, terminal),
   );
   lazy.set(
     program.command('flows').description('show installed flows by the port that their packets come from'),
-    async (command) => (await import('./flows.js')).fillFlows(command, terminal),
+    async (command) => (await import('./explain/flows.js')).fillFlows(command, terminal),
   );
   lazy.set(
     program.command('capture <port>').description('show or write what crosses a port, anywhere in the cluster'),
-    async (command) => (await import('./capture.js')).fillCapture(command, terminal),
+    async (command) => (await import('./explain/capture.js')).fillCapture(command, terminal),
   );
   lazy.set(
     program.command('status').description('say what is wrong in the whole cluster, and what to do about it'),
-    async (command) => (await import('./status.js')).fillStatus(command, terminal),
+    async (command) => (await import('./explain/status.js')).fillStatus(command, terminal),
   );
   lazy.set(
     program.command('support-bundle [file]').description('save what is needed to find out from afar what is wrong'),
-    async (command) => (await import('./support-bundle.js')).fillSupportBundle(command, terminal),
+    async (command) => (await import('./explain/support-bundle.js')).fillSupportBundle(command, terminal),
   );
 
   program.commandsGroup('Access:');
@@ -74,7 +74,7 @@ export function addClientCommands(program: Command, terminal: Terminal = systemT
     .command('completion <shell>')
     .description('print what makes a shell complete commands and names: bash, zsh or fish')
     .addHelpText('after', '\nExample:\n  $ source <(midonet completion bash)')
-    .action(async (shell: string) => (await import('./completion.js')).printCompletion(shell, terminal));
+    .action(async (shell: string) => (await import('./objects/completion.js')).printCompletion(shell, terminal));
   // The one that commander makes would not know of commands that are made when they are wanted.
   program
     .command('help [command...]')
@@ -85,7 +85,9 @@ export function addClientCommands(program: Command, terminal: Terminal = systemT
   program
     .command('complete [words...]', { hidden: true })
     .description('print what the last of the words may become')
-    .action(async (words: string[]) => (await import('./completion.js')).complete(program, words, prepare, terminal));
+    .action(async (words: string[]) =>
+      (await import('./objects/completion.js')).complete(program, words, prepare, terminal),
+    );
 }
 
 function kindCommand(program: Command, kind: Kind): Command {
@@ -97,6 +99,6 @@ function kindCommand(program: Command, kind: Kind): Command {
 }
 
 async function fillKind(command: Command, kind: Kind, terminal: Terminal): Promise<void> {
-  (await import('./object-commands.js')).addObjectCommands(command, kind, terminal);
+  (await import('./objects/object-commands.js')).addObjectCommands(command, kind, terminal);
   (await import('./topology-commands.js')).addMoreCommands(command, kind, terminal);
 }

@@ -1,13 +1,13 @@
 import type { Command } from 'commander';
 import type { Kind } from '../topology/types.js';
-import type { ApplyFlags } from './apply.js';
-import type { BindFlags, UnbindFlags } from './attaching.js';
-import { addConnectionOptions } from './connection.js';
-import { kindNamed } from './kinds.js';
-import { listOf, MEMBER_LISTS } from './member-lists.js';
-import { addClientOptions, addForce, collect, wholeNumber } from './object-commands.js';
-import { type ClientFlags, type ListFlags, listObjects, showObjects } from './objects.js';
-import type { Terminal } from './terminal.js';
+import type { ApplyFlags } from './apply/apply.js';
+import type { BindFlags, UnbindFlags } from './objects/attaching.js';
+import { kindNamed } from './objects/kinds.js';
+import { listOf, MEMBER_LISTS } from './objects/member-lists.js';
+import { addClientOptions, addForce, collect, wholeNumber } from './objects/object-commands.js';
+import { type ClientFlags, type ListFlags, listObjects, showObjects } from './objects/objects.js';
+import { addConnectionOptions } from './terminal/connection.js';
+import type { Terminal } from './terminal/terminal.js';
 
 /** Commands besides those that every kind has. */
 
@@ -24,7 +24,8 @@ export function fillGet(command: Command, terminal: Terminal): void {
     .option('--limit <number>', 'at most so many', wholeNumber);
   addClientOptions(command).action(async (text: string, names: string[], flags: GetFlags) => {
     const kind = kindNamed(text);
-    if (flags.watch === true) return (await import('./watch.js')).watchObjects(kind, names, { ...flags }, terminal);
+    if (flags.watch === true)
+      return (await import('./objects/watch.js')).watchObjects(kind, names, { ...flags }, terminal);
     if (names.length === 0) return listObjects(kind, { ...flags }, terminal);
     return showObjects(kind, names, flags, terminal);
   });
@@ -43,7 +44,7 @@ export function fillApply(command: Command, terminal: Terminal): void {
       '\nSee docs/apply.md.\n\nExample:\n  $ midonet apply -f docs/examples/two-tenants.yaml --dry-run',
     );
   addConnectionOptions(command).action(async (flags: ApplyFlags) =>
-    (await import('./apply.js')).apply(flags, terminal),
+    (await import('./apply/apply.js')).apply(flags, terminal),
   );
 }
 
@@ -53,19 +54,19 @@ export function fillExport(command: Command, terminal: Terminal): void {
     .option('--json', 'print JSON')
     .addHelpText('after', '\nExample:\n  $ midonet export --tenant blue > blue.yaml');
   addConnectionOptions(command).action(async (flags: ClientFlags) =>
-    (await import('./export.js')).exportTopology(flags, terminal),
+    (await import('./apply/export.js')).exportTopology(flags, terminal),
   );
 }
 
 export function fillTenant(tenant: Command, terminal: Terminal): void {
   addClientOptions(tenant.command('list').description('list those that have objects')).action(
-    async (flags: ClientFlags) => (await import('./tenants.js')).listTenants(flags, terminal),
+    async (flags: ClientFlags) => (await import('./objects/tenants.js')).listTenants(flags, terminal),
   );
 }
 
 export function fillWhoAmI(command: Command, terminal: Terminal): void {
   addClientOptions(command).action(async (flags: ClientFlags) =>
-    (await import('./tenants.js')).whoAmI(flags, terminal),
+    (await import('./objects/tenants.js')).whoAmI(flags, terminal),
   );
 }
 
@@ -82,10 +83,11 @@ function addPortCommands(port: Command, terminal: Terminal): void {
       .addHelpText('after', '\nExample:\n  $ midonet port link edge/to-web web/to-edge'),
     'port',
   ).action(async (one: string, other: string, flags: ClientFlags) =>
-    (await import('./attaching.js')).linkPorts(one, other, flags, terminal),
+    (await import('./objects/attaching.js')).linkPorts(one, other, flags, terminal),
   );
   addClientOptions(port.command('unlink <port>').description('undo that'), 'port').action(
-    async (one: string, flags: ClientFlags) => (await import('./attaching.js')).unlinkPort(one, flags, terminal),
+    async (one: string, flags: ClientFlags) =>
+      (await import('./objects/attaching.js')).unlinkPort(one, flags, terminal),
   );
   const bind = port
     .command('bind <port>')
@@ -94,10 +96,11 @@ function addPortCommands(port: Command, terminal: Terminal): void {
     .requiredOption('--interface <name>', 'of the host, such as eth1')
     .addHelpText('after', '\nExample:\n  $ midonet port bind edge/uplink --host node-1 --interface eth1');
   addClientOptions(addForce(bind, 'port'), 'port').action(async (one: string, flags: BindFlags) =>
-    (await import('./attaching.js')).bindPort(one, flags, terminal),
+    (await import('./objects/attaching.js')).bindPort(one, flags, terminal),
   );
   addClientOptions(addForce(port.command('unbind <port>').description('undo that'), 'port'), 'port').action(
-    async (one: string, flags: UnbindFlags) => (await import('./attaching.js')).unbindPort(one, flags, terminal),
+    async (one: string, flags: UnbindFlags) =>
+      (await import('./objects/attaching.js')).unbindPort(one, flags, terminal),
   );
 }
 
@@ -120,15 +123,15 @@ function addMemberCommands(command: Command, kind: Kind, terminal: Terminal): vo
     if (kind === 'dhcp-subnet') add.option('--option <name=value>', 'a DHCP option for it; may be repeated', collect);
   }
   addClientOptions(add, kind).action(async (object: string, keys: string | string[], flags: MemberFlags) => {
-    const { addMembers, hostOf } = await import('./members.js');
+    const { addMembers, hostOf } = await import('./objects/members.js');
     await addMembers(kind, object, [keys].flat(), isGroup ? {} : hostOf(flags), flags, terminal);
   });
   addClientOptions(command.command(`remove-${one} <${kind}> <${key}...>`).description(`remove ${word}`), kind).action(
     async (object: string, keys: string[], flags: ClientFlags) =>
-      (await import('./members.js')).removeMembers(kind, object, keys, flags, terminal),
+      (await import('./objects/members.js')).removeMembers(kind, object, keys, flags, terminal),
   );
   addClientOptions(command.command(`list-${word} <${kind}>`).description(`list its ${word}`), kind).action(
     async (object: string, flags: ClientFlags) =>
-      (await import('./members.js')).listMembers(kind, object, flags, terminal),
+      (await import('./objects/members.js')).listMembers(kind, object, flags, terminal),
   );
 }

@@ -3,9 +3,9 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import pino from 'pino';
 import { createApp } from '../../src/api/app.js';
-import { type Caller, LOCAL_ADMIN } from '../../src/api/caller.js';
-import type { ApiContext } from '../../src/api/context.js';
-import type { Problem } from '../../src/api/problem.js';
+import type { ApiContext } from '../../src/api/requests/context.js';
+import type { Problem } from '../../src/api/requests/problem.js';
+import { type Caller, LOCAL_ADMIN } from '../../src/api/tenancy/caller.js';
 import { TopologyRepository } from '../../src/nsdb/repository/topology-repository.js';
 import type { Store } from '../../src/nsdb/store.js';
 

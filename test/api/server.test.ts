@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ExecutionContext } from 'ava';
 import { pino } from 'pino';
+import { SOCKET_LIMITS, type SocketLimits } from '../../src/api/protection/socket-limits.js';
 import { ApiServer } from '../../src/api/server.js';
-import { SOCKET_LIMITS, type SocketLimits } from '../../src/api/socket-limits.js';
 import { type Context, test } from '../nsdb/repository/repository-test.js';
 
 const log = pino({ level: 'silent' });

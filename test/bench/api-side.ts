@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { connectApi, type MidonetClient } from '../../src/api/client.js';
+import { connectApi, type MidonetClient } from '../../src/api/client/client.js';
 import { freePort } from '../nsdb/apache-zookeeper.js';
 import type { NsdbServer } from './nsdb-servers.js';
 import { PROGRAM, ServiceProcess } from './service-process.js';

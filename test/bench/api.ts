@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { readEvents } from '../../src/api/event-stream.js';
+import { readEvents } from '../../src/api/client/event-stream.js';
 import { type ApiOperation, ApiSide } from './api-side.js';
 import { type Figure, figure } from './figure.js';
 import { NsdbServer } from './nsdb-servers.js';

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { connectApi } from '../../src/api/client.js';
+import { connectApi } from '../../src/api/client/client.js';
 import { idFromName } from '../../src/topology/id.js';
 import { until } from '../kernel/lab.js';
 import { RoutedLab } from '../kernel/routed-lab.js';

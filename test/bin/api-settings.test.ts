@@ -2,7 +2,7 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
-import { LOCAL_ADMIN } from '../../src/api/caller.js';
+import { LOCAL_ADMIN } from '../../src/api/tenancy/caller.js';
 import { apiSettings } from '../../src/bin/api-settings.js';
 import { loadConfig } from '../../src/bin/config.js';
 import { InvalidInputError } from '../../src/errors.js';

@@ -1,7 +1,7 @@
 import { Command, CommanderError } from 'commander';
-import type { Caller } from '../../src/api/caller.js';
+import type { Caller } from '../../src/api/tenancy/caller.js';
 import { addClientCommands } from '../../src/cli/commands.js';
-import type { Terminal } from '../../src/cli/terminal.js';
+import type { Terminal } from '../../src/cli/terminal/terminal.js';
 import type { Store } from '../../src/nsdb/store.js';
 import { TestApi, tokenOf } from '../api/api-test.js';
 import { EmbeddedNsdb } from '../nsdb/embedded-nsdb.js';

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import test from 'ava';
-import { AgentLink } from '../../src/api/agent-link.js';
+import { AgentLink } from '../../src/api/explain/agent-link.js';
 import { extractKey } from '../../src/flow/extract.js';
 import { FlowKey, Word } from '../../src/flow/key.js';
 import { CAPTURES_PATH } from '../../src/nsdb/layout.js';

@@ -1,8 +1,8 @@
 import { Router } from 'express';
 import * as z from 'zod';
-import type { OperationDescription, ParameterDescription } from '../operation.js';
-import { NoSuchEntryError } from '../request-errors.js';
-import { parameter, serve } from '../serve.js';
+import type { OperationDescription, ParameterDescription } from '../description/operation.js';
+import { parameter, serve } from '../requests/serve.js';
+import { NoSuchEntryError } from '../tenancy/request-errors.js';
 import { type AccessTokens, accessTokenSchema, newAccessTokenSchema, TOKEN_PREFIX } from './access-tokens.js';
 
 const EXAMPLE = {

@@ -1,6 +1,6 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { Request, Response } from 'express';
-import type { Caller } from '../caller.js';
+import type { Caller } from '../tenancy/caller.js';
 import { type AccessTokens, TOKEN_PREFIX, tokenHash } from './access-tokens.js';
 import { clientCertificate } from './client-certificate.js';
 import { NoRoleError, UnauthenticatedError } from './errors.js';

@@ -1,5 +1,5 @@
 import * as z from 'zod';
-import type { Caller } from '../caller.js';
+import type { Caller } from '../tenancy/caller.js';
 import { NoRoleError } from './errors.js';
 
 const tenantId = z.string().min(1, 'expected the name of a tenant').max(255);

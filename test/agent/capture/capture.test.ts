@@ -5,7 +5,7 @@ import { pino } from 'pino';
 import { startAgentControl } from '../../../src/agent/control/agent-control.js';
 import type { ControlServer } from '../../../src/agent/control/control-server.js';
 import { CAPTURE_LIMIT } from '../../../src/agent/facts/capture-cells.js';
-import { AgentLink, AgentUnavailableError } from '../../../src/api/agent-link.js';
+import { AgentLink, AgentUnavailableError } from '../../../src/api/explain/agent-link.js';
 import { CAPTURES_PATH } from '../../../src/nsdb/layout.js';
 import { formatIpv4, formatMac, MAC_BROADCAST } from '../../../src/packet/address.js';
 import { type CapturedPacket, type CaptureItem, PcapngReader } from '../../../src/packet/pcap.js';

@@ -1,0 +1,190 @@
+import * as z from 'zod';
+import { InvalidInputError } from '../../errors.js';
+import { readAhead } from '../../nsdb/read-ahead.js';
+import type { Versioned } from '../../nsdb/repository/change-set.js';
+import type { Kind, QosPolicy, TopologyTypes } from '../../topology/types.js';
+import { type Filter, MAX_LIMIT, matches, type ObjectQuery, parseId } from '../requests/object-query.js';
+import { ADMIN_KINDS, hasTenant, OWNERS, type Scope } from '../tenancy/tenancy.js';
+
+/** A part of a collection; `next` is there when there may be more, and asks for it as `after`. */
+export interface ObjectPage {
+  readonly items: readonly Versioned<TopologyTypes[Kind]>[];
+  readonly next: string | undefined;
+}
+
+/**
+ * The objects of a kind that the caller may know of and the query asks for. So many are looked at as the query's limit says:
+ * a page may have fewer items, or none, and still a next one.
+ *
+ * For a tenant they are found by what belongs to the tenant: neither the work nor `next` has to do with what others have.
+ */
+export async function listObjects(
+  scope: Scope,
+  kind: Kind,
+  query: ObjectQuery,
+  signal: AbortSignal,
+): Promise<ObjectPage> {
+  if (!scope.isAdmin && ADMIN_KINDS.has(kind)) return { items: [], next: undefined };
+  const page = scope.isAdmin
+    ? await adminPage(scope, kind, query, signal)
+    : await tenantPage(scope, kind, query, signal);
+  return { ...page, items: page.items.filter(({ object }) => matches(query.filters, object)) };
+}
+
+async function adminPage(scope: Scope, kind: Kind, query: ObjectQuery, signal: AbortSignal): Promise<ObjectPage> {
+  const { filters, after, limit } = query;
+  const reference = filters.find(({ row }) => row !== undefined);
+  const { items, next } = await scope.repository.page({
+    kind,
+    name: textOf(filters, 'name'),
+    tenantId: textOf(filters, 'tenantId'),
+    holderOf: reference && { field: reference.field, id: String(reference.value) },
+    after: after && parseId('after', after),
+    limit,
+    signal,
+  });
+  return { items, next };
+}
+
+function textOf(filters: readonly Filter[], field: string): string | undefined {
+  const filter = filters.find((one) => one.field === field);
+  return filter === undefined ? undefined : String(filter.value);
+}
+
+async function tenantPage(scope: Scope, kind: Kind, query: ObjectQuery, signal: AbortSignal): Promise<ObjectPage> {
+  const { filters, after, limit } = query;
+  const owner = filters.find(({ field }) => OWNERS[kind]?.some((one) => one.field === field));
+  if (owner?.row !== undefined) {
+    const named = await scope.find(owner.row.names, String(owner.value));
+    if (named === undefined) return { items: [], next: undefined };
+    const holderOf = { field: owner.field, id: named.object.id };
+    const page = await scope.repository.page({
+      kind,
+      holderOf,
+      after: after && parseId('after', after),
+      limit,
+      signal,
+    });
+    return { items: await visible(scope, kind, page.items), next: page.next };
+  }
+  const items: Versioned<TopologyTypes[Kind]>[] = [];
+  let last: Cursor = [];
+  let steps = 0;
+  for await (const { stored, place } of walk(scope, kind, parseCursor(after), limit, signal)) {
+    if (items.length === limit || steps === MAX_STEPS) return { items, next: last.join('.') };
+    if (stored !== undefined) items.push(stored);
+    last = place;
+    steps++;
+  }
+  // There are few.
+  if (kind === 'qos-policy') items.push(...(await sharedPolicies(scope, signal)));
+  return { items, next: undefined };
+}
+
+/** Policies of others that everybody may use. */
+async function sharedPolicies({ repository, caller }: Scope, signal: AbortSignal): Promise<Versioned<QosPolicy>[]> {
+  const found: Versioned<QosPolicy>[] = [];
+  let after: string | undefined;
+  do {
+    const page = await repository.page({ kind: 'qos-policy', after, limit: MAX_LIMIT, signal });
+    found.push(...page.items.filter(({ object }) => object.shared && object.tenantId !== caller.tenantId));
+    after = page.next;
+  } while (after !== undefined);
+  return found;
+}
+
+/**
+ * A place among the objects of a kind that are a tenant's: 0 and an object that names the tenant; or the number of a field that
+ * leads to the tenant, from 1, the place of the object that it names, and the last of those that name that one ('' for none yet).
+ */
+type Cursor = readonly string[];
+
+/** Objects, and objects that none goes with, that one request goes through. */
+const MAX_STEPS = 2 * MAX_LIMIT;
+
+interface Step {
+  /** Undefined for a place where there are no objects. */
+  readonly stored: Versioned<TopologyTypes[Kind]> | undefined;
+  readonly place: Cursor;
+}
+
+/** Goes through the objects of a kind that are the caller's, behind a place, reading `size` at a time. */
+async function* walk(
+  scope: Scope,
+  kind: Kind,
+  after: Cursor,
+  size: number,
+  signal: AbortSignal,
+): AsyncGenerator<Step, void> {
+  const { repository, caller } = scope;
+  const [first, ...inside] = after;
+  const start = Number(first ?? 0);
+  if (hasTenant(kind) && start === 0) {
+    let from = inside.at(0);
+    do {
+      const page = await repository.page({ kind, tenantId: caller.tenantId, after: from, limit: size, signal });
+      for (const stored of page.items) yield { stored, place: ['0', stored.object.id] };
+      from = page.next;
+    } while (from !== undefined);
+  }
+  for (const [i, owner] of (OWNERS[kind] ?? []).entries()) {
+    const source = i + 1;
+    if (source < start) continue;
+    const ownerAfter = source === start ? inside.slice(0, -1) : [];
+    const ownerId = ownerAfter.at(-1);
+    if (ownerId !== undefined && (await scope.find(owner.kind, ownerId)) !== undefined) {
+      const place = [String(source), ...ownerAfter];
+      yield* holders(scope, kind, owner.field, ownerId, place, inside.at(-1) || undefined, size, signal);
+    }
+    for await (const { stored: found, place } of walk(scope, owner.kind, ownerAfter, size, signal)) {
+      const at = [String(source), ...place];
+      yield { stored: undefined, place: [...at, ''] };
+      if (found !== undefined) yield* holders(scope, kind, owner.field, found.object.id, at, undefined, size, signal);
+    }
+  }
+}
+
+/** The objects that name one of the caller's in a field. */
+async function* holders(
+  scope: Scope,
+  kind: Kind,
+  field: string,
+  ownerId: string,
+  place: Cursor,
+  after: string | undefined,
+  size: number,
+  signal: AbortSignal,
+): AsyncGenerator<Step, void> {
+  let from = after;
+  do {
+    const page = await scope.repository.page({
+      kind,
+      holderOf: { field, id: ownerId },
+      after: from,
+      limit: size,
+      signal,
+    });
+    // Those that name a tenant themselves are found by that.
+    const unnamed = page.items.filter(({ object }) => !('tenantId' in object && object.tenantId !== undefined));
+    for (const stored of await visible(scope, kind, unnamed)) yield { stored, place: [...place, stored.object.id] };
+    from = page.next;
+  } while (from !== undefined);
+}
+
+async function visible<T extends TopologyTypes[Kind]>(
+  scope: Scope,
+  kind: Kind,
+  items: readonly Versioned<T>[],
+): Promise<Versioned<T>[]> {
+  const isVisible = await readAhead(items, undefined, ({ object }) => scope.sees(kind, object));
+  return items.filter((_, i) => isVisible[i]);
+}
+
+/** @throws InvalidInputError */
+function parseCursor(after: string | undefined): Cursor {
+  if (after === undefined) return [];
+  const parts = after.split('.');
+  const isCursor = parts.length > 1 && parts.every((part) => /^\d?$/.test(part) || z.uuid().safeParse(part).success);
+  if (!isCursor) throw new InvalidInputError('after', after, 'expected `next` of the page before');
+  return parts;
+}

@@ -1,0 +1,71 @@
+import type { MidonetClient, PatchOf } from '../../api/client/client.js';
+import { InvalidInputError } from '../../errors.js';
+import { formOf, printAs } from '../terminal/output.js';
+import type { Terminal } from '../terminal/terminal.js';
+import { pathOf } from './names.js';
+import { type ClientFlags, existing, withClient } from './objects.js';
+
+/** `midonet port link|unlink|bind|unbind`. */
+
+export async function linkPorts(one: string, other: string, flags: ClientFlags, terminal: Terminal): Promise<void> {
+  await withClient(flags, terminal, async (client, names) => {
+    const [id, peerId] = [await names.idOf('port', one), await names.idOf('port', other)];
+    await client.request('PUT', `${pathOf('port', id)}/link`, { body: { peerId }, signal: terminal.signal });
+    await told(client, id, flags, terminal, `linked port ${one} to ${other}`);
+  });
+}
+
+export async function unlinkPort(port: string, flags: ClientFlags, terminal: Terminal): Promise<void> {
+  await withClient(flags, terminal, async (client, names) => {
+    const id = await names.idOf('port', port);
+    await client.request('DELETE', `${pathOf('port', id)}/link`, { signal: terminal.signal });
+    await told(client, id, flags, terminal, `unlinked port ${port}`);
+  });
+}
+
+export interface UnbindFlags extends ClientFlags {
+  readonly force?: boolean;
+}
+
+export interface BindFlags extends UnbindFlags {
+  readonly host: string;
+  readonly interface: string;
+}
+
+export async function bindPort(port: string, flags: BindFlags, terminal: Terminal): Promise<void> {
+  await withClient(flags, terminal, async (client, names) => {
+    const { object } = await existing(client, names, 'port', port, terminal.signal);
+    const hostId = await names.idOf('host', flags.host, '--host');
+    if (object.peerId !== undefined) {
+      throw new InvalidInputError('port', port, 'expected one that is not linked: `midonet port unlink` undoes that');
+    }
+    // The agent of another host gives the port another tunnel key.
+    const binding = { hostId, interfaceName: flags.interface, tunnelKey: null };
+    await client.ports.patch(object.id, { binding } as unknown as PatchOf<'port'>, {
+      force: flags.force,
+      signal: terminal.signal,
+    });
+    await told(client, object.id, flags, terminal, `bound port ${port} to ${flags.interface} of ${flags.host}`);
+  });
+}
+
+export async function unbindPort(port: string, flags: UnbindFlags, terminal: Terminal): Promise<void> {
+  await withClient(flags, terminal, async (client, names) => {
+    const id = await names.idOf('port', port);
+    await client.ports.patch(id, { binding: null }, { force: flags.force, signal: terminal.signal });
+    await told(client, id, flags, terminal, `unbound port ${port}`);
+  });
+}
+
+async function told(
+  client: MidonetClient,
+  id: string,
+  flags: ClientFlags,
+  terminal: Terminal,
+  text: string,
+): Promise<void> {
+  const form = formOf(flags);
+  const object =
+    form === 'table' || form === 'wide' ? undefined : (await client.ports.get(id, terminal.signal))?.object;
+  await printAs(terminal, form, object, () => text);
+}

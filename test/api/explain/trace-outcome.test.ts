@@ -1,0 +1,62 @@
+import test from 'ava';
+import { TraceNames } from '../../../src/api/explain/trace-names.js';
+import { traceOutcome } from '../../../src/api/explain/trace-outcome.js';
+import { forTenant } from '../../../src/api/explain/trace-privacy.js';
+import type { Scope } from '../../../src/api/tenancy/tenancy.js';
+import type { PlainStep } from '../../../src/simulation/explain.js';
+
+/** Nothing is known of the objects but their identifiers. */
+const names = new TraceNames({} as Scope, new AbortController().signal);
+
+const IN: PlainStep = { type: 'in', port: 'a', device: 'bridge' };
+const DEVICE: PlainStep = { type: 'device', device: 'bridge', id: 'near' };
+const OUT: PlainStep = { type: 'out', port: 'b' };
+const HERE: PlainStep = { type: 'output', actions: 'output(2)' };
+const THERE: PlainStep = { type: 'output', actions: 'set-tunnel(…), output(1)', tunnelTo: '192.0.2.2' };
+const COPY: PlainStep[] = [{ type: 'capture', id: 'c' }, THERE, { type: 'captured', id: 'c' }];
+
+const outcomeOf = (...steps: PlainStep[]) => traceOutcome([{ packet: 'tcp 10.0.0.1:1 > 10.0.0.2:2', steps }], names);
+
+test('an outcome is about the packet, and not about copies of it', (t) => {
+  t.like(outcomeOf(IN, DEVICE, ...COPY, OUT, HERE), { verdict: 'delivered', portIds: ['b'] });
+  t.like(outcomeOf(IN, DEVICE, ...COPY, { type: 'drop', reason: 'filtered' }), {
+    verdict: 'dropped',
+    reason: 'filtered',
+  });
+  const mirrored: PlainStep[] = [{ type: 'mirror', id: 'm' }, OUT, HERE, { type: 'mirrored', id: 'm' }];
+  const copyComesIn: PlainStep = { type: 'in', port: 'c', device: 'bridge', isCopy: true };
+  t.like(outcomeOf(IN, ...mirrored, { type: 'drop', reason: 'port-down' }, copyComesIn, OUT, HERE), {
+    verdict: 'dropped',
+    portIds: [],
+  });
+});
+
+test('what is sent to another host is flooded, delivered or forwarded there', (t) => {
+  t.is(outcomeOf(IN, DEVICE, OUT, THERE).verdict, 'delivered');
+  t.is(outcomeOf(IN, DEVICE, { type: 'flood', vlan: 0, hosts: 1 }, THERE).verdict, 'flooded');
+  t.is(outcomeOf(IN, DEVICE, THERE).verdict, 'forwarded');
+  const waiting = { packet: 'tcp', steps: [IN], missing: ['chain c'] };
+  t.like(traceOutcome([waiting], names), { verdict: 'undecided', text: 'Undecided: the agent does not know chain c.' });
+});
+
+test('why a packet is dropped is said in words', (t) => {
+  const steps = (reason: 'loop' | 'no-tunnel' | 'unbound-port') => outcomeOf(IN, DEVICE, OUT, { type: 'drop', reason });
+  t.is(
+    steps('loop').text,
+    'Dropped at bridge near: another copy has been here before: devices are linked in a circle.',
+  );
+  t.regex(steps('no-tunnel').text, /there is no tunnel to the host of port b/);
+  t.regex(steps('unbound-port').text, /port b is on no interface/);
+});
+
+test('a tenant is told of a capture by nobody', (t) => {
+  const id = '00000000-0000-4000-8000-000000000001';
+  const [shown] = forTenant(
+    [{ packet: 'tcp', steps: [{ type: 'in', port: id, device: 'bridge' }, ...COPY, HERE] }],
+    names,
+  );
+  t.deepEqual(shown.steps, [
+    { type: 'hidden', what: 'passage' },
+    { type: 'hidden', what: 'output' },
+  ]);
+});

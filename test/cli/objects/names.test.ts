@@ -1,0 +1,145 @@
+import test, { type ExecutionContext } from 'ava';
+import type { AnyObject } from '../../../src/cli/objects/names.js';
+import { TestCli } from '../cli-test.js';
+
+async function start(t: ExecutionContext): Promise<TestCli> {
+  t.timeout(120_000);
+  const cli = await TestCli.start();
+  t.teardown(() => cli.close());
+  return cli;
+}
+
+const ID = '0badcafe-0000-4000-8000-000000000001';
+
+test('an object is called by name, by its identifier or the beginning of that, or by what it is a part of', async (t) => {
+  const cli = await start(t);
+  await cli.midonet('bridge', 'create', 'web', '--id', ID);
+  await cli.midonet('bridge', 'create', 'db');
+  for (const text of ['web', ID, ID.toUpperCase(), '0badcafe', '0badcafe-00']) {
+    t.like(await cli.json('bridge', 'show', text), { id: ID }, text);
+  }
+  await cli.midonet('port', 'create', 'vm', '--bridge', 'web');
+  await cli.midonet('port', 'create', 'vm', '--bridge', 'db');
+  t.like(await cli.json('port', 'show', 'web/vm'), { name: 'vm', bridgeId: ID });
+  t.regex(await cli.midonet('port', 'list', '--bridge', 'web'), /^ID +NAME +DEVICE +UP\n[0-9a-f]{8} +vm +web +true$/);
+});
+
+test('a name of several objects is refused with their identifiers, and a tenant tells which is meant', async (t) => {
+  const cli = await start(t);
+  const ids = await Promise.all(
+    ['red', 'blue'].map(async (tenant) => (await cli.json<AnyObject>('chain', 'create', 'fw', '--tenant', tenant)).id),
+  );
+  const { error } = await cli.run(['chain', 'show', 'fw']);
+  t.regex(error!, /several are the chain fw, say which by its id: /);
+  for (const id of ids) t.true(error!.includes(id));
+  t.regex(error!, /fw of tenant red/);
+  t.like(await cli.json('chain', 'show', 'fw', '--tenant', 'blue'), { tenantId: 'blue' });
+  await cli.midonet('chain', 'create', 'shared');
+  t.like(await cli.json('chain', 'show', 'shared', '--tenant', 'blue'), { name: 'shared' });
+  t.regex((await cli.run(['chain', 'show', 'other', '--tenant', 'blue'])).error!, /no chain called other/);
+});
+
+test('a name that nothing has is answered with one that is near', async (t) => {
+  const cli = await start(t);
+  await cli.midonet('bridge', 'create', 'frontend');
+  t.is(
+    (await cli.run(['bridge', 'show', 'frontned'])).error,
+    'there is no bridge called frontned; did you mean frontend?',
+  );
+  t.is(
+    (await cli.run(['port', 'create', '--bridge', 'x'])).error,
+    '--bridge: there is no bridge called x; `midonet bridge list` tells what there is',
+  );
+  t.regex(
+    (await cli.run(['get', 'brdiges'])).error!,
+    /kind: there are no objects called brdiges; did you mean bridges\?/,
+  );
+  t.regex((await cli.run(['bridge', 'creat'])).notes, /Did you mean create\?/);
+  t.regex((await cli.run(['bridge', 'create', 'a', '--admin-state', 'up'])).notes, /Did you mean --admin-state-up\?/);
+});
+
+test('what the API refuses is told with the field', async (t) => {
+  const cli = await start(t);
+  await cli.midonet('bridge', 'create', 'web');
+  t.regex(
+    (await cli.run(['port', 'create', '--bridge', 'web', '--mac', 'zz'])).error!,
+    /^--mac: expected a MAC address/,
+  );
+  t.regex((await cli.run(['port', 'create', 'vm'])).error!, /^--bridge: expected a bridge or a router, got nothing/);
+  await cli.midonet('chain', 'create', 'fw');
+  const wrongSource = await cli.run(['rule', 'create', '--chain', 'fw', '--type', 'drop', '--source', '10.0.0.300/8']);
+  t.regex(wrongSource.error!, /^--source: expected an address range/);
+  t.regex((await cli.run(['bridge', 'create', 'no/slash'])).error!, /name: expected letters/);
+  t.regex((await cli.run(['bridge', 'update', 'web'])).error!, /nothing to change/);
+  t.regex((await cli.run(['bridge', 'update', 'web', '--set', 'mtu=9000'])).error!, /--set: expected one of .*name/);
+  t.regex((await cli.run(['bridge', 'list', '--where', 'inboundMirrors=x'])).error!, /--where: expected FIELD=VALUE/);
+});
+
+test('fields are changed and taken away one by one, and deleting asks first', async (t) => {
+  const cli = await start(t);
+  await cli.midonet('chain', 'create', 'fw');
+  await cli.midonet('bridge', 'create', 'web', '--inbound-filter', 'fw', '--admin-state-up', 'false');
+  t.regex(await cli.midonet('bridge', 'show', 'web'), /^inboundFilter: +fw \([0-9a-f-]{36}\)$/m);
+  await cli.midonet('bridge', 'update', 'web', '--set', 'admin-state-up=yes', '--unset', 'inbound-filter');
+  const changed = await cli.json<AnyObject>('bridge', 'show', 'web');
+  t.true(changed.adminStateUp);
+  t.false('inboundFilterId' in changed);
+
+  const kept = await cli.run(['bridge', 'delete', 'web'], { answer: false });
+  t.is(kept.exitCode, 1);
+  t.regex(kept.notes, /^Delete bridge web \(.*\), and what is a part of it\?\nnothing was deleted$/);
+  t.like(await cli.json('bridge', 'show', 'web'), { name: 'web' });
+  t.regex((await cli.run(['bridge', 'delete', 'web'], { answer: true })).out, /^deleted bridge web/);
+  t.deepEqual(await cli.json('get', 'bridges'), []);
+});
+
+test('rules are put where the command says, with conditions in words', async (t) => {
+  const cli = await start(t);
+  await cli.midonet('chain', 'create', 'fw');
+  const rule = (name: string, ...options: string[]) =>
+    cli.midonet('rule', 'create', name, '--chain', 'fw', '--type', 'drop', ...options);
+  await rule('b', '--protocol', 'tcp', '--destination-ports', '80-90', '--inverted', 'destination-ports');
+  await rule('c', '--untagged', 'true', '--ether-type', 'arp');
+  await rule('a', '--before', 'fw/b');
+  await rule('first', '--first');
+  await rule('between', '--after', 'fw/b');
+  const rules = await cli.json<AnyObject[]>('rule', 'list', '--chain', 'fw');
+  t.deepEqual(
+    rules.map(({ name }) => name),
+    ['first', 'a', 'b', 'between', 'c'],
+  );
+  t.deepEqual(rules[2].condition, {
+    inverted: ['destinationPorts'],
+    protocol: 6,
+    destinationPorts: { start: 80, end: 90 },
+  });
+  t.deepEqual(rules[4].condition, { noVlan: true, etherType: 0x806 });
+  await cli.midonet('rule', 'update', 'fw/b', '--protocol', 'udp', '--unset', 'condition.inverted');
+  t.deepEqual((await cli.json<AnyObject>('rule', 'show', 'fw/b')).condition, {
+    protocol: 17,
+    destinationPorts: { start: 80, end: 90 },
+  });
+});
+
+test('ports are linked, and bound to interfaces', async (t) => {
+  const cli = await start(t);
+  await cli.midonet('host', 'create', 'node-1');
+  await cli.midonet('bridge', 'create', 'web');
+  await cli.midonet('router', 'create', 'edge');
+  const inside = await cli.json<AnyObject>('port', 'create', 'inside', '--router', 'edge', '--subnets', '10.0.0.1/24');
+  const vm = await cli.json<AnyObject>('port', 'create', 'vm', '--bridge', 'web');
+  await cli.midonet('port', 'bind', 'vm', '--host', 'node-1', '--interface', 'eth1');
+  t.like(await cli.json('port', 'show', 'vm'), { binding: { interfaceName: 'eth1' } });
+  t.regex(await cli.midonet('port', 'list', '--bridge', 'web'), /node-1:eth1/);
+  await cli.midonet('port', 'unbind', 'vm');
+  await cli.midonet('port', 'link', 'edge/inside', 'web/vm');
+  t.is((await cli.json<AnyObject>('port', 'show', 'vm')).peerId, inside.id);
+  t.is((await cli.json<AnyObject>('port', 'show', 'inside')).peerId, vm.id);
+  t.regex(await cli.midonet('port', 'list', '--router', 'edge'), /port web\/vm/);
+  t.regex(
+    (await cli.run(['port', 'bind', 'vm', '--host', 'node-1', '--interface', 'eth1'])).error!,
+    /one that is not linked/,
+  );
+  await cli.midonet('port', 'unlink', 'inside');
+  t.false('peerId' in (await cli.json<AnyObject>('port', 'show', 'vm')));
+});
