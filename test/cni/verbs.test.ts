@@ -300,14 +300,14 @@ test('what Kubernetes passes in CNI_ARGS is accepted', async (t) => {
 test('every field of the configuration that is wrong is named, with its value: code 7', async (t) => {
   const { plugin } = await setup(t);
   const cases: [object, string, string][] = [
-    [{ name: undefined }, 'config.name', 'got nothing'],
+    [{ name: undefined }, 'config.name', 'nothing'],
     [{ name: '' }, 'config.name', '""'],
     [{ name: '../x' }, 'config.name', '"../x"'],
     [{ type: 'bridge' }, 'config.type', '"bridge"'],
-    [{ subnets: undefined }, 'config.subnets', 'got nothing'],
+    [{ subnets: undefined }, 'config.subnets', 'nothing'],
     [{ subnets: {} }, 'config.subnets', '{}'],
     [{ subnets: [] }, 'config.subnets', '[]'],
-    [{ subnets: [{}] }, 'config.subnets[0].cidr', 'got nothing'],
+    [{ subnets: [{}] }, 'config.subnets[0].cidr', 'nothing'],
     [{ subnets: [{ cidr: '10.0.0.0' }] }, 'config.subnets[0].cidr', '"10.0.0.0"'],
     [{ subnets: [{ cidr: '10.0.0.1/24' }] }, 'config.subnets[0].cidr', '"10.0.0.1/24"'],
     [{ subnets: [{ cidr: '10.0.0.0/33' }] }, 'config.subnets[0].cidr', '"10.0.0.0/33"'],
@@ -333,7 +333,7 @@ test('every field of the configuration that is wrong is named, with its value: c
     [{ runtimeConfig: { mac: 'ff:ff:ff:ff:ff:ff' } }, 'config.runtimeConfig.mac', '"ff:ff:ff:ff:ff:ff"'],
     [{ args: { cni: { ips: ['x'] } } }, 'config.args.cni.ips[0]', '"x"'],
     [{ prevResult: [] }, 'config.prevResult', '[]'],
-    [{ prevResult: { ips: [{}] } }, 'config.prevResult.ips[0].address', 'got nothing'],
+    [{ prevResult: { ips: [{}] } }, 'config.prevResult.ips[0].address', 'nothing'],
   ];
   for (const [extra, field, value] of cases) {
     const failure = await plugin.error('ADD', config(extra));
