@@ -34,6 +34,7 @@ import { fnv1a } from './fnv.js';
  *     /flow-state/SHARD/PORT/batch-NUMBER  archived flow state of a port, see NsdbFlowStateArchive
  *     /names/KIND/SHARD/NAME,ID          (empty) an object that has the name, by a hash of the name
  *     /tenants/TENANT/KIND/SHARD/ID      (empty) an object of the tenant; TENANT with % and hexadecimal digits for special characters
+ *     /tenants/%/KIND/SHARD/ID           (empty) an object that all tenants may use
  *     /KINDs/SHARD/ID, /KINDs/ID         objects of the other kinds, see UNSHARDED
  *     /ip-address-groups/SHARD/ID/members/SHARD/ADDRESS, /dhcp-subnets/SHARD/ID/members/SHARD/MAC,
  *     /dhcp-v6-subnets/SHARD/ID/members/SHARD/CLIENT      members that are stored one by one
@@ -170,6 +171,15 @@ export function namePath(kind: Kind, name: string, id: string): string {
 /** Where the objects of a kind that belong to a tenant are noted, in shards. The folders are there while there are objects in them. */
 export function tenantKindPath(tenantId: string, kind: Kind): string {
   return `${TENANTS}/${encodeURIComponent(tenantId).replaceAll('.', '%2E')}/${kind}`;
+}
+
+/** Where the objects of a kind that all tenants may use are noted, in shards. No tenant's folder is called so. */
+export function sharedKindPath(kind: Kind): string {
+  return `${TENANTS}/%/${kind}`;
+}
+
+export function sharedPath(kind: Kind, id: string): string {
+  return `${sharedKindPath(kind)}/${shard(id)}/${id}`;
 }
 
 /** The tenant of a folder of {@link TENANTS}; undefined for a name that is none's. */

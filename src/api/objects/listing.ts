@@ -2,7 +2,7 @@ import * as z from 'zod';
 import { InvalidInputError } from '../../errors.js';
 import { readAhead } from '../../nsdb/read-ahead.js';
 import type { Versioned } from '../../nsdb/repository/change-set.js';
-import type { Kind, QosPolicy, TopologyTypes } from '../../topology/types.js';
+import type { Kind, TopologyTypes } from '../../topology/types.js';
 import { type Filter, MAX_LIMIT, matches, type ObjectQuery, parseId } from '../requests/object-query.js';
 import { ADMIN_KINDS, hasTenant, OWNERS, type Scope } from '../tenancy/tenancy.js';
 
@@ -76,26 +76,13 @@ async function tenantPage(scope: Scope, kind: Kind, query: ObjectQuery, signal: 
     last = place;
     steps++;
   }
-  // There are few.
-  if (kind === 'qos-policy') items.push(...(await sharedPolicies(scope, signal)));
   return { items, next: undefined };
 }
 
-/** Policies of others that everybody may use. */
-async function sharedPolicies({ repository, caller }: Scope, signal: AbortSignal): Promise<Versioned<QosPolicy>[]> {
-  const found: Versioned<QosPolicy>[] = [];
-  let after: string | undefined;
-  do {
-    const page = await repository.page({ kind: 'qos-policy', after, limit: MAX_LIMIT, signal });
-    found.push(...page.items.filter(({ object }) => object.shared && object.tenantId !== caller.tenantId));
-    after = page.next;
-  } while (after !== undefined);
-  return found;
-}
-
 /**
- * A place among the objects of a kind that are a tenant's: 0 and an object that names the tenant; or the number of a field that
- * leads to the tenant, from 1, the place of the object that it names, and the last of those that name that one ('' for none yet).
+ * A place among the objects of a kind that a tenant may know of: 0 and an object that names the tenant; or the number of a field
+ * that leads to the tenant, from 1, the place of the object that it names, and the last of those that name that one ('' for none
+ * yet); or, of a kind without such fields, 1 and an object that all tenants may use.
  */
 type Cursor = readonly string[];
 
@@ -108,7 +95,7 @@ interface Step {
   readonly place: Cursor;
 }
 
-/** Goes through the objects of a kind that are the caller's, behind a place, reading `size` at a time. */
+/** Goes through the objects of a kind that the caller may know of, behind a place, reading `size` at a time. */
 async function* walk(
   scope: Scope,
   kind: Kind,
@@ -127,6 +114,7 @@ async function* walk(
       from = page.next;
     } while (from !== undefined);
   }
+  if (kind === 'qos-policy') yield* shared(scope, kind, start === 1 ? inside.at(0) : undefined, size, signal);
   for (const [i, owner] of (OWNERS[kind] ?? []).entries()) {
     const source = i + 1;
     if (source < start) continue;
@@ -142,6 +130,27 @@ async function* walk(
       if (found !== undefined) yield* holders(scope, kind, owner.field, found.object.id, at, undefined, size, signal);
     }
   }
+}
+
+/** The objects of a kind that all tenants may use. */
+async function* shared(
+  { repository, caller }: Scope,
+  kind: Kind,
+  after: string | undefined,
+  size: number,
+  signal: AbortSignal,
+): AsyncGenerator<Step, void> {
+  let from = after;
+  do {
+    const page = await repository.page({ kind, isShared: true, after: from, limit: size, signal });
+    for (const stored of page.items) {
+      const { object } = stored;
+      // The caller's own are found by that they are.
+      const isOwn = 'tenantId' in object && object.tenantId === caller.tenantId;
+      yield { stored: isOwn ? undefined : stored, place: ['1', object.id] };
+    }
+    from = page.next;
+  } while (from !== undefined);
 }
 
 /** The objects that name one of the caller's in a field. */

@@ -10,6 +10,7 @@ import {
   namePath,
   objectPath,
   referencePath,
+  sharedPath,
   tenantPath,
   uniquePath,
 } from '../layout.js';
@@ -48,12 +49,12 @@ export function indexEntries<K extends Kind>(kind: K, object: TopologyTypes[K]):
   return [...entries.values(), ...uniqueEntries(kind, object), ...links, ...finderEntries(kind, object)];
 }
 
-/** What objects are found by wherever they are: their names, and whose they are. */
+/** What objects are found by wherever they are: their names, whose they are, and that all may use them. */
 function finderEntries(
   kind: Kind,
-  object: { readonly id: string; readonly name?: string; readonly tenantId?: string },
+  object: { readonly id: string; readonly name?: string; readonly tenantId?: string; readonly shared?: boolean },
 ): IndexEntry[] {
-  const { id, name, tenantId } = object;
+  const { id, name, tenantId, shared } = object;
   const entry = (path: string, field: string, value: string): IndexEntry => ({
     path,
     data: EMPTY,
@@ -65,6 +66,7 @@ function finderEntries(
   return [
     ...(name === undefined ? [] : [entry(namePath(kind, name, id), 'name', name)]),
     ...(tenantId === undefined ? [] : [entry(tenantPath(tenantId, kind, id), 'tenantId', tenantId)]),
+    ...(shared ? [entry(sharedPath(kind, id), 'shared', 'true')] : []),
   ];
 }
 

@@ -9,6 +9,7 @@ import {
   namesPath,
   objectPath,
   referenceFolder,
+  sharedKindPath,
   tenantKindPath,
 } from '../layout.js';
 import { readAhead } from '../read-ahead.js';
@@ -22,6 +23,8 @@ export interface PageQuery<K extends Kind> {
   readonly kind: K;
   readonly tenantId?: string;
   readonly name?: string;
+  /** Those that all tenants may use. */
+  readonly isShared?: true;
   /** Those that name an object in a field. */
   readonly holderOf?: { readonly row: ReferenceRow; readonly id: string };
   /** `next` of the page before; undefined for the first page. */
@@ -73,16 +76,20 @@ export async function readPage<K extends Kind>(
   return found.length > limit ? { items, next: ids[limit - 1] } : { items };
 }
 
-function isMeant<K extends Kind>({ tenantId, name, holderOf }: PageQuery<K>, object: TopologyTypes[K]): boolean {
-  const own: { readonly name?: string; readonly tenantId?: string } = object;
+function isMeant<K extends Kind>(
+  { tenantId, name, isShared, holderOf }: PageQuery<K>,
+  object: TopologyTypes[K],
+): boolean {
+  const own: { readonly name?: string; readonly tenantId?: string; readonly shared?: boolean } = object;
   if (name !== undefined && own.name !== name) return false;
   if (tenantId !== undefined && own.tenantId !== tenantId) return false;
+  if (isShared && !own.shared) return false;
   return holderOf === undefined || refersTo(holderOf.row, object, holderOf.id);
 }
 
 /** The first identifiers behind `after`, in the order of the list that they are in. */
 async function identifiers(store: Store, decode: Decode, query: PageQuery<Kind>, count: number): Promise<string[]> {
-  const { kind, tenantId, name, holderOf, after, signal } = query;
+  const { kind, tenantId, name, isShared, holderOf, after, signal } = query;
   const children = async (path: string) => (await store.children(path, { signal })) ?? [];
   const behind = (ids: readonly string[]) => ids.filter((id) => after === undefined || id > after).slice(0, count);
   if (name !== undefined) {
@@ -96,6 +103,7 @@ async function identifiers(store: Store, decode: Decode, query: PageQuery<Kind>,
     const folder = referenceFolder(holderOf.row, holderOf.id);
     return isReferenceSharded(holderOf.row) ? inShards(store, folder, query, count) : behind(await children(folder));
   }
+  if (isShared) return inShards(store, sharedKindPath(kind), query, count);
   if (tenantId !== undefined) return inShards(store, tenantKindPath(tenantId, kind), query, count);
   return isSharded(kind) ? inShards(store, kindPath(kind), query, count) : behind(await children(kindPath(kind)));
 }

@@ -261,3 +261,53 @@ test("policies that are shared are everybody's to read and to name, but not to c
   t.is((await client.delete(`/v1/qos-policies/${id}`)).status, 403);
   await api!.admin.delete(`/v1/qos-policies/${id}`);
 });
+
+test('a page of policies costs what is on it, whatever policies others keep to themselves', async (t) => {
+  const { admin } = api!;
+  const policies = '/v1/qos-policies';
+  const make = async (body: object) =>
+    ((await admin.post(policies, { name: 'policy', ...body })).body as { id: string }).id;
+  const shared: string[] = [];
+  const own: string[] = [];
+  const others: string[] = [];
+  for (let i = 0; i < 5; i++) {
+    shared.push(await make({ tenantId: 'blue', shared: true }));
+    own.push(await make({ tenantId: 'grey', shared: i === 0 }));
+    for (let j = 0; j < 6; j++) others.push(await make({ tenantId: 'blue' }));
+  }
+  t.teardown(() => Promise.all([...shared, ...own, ...others].map((id) => admin.delete(`${policies}/${id}`))));
+
+  const store = nsdb!.store();
+  const get = store.get.bind(store);
+  const read: string[] = [];
+  store.get = (path, options) => {
+    read.push(path);
+    return get(path, options);
+  };
+  const counting = await TestApi.start(store);
+  t.teardown(() => counting.close());
+  const client = counting.as(tenantAdmin('grey'));
+  for (const limit of [1, 2, 5, 100]) {
+    const found: string[] = [];
+    let next: string | undefined = '';
+    while (next !== undefined) {
+      const page = await client.get(`${policies}?limit=${limit}${next && `&after=${next}`}`);
+      t.true(itemsOf(page).length <= limit);
+      found.push(...itemsOf(page).map(({ id }) => String(id)));
+      ({ next } = page.body as { next?: string });
+    }
+    t.is(new Set(found).size, found.length);
+    t.deepEqual(found.slice(0, own.length).toSorted(), own.toSorted());
+    t.deepEqual(
+      shared.filter((id) => !found.includes(id)),
+      [],
+    );
+  }
+  t.deepEqual(
+    read.filter((path) => others.some((id) => path.endsWith(id))),
+    [],
+  );
+
+  await admin.patch(`${policies}/${shared[0]}`, { shared: false });
+  t.false(itemsOf(await client.get(policies)).some(({ id }) => id === shared[0]));
+});
