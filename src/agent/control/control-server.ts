@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net';
 import type { Logger } from 'pino';
 import { MidonetError } from '../../errors.js';
 import type { Page } from '../../http-endpoint.js';
+import { Handshakes } from './handshakes.js';
 import { CONTROL_IDENTITY, CONTROL_TLS, type ControlFault } from './protocol.js';
 
 /** Answers a request by itself: a stream that goes on until one of the sides ends it. */
@@ -24,11 +25,11 @@ export interface ControlServerOptions {
 
 const RETRY_MS = 5000;
 const PAGE_TIMEOUT_MS = 30_000;
+/** The API server does not wait longer for a connection, either. */
+const HANDSHAKE_TIMEOUT_MS = 3000;
 const HEADERS_TIMEOUT_MS = 10_000;
 /** A machine that is gone without a word is noticed by probes, so that nothing is captured for it any longer. */
 const PROBE_MS = 10_000;
-/** Whoever has the key opens few; others are refused by their handshake. */
-const MAX_CONNECTIONS = 256;
 
 /**
  * Where the API server asks this agent, and nobody else: whoever connects proves by TLS with a pre-shared key (RFC 4279,
@@ -45,7 +46,7 @@ export class ControlServer {
     this.server = createServer(
       {
         ...CONTROL_TLS,
-        handshakeTimeout: HEADERS_TIMEOUT_MS,
+        handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
         headersTimeout: HEADERS_TIMEOUT_MS,
         keepAlive: true,
         keepAliveInitialDelay: PROBE_MS,
@@ -53,7 +54,7 @@ export class ControlServer {
       },
       (request, response) => this.answer(request, response),
     );
-    this.server.maxConnections = MAX_CONNECTIONS;
+    new Handshakes(this.server);
   }
 
   static start(options: ControlServerOptions): ControlServer {
