@@ -21,9 +21,7 @@ const { version } = createRequire(import.meta.url)('#package') as { version: str
 
 const program = new Program('midonet')
   .version(version, '--version', 'say which version this is')
-  .description(
-    'A distributed virtual network for Kubernetes, Docker and plain hosts on the Open vSwitch kernel datapath',
-  )
+  .description('A distributed virtual network for containers and plain hosts on the Open vSwitch kernel datapath')
   .configureHelp({ showGlobalOptions: true });
 
 serviceCommand(

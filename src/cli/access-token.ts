@@ -41,8 +41,8 @@ Example:
   );
   const remove = command
     .command('delete <token...>')
-    .description('delete some, by name or by the first digits of their id')
-    .option('-y, --yes', 'without asking');
+    .description('delete some, by name or by the first digits of their id; asks first, but not where nobody can answer')
+    .option('-y, --yes', 'do not ask on a terminal');
   addClientOptions(remove).action((texts: string[], flags: DeleteFlags) => deleteTokens(texts, flags, terminal));
 }
 

@@ -36,12 +36,17 @@ export function fillApply(command: Command, terminal: Terminal): void {
     .requiredOption('-f, --filename <file>', 'YAML file, - for the standard input; may be repeated', collect)
     .option('--dry-run', 'show the difference only')
     .option('--prune', 'delete what is not in the file, of its tenants and its lists')
-    .option('-y, --yes', 'without asking')
+    .option('-y, --yes', 'do not ask on a terminal')
     .option('--tenant <id>', 'whose it is where the file does not say')
     .option('--json', 'print the difference as JSON')
     .addHelpText(
       'after',
-      '\nSee docs/apply.md.\n\nExample:\n  $ midonet apply -f docs/examples/two-tenants.yaml --dry-run',
+      `
+The difference is shown first. On a terminal you are asked before anything is changed; where nobody can answer, as in a
+script or with -f -, it is applied right away: --dry-run only shows it. See docs/apply.md.
+
+Example:
+  $ midonet apply -f docs/examples/two-tenants.yaml --dry-run`,
     );
   addConnectionOptions(command).action(async (flags: ApplyFlags) =>
     (await import('./apply/apply.js')).apply(flags, terminal),

@@ -58,6 +58,8 @@ test('the program says what it did, or in a line what was wrong', async (t) => {
 test('help has an example for every command', async (t) => {
   const cli = await start(t);
   const help = (await midonet(cli, '--help')).stdout;
+  // What is not there is not promised.
+  t.notRegex(help, /Kubernetes|Docker/);
   for (const word of ['apply', 'get <kind>', 'bridge', 'completion <shell>']) t.true(help.includes(word), word);
   t.false(help.includes('complete ['));
   t.is((await midonet(cli, 'help', 'port', 'bind')).stdout, (await midonet(cli, 'port', 'bind', '--help')).stdout);
@@ -66,7 +68,10 @@ test('help has an example for every command', async (t) => {
     (await midonet(cli, 'rule', 'create', '--help')).stdout,
     /--protocol <number>(.|\n)*Example:\n {2}\$ midonet rule/,
   );
-  t.regex((await midonet(cli, 'apply', '--help')).stdout, /--dry-run(.|\n)*Example:\n {2}\$ midonet apply -f/);
+  const apply = (await midonet(cli, 'apply', '--help')).stdout;
+  t.regex(apply, /--dry-run(.|\n)*Example:\n {2}\$ midonet apply -f/);
+  t.regex(apply, /where nobody can answer, .* applied right away/s);
+  t.regex((await midonet(cli, 'bridge', 'delete', '--help')).stdout, /but not where\s+nobody can answer/);
 });
 
 test('whoever has read enough may go, and a watch ends when it is interrupted', async (t) => {

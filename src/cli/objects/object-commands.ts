@@ -68,8 +68,8 @@ export function addObjectCommands(command: Command, kind: Kind, terminal: Termin
 
   const remove = command
     .command(`delete <${kind}...>`)
-    .description('delete some, with what is a part of them')
-    .option('-y, --yes', 'without asking');
+    .description('delete some, with what is a part of them; asks first, but not where nobody can answer')
+    .option('-y, --yes', 'do not ask on a terminal');
   addForce(remove, kind);
   addClientOptions(remove, kind).action((texts: string[], flags: DeleteFlags) =>
     deleteObjects(kind, texts, flags, terminal),
