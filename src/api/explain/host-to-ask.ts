@@ -1,12 +1,14 @@
 import { MidonetError } from '../../errors.js';
 import { bridgeHostsPath } from '../../nsdb/layout.js';
+import { readAhead } from '../../nsdb/read-ahead.js';
 import type { TopologyRepository } from '../../nsdb/repository/topology-repository.js';
 import type { Port } from '../../topology/types.js';
 import type { Scope } from '../tenancy/tenancy.js';
 import { type AgentLink, AgentRefusedError, AgentUnavailableError } from './agent-link.js';
 
-/** Agents that are tried one after the other where the port's own cannot be asked. */
-const MAX_TRIED = 64;
+/** Hosts that are looked at where the port's own cannot be asked: so many at once, and at most. */
+const AT_ONCE = 16;
+const MAX_LOOKED_AT = 1024;
 
 /**
  * The port's host, or one whose agent can be asked: best one that has ports of the same bridge.
@@ -18,7 +20,7 @@ export async function hostToAsk(
   { binding, bridgeId }: Port,
   signal: AbortSignal,
 ): Promise<string> {
-  const canBeAsked = async (hostId: string) => {
+  const canBeAsked = async (hostId: string, signal?: AbortSignal) => {
     try {
       await agents.agentOf(hostId, signal);
       return true;
@@ -27,11 +29,26 @@ export async function hostToAsk(
       throw error;
     }
   };
-  if (binding !== undefined && (await canBeAsked(binding.hostId))) return binding.hostId;
+  if (binding !== undefined && (await canBeAsked(binding.hostId, signal))) return binding.hostId;
   const near = bridgeId && (await repository.store.children(bridgeHostsPath(bridgeId), { signal }));
-  const others = [...(near || []), ...(await repository.list('host', signal))];
-  for (const hostId of others.slice(0, MAX_TRIED)) if (await canBeAsked(hostId)) return hostId;
-  throw new MidonetError('MN_AGENT_UNAVAILABLE', 'no agent of any host can be asked: start midonet agent on one');
+  const hosts = [...new Set([...(near || []), ...(await repository.list('host', signal))])];
+  const lookedAt = hosts.slice(0, MAX_LOOKED_AT);
+  for (let at = 0; at < lookedAt.length; at += AT_ONCE) {
+    const some = lookedAt.slice(at, at + AT_ONCE);
+    const answers = await readAhead(some, signal, canBeAsked);
+    const found = some.find((_, i) => answers[i]);
+    if (found !== undefined) return found;
+  }
+  throw new MidonetError(
+    'MN_AGENT_UNAVAILABLE',
+    `${noneOf(lookedAt.length, hosts.length)}: start midonet agent on one`,
+  );
+}
+
+function noneOf(lookedAt: number, hosts: number): string {
+  if (hosts === 0) return 'there is no host whose agent could be asked';
+  const some = lookedAt === hosts ? `all ${hosts} hosts` : `the first ${lookedAt} of ${hosts} hosts`;
+  return `of ${some} none has an agent that can be asked`;
 }
 
 /** What agents refuse for a reason that is in the request. */
