@@ -167,11 +167,7 @@ class Look {
     let summary: z.output<typeof summarySchema>;
     try {
       const patience = AbortSignal.any([signal, AbortSignal.timeout(AGENT_TIMEOUT_MS)]);
-      const found = summarySchema.safeParse(await this.agents.get(host.id, '/summary', patience));
-      if (!found.success) {
-        return this.warn('its agent answers in another form', where, 'run the same version of midonet everywhere');
-      }
-      summary = found.data;
+      summary = await this.agents.ask(host.id, '/summary', summarySchema, patience);
     } catch (error) {
       signal.throwIfAborted();
       const reason =
@@ -181,7 +177,7 @@ class Look {
       return this.warn(
         reason,
         where,
-        'see that the agent runs, and that its control port (config.control) can be reached from here',
+        'see that the agent runs, is of this version, and that its control port (config.control) can be reached from here',
       );
     }
     const { version, fault, features, ports, nsdbBacklog } = summary;
