@@ -28,8 +28,11 @@ export async function assign(
   for (const text of unsets) put(body, fieldAt(kind, text, '--unset').names, null);
 }
 
-/** `binding.interfaceName`: the names of the fields as the API has them, and what the last one holds. */
-export function fieldAt(kind: Kind, path: string, at: string): { names: string[]; shape: Shape } {
+/**
+ * `binding.interfaceName`: the names of the fields as the API has them, and what the last one holds.
+ * @param intoLists a list stands for what is in it, as in `tunnelZones.zone`
+ */
+export function fieldAt(kind: Kind, path: string, at: string, intoLists = false): { names: string[]; shape: Shape } {
   const names: string[] = [];
   let shape: Shape = { type: 'object', fields: fieldsOf(kind) };
   for (const step of path.split('.')) {
@@ -45,7 +48,7 @@ export function fieldAt(kind: Kind, path: string, at: string): { names: string[]
       throw new InvalidInputError(at, path, `expected ${known}`);
     }
     names.push(field.name);
-    shape = field.shape;
+    shape = intoLists && field.shape.type === 'list' ? field.shape.of : field.shape;
   }
   return { names, shape };
 }

@@ -15,7 +15,7 @@ import {
   type DeleteFlags,
   deleteObjects,
   type FieldFlags,
-  isFilter,
+  filtersOf,
   type ListFlags,
   listObjects,
   showObjects,
@@ -96,9 +96,7 @@ export function addClientOptions(command: Command, kind?: Kind): Command {
 /** Options for what a list or a watch shall tell. */
 export function addFilterOptions(list: Command, kind: Kind): void {
   if (hasName(kind)) list.option('--name <name>', 'only those of this name');
-  for (const field of fieldsOf(kind)) {
-    if (isFilter(field)) list.addOption(fieldOption(field));
-  }
+  for (const field of filtersOf(kind)) list.addOption(fieldOption(field));
   list
     .option('--where <field=value>', 'only those with this value; may be repeated', collect)
     .option('--limit <number>', 'at most so many', wholeNumber);

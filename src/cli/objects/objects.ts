@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import type { InputOf, MidonetClient, PatchOf, Stored } from '../../api/client/client.js';
 import { segmentOf } from '../../api/description/resources.js';
+import { filterFields } from '../../api/requests/object-query.js';
 import { InvalidInputError, MidonetError } from '../../errors.js';
 import type { Kind } from '../../topology/types.js';
 import { type ConnectionFlags, connect } from '../terminal/connection.js';
@@ -138,28 +139,28 @@ export async function filterOf(
   flags: ListFlags & FieldFlags,
   names: Names,
 ): Promise<Record<string, string | number | boolean>> {
-  const filter = await valuesOf(fieldsOf(kind).filter(isFilter), flags, names);
+  const filter = await valuesOf(filtersOf(kind), flags, names);
   if (flags.name !== undefined) filter.name = flags.name;
   if (flags.tenant !== undefined && hasTenant(kind)) filter.tenantId = flags.tenant;
   for (const text of flags.where ?? []) {
     const sign = text.indexOf('=');
-    const field = sign <= 0 ? undefined : fieldAt(kind, text.slice(0, sign), '--where');
-    if (field === undefined || field.names.length > 1 || !isScalar(field)) {
-      throw new InvalidInputError('--where', text, 'expected FIELD=VALUE, with a field that holds a single value');
-    }
-    filter[field.names[0]] = await readValue(field.shape, text.slice(sign + 1), text.slice(0, sign), names.idOf);
+    if (sign <= 0) throw new InvalidInputError('--where', text, 'expected FIELD=VALUE');
+    const { names: path, shape } = fieldAt(kind, text.slice(0, sign), '--where', true);
+    const field = path.join('.');
+    const known = filterFields(kind);
+    if (!known.includes(field))
+      throw new InvalidInputError('--where', text, `expected FIELD=VALUE, with one of ${known.join(', ')}`);
+    filter[field] = await readValue(shape, text.slice(sign + 1), text.slice(0, sign), names.idOf);
   }
   return filter as Record<string, string | number | boolean>;
 }
 
-/** Whether a list has an option of the name of the field. */
-export function isFilter(field: Field): boolean {
-  return isScalar(field) && !APART.has(field.name) && field.name !== 'limit';
-}
-
-/** Whether the API can be asked for objects that have some value there. */
-function isScalar({ shape }: Pick<Field, 'shape'>): boolean {
-  return shape.type !== 'list' && shape.type !== 'object' && shape.type !== 'map';
+/** The fields that a list has options for: those with a single value that the API can be asked for. */
+export function filtersOf(kind: Kind): readonly Field[] {
+  const known = filterFields(kind);
+  return fieldsOf(kind).filter(
+    ({ name, shape }) => known.includes(name) && shape.type !== 'list' && !APART.has(name) && name !== 'limit',
+  );
 }
 
 /** By tenant, by what they are a part of and by name; rules as they stand in their chain. */

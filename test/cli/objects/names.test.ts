@@ -72,7 +72,28 @@ test('what the API refuses is told with the field', async (t) => {
   t.regex((await cli.run(['bridge', 'create', 'no/slash'])).error!, /name: expected letters/);
   t.regex((await cli.run(['bridge', 'update', 'web'])).error!, /nothing to change/);
   t.regex((await cli.run(['bridge', 'update', 'web', '--set', 'mtu=9000'])).error!, /--set: expected one of .*name/);
-  t.regex((await cli.run(['bridge', 'list', '--where', 'inboundMirrors=x'])).error!, /--where: expected FIELD=VALUE/);
+  t.regex((await cli.run(['bridge', 'list', '--where', 'web'])).error!, /--where: expected FIELD=VALUE/);
+});
+
+test('a list takes the values that the API can be asked for, and no others', async (t) => {
+  const cli = await start(t);
+  await cli.midonet('host', 'create', 'node-1');
+  await cli.midonet('bridge', 'create', 'web');
+  await cli.midonet('port-group', 'create', 'uplinks');
+  await cli.midonet('port', 'create', 'vm', '--bridge', 'web', '--binding', 'host=node-1,interface-name=eth1');
+  await cli.midonet('port', 'create', 'up', '--bridge', 'web', '--port-groups', 'uplinks');
+  const named = async (where: string) =>
+    (await cli.json<AnyObject[]>('port', 'list', '--where', where)).map(({ name }) => name);
+  t.deepEqual(await named('bridge=web'), ['up', 'vm']);
+  t.deepEqual(await named('binding.host=node-1'), ['vm']);
+  t.deepEqual(await named('port-groups=uplinks'), ['up']);
+  await cli.midonet('tunnel-zone', 'create', 'underlay', '--type', 'vxlan');
+  await cli.midonet('host', 'update', 'node-1', '--tunnel-zones', 'zone=underlay,address=10.0.0.11');
+  t.regex(await cli.midonet('host', 'list', '--where', 'tunnel-zones.zone=underlay'), /node-1/);
+  t.regex((await cli.run(['port', 'list', '--where', 'addresses=10.0.0.2'])).error!, /^--where: .* one of .*bridgeId/);
+  // Nobody shall guess at a secret.
+  t.regex((await cli.run(['bgp-peer', 'list', '--password', 'x'])).error!, /unknown option '--password'/);
+  t.regex((await cli.run(['bgp-peer', 'list', '--where', 'password=x'])).error!, /^--where: expected FIELD=VALUE/);
 });
 
 test('fields are changed and taken away one by one, and deleting asks first', async (t) => {
