@@ -18,6 +18,8 @@ export interface Printed {
 export interface RunOptions {
   /** What somebody at the terminal answers; nobody is there when absent. */
   readonly answer?: boolean;
+  /** What others do while the answer is thought about. */
+  readonly meanwhile?: () => Promise<unknown>;
   readonly input?: string;
   readonly signal?: AbortSignal;
   /** Another than the API's own. */
@@ -87,6 +89,7 @@ export async function runMidonet(words: readonly string[], options: RunOptions &
     note: (line) => notes.push(line),
     confirm: async (question) => {
       notes.push(question);
+      await options.meanwhile?.();
       return options.answer ?? false;
     },
     input: async () => options.input ?? '',

@@ -60,10 +60,9 @@ async function carryOut({ changes, members }: Plan, client: MidonetClient, signa
       await work;
       done += count;
     } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      const rest =
-        done === 0 ? 'nothing was changed' : `${done} of ${total} changes were made before; apply again to go on`;
-      throw new MidonetError(error.code, `${describe(error)}; ${rest}`, { cause: error });
+      if (!(error instanceof MidonetError)) throw error;
+      const fault = error instanceof ApiError ? describe(error) : error.message;
+      throw new MidonetError(error.code, `${fault}; ${soFar(error, done, total)}`, { cause: error.cause ?? error });
     }
   };
   let size = BATCH_SIZE;
@@ -86,6 +85,18 @@ async function carryOut({ changes, members }: Plan, client: MidonetClient, signa
   }
 }
 
+/** What is to be known of the changes when one of them has failed. */
+function soFar(error: MidonetError, done: number, total: number): string {
+  const before = `${done} of ${total} changes were made before; apply again to go on`;
+  // The answer may have been lost, not the request.
+  const isRefused = error instanceof ApiError && (error.status < 500 || error.status === REFUSED_AS_FULL);
+  if (!isRefused) return `whether these were made is not known, ${before}`;
+  return done === 0 ? 'nothing was changed' : before;
+}
+
+/** Insufficient storage: nothing is changed either. */
+const REFUSED_AS_FULL = 507;
+
 /** Whether the changes do not fit into one transaction, and fewer might. */
 async function isTooLarge(sent: Promise<unknown>, batch: readonly Change[]): Promise<boolean> {
   try {
@@ -96,8 +107,9 @@ async function isTooLarge(sent: Promise<unknown>, batch: readonly Change[]): Pro
   }
 }
 
-function operationOf({ op, kind, id, body }: Change): BatchOperation {
-  return (op === 'delete' ? { op, kind, id } : { op, kind, id, body }) as BatchOperation;
+function operationOf({ op, kind, id, body, etag }: Change): BatchOperation {
+  const rest = op === 'delete' ? {} : { body, ...(op === 'patch' && { ifMatch: etag }) };
+  return { op, kind, id, ...rest } as BatchOperation;
 }
 
 /** `operations[3].body.mac: …` → `port web/vm1: mac: …`. */

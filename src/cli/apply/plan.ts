@@ -24,6 +24,8 @@ export interface Change {
   readonly body: Record<string, unknown>;
   /** As it will be; undefined when it is deleted. */
   readonly after: AnyObject | undefined;
+  /** The version that `fields` were compared with, of what is changed: it is changed in no other. */
+  readonly etag?: string;
 }
 
 /** What to do for the topology to be as a file says. */
@@ -61,9 +63,9 @@ export async function planOf(
   const desired: Desired[] = [];
   for (const entry of entries) desired.push(await desiredOf(entry, entries, namesOf(entry.tenant), called));
   const stored = await readAhead(entries, signal, ({ kind, id }, signal) => client.collection(kind).get(id, signal));
-  const current = new Map(
-    stored.flatMap((one) => (one === undefined ? [] : [[one.object.id, one.object as AnyObject]])),
-  );
+  const found = stored.flatMap((one) => one ?? []);
+  const current = new Map(found.map(({ object }) => [object.id, object as AnyObject]));
+  const etags = new Map(found.map(({ object, etag }) => [object.id, etag]));
   const positions = placeRules(desired, current);
 
   const changes: Change[] = [];
@@ -78,7 +80,9 @@ export async function planOf(
       continue;
     }
     const fields = changesOf(kind, before, after, spoken);
-    if (fields.length > 0) changes.push({ op: 'patch', kind, id, called: name, fields, body: patchOf(fields), after });
+    if (fields.length === 0) continue;
+    const etag = etags.get(id);
+    changes.push({ op: 'patch', kind, id, called: name, fields, body: patchOf(fields), after, etag });
   }
   const others = await othersOf(entries, client, names, prune, signal);
   const deletions = prune

@@ -87,6 +87,41 @@ test('nothing is changed when the question is answered with no', async (t) => {
   t.is((await cli.json<unknown[]>('bridge', 'list')).length, 1);
 });
 
+test('what others have changed since the difference was shown is not lost', async (t) => {
+  const cli = await start(t);
+  const text = (source: string) => FIREWALL(`[{ name: a, type: drop, condition: { source: ${source} } }]`);
+  await apply(cli, text('10.1.0.0/16'));
+  const { error } = await cli.run(['apply', '-f', '-'], {
+    input: text('10.2.0.0/16'),
+    answer: true,
+    meanwhile: () => cli.midonet('rule', 'update', 'firewall/a', '--source', '10.3.0.0/16'),
+  });
+  t.regex(error ?? 'applied', /^rule firewall\/a: .*it was changed since that version; nothing was changed$/);
+  t.like(await cli.json('rule', 'show', 'firewall/a'), { condition: { source: '10.3.0.0/16' } });
+  t.regex(await apply(cli, text('10.2.0.0/16')), /source=10\.3\.0\.0\/16 → source=10\.2\.0\.0\/16/);
+});
+
+test('changes that name each other are made together, each in the version that was shown', async (t) => {
+  const cli = await start(t);
+  const text = (a: string, b: string) => `
+- { kind: bridge, name: web, ports: [{ name: a, peer: ${a}, adminStateUp: ${a !== 'null'} }] }
+- { kind: router, name: edge, ports: [{ name: b, peer: ${b}, adminStateUp: ${b !== 'null'} }] }
+`;
+  await apply(cli, text('null', 'null'));
+  t.regex(await apply(cli, text('edge/b', 'web/a')), /^0 to make, 2 to change/m);
+  t.regex(await apply(cli, text('null', 'null')), /^0 to make, 2 to change/m);
+});
+
+test('when the server goes in the middle it is told how far the changes came', async (t) => {
+  const cli = await start(t);
+  const { error } = await cli.run(['apply', '-f', '-'], {
+    input: '{ kind: bridge, name: web }',
+    answer: true,
+    meanwhile: () => cli.api.close(),
+  });
+  t.regex(error ?? 'applied', /; whether these were made is not known, 0 of 1 changes were made before; apply again/);
+});
+
 test('what is wrong in a file is told with the object and the field', async (t) => {
   const cli = await start(t);
   const refused = async (input: string, message: RegExp) => {
