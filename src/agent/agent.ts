@@ -100,7 +100,9 @@ export class Agent {
       this.tracer.factChanged();
       this.healthChecks.factChanged();
     };
-    this.repository = new TopologyRepository(store);
+    this.repository = new TopologyRepository(store, (error) =>
+      log.warn({ error: error.message }, 'what a change leaves behind is not removed; `midonet nsdb fsck` finds it'),
+    );
     this.memberConnections = new MemberConnections(datapath, log);
     this.publisher = new Publisher(store, log);
     this.tunnelTargets = new TunnelTargets({

@@ -33,7 +33,9 @@ export async function runCluster(config: Config, log: Logger, signal: AbortSigna
       onNotice: (level, message, fields) => log[level](fields, `NSDB client: ${message}`),
     });
     closers.add(() => store.close());
-    const repository = new TopologyRepository(store);
+    const repository = new TopologyRepository(store, (error) =>
+      log.warn({ error: error.message }, 'what a change leaves behind is not removed; `midonet nsdb fsck` finds it'),
+    );
     const ending = new AbortController();
     const initialized = initialize(repository, log, ending.signal);
     closers.add(async () => {

@@ -34,6 +34,18 @@ export function sizeOf(operation: StoreOperation): number {
   return 64 + operation.path.length + ('data' in operation ? operation.data.length : 0);
 }
 
+/** Told why something that nobody needs any more could not be removed. The integrity check finds it. */
+export type OnLeftOver = (error: Error) => void;
+
+/** What is left to do when all is decided: that it fails makes no difference to what was done. */
+export async function tidy(work: Promise<void>, onLeftOver: OnLeftOver): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    onLeftOver(error as Error);
+  }
+}
+
 /**
  * Carry out the operations in one request, in the order of their phases. Makes folders that are missing, does without the
  * deletion of what is not there, and puts what the topology says in the place of what was learned.
@@ -42,22 +54,28 @@ export function sizeOf(operation: StoreOperation): number {
  * @throws ObjectConflictError when an object is not as it was read, NodeNotEmptyError when one that is to be deleted is
  * named by another meanwhile
  */
-export async function commit(store: Store, planned: readonly PlannedOperation[], signal?: AbortSignal): Promise<void> {
+export async function commit(
+  store: Store,
+  planned: readonly PlannedOperation[],
+  onLeftOver: OnLeftOver,
+  signal?: AbortSignal,
+): Promise<void> {
   const parts = planned.map((part) => ({ ...part })).sort((a, b) => a.phase - b.phase);
-  /** In which nothing may be after this. */
-  const tenantFolders = new Set<string>();
+  /** Folders of tenants in which nothing may be: after this, and if it is made for nothing. */
+  const emptied = new Set<string>();
+  const made = new Set<string>();
   for (const { operation, entry } of parts) {
-    if (operation.type === 'delete' && isOfTenant(entry)) tenantFolders.add(parentPath(operation.path)!);
+    if (operation.type === 'delete' && isOfTenant(entry)) emptied.add(parentPath(operation.path)!);
   }
   try {
-    await carryOut(store, parts, tenantFolders, signal);
+    await carryOut(store, parts, made, signal);
   } catch (error) {
     if (error instanceof MidonetError && !(error instanceof StoreUnavailableError)) {
-      await removeEmpty(store, tenantFolders, signal);
+      await tidy(removeEmpty(store, made, signal), onLeftOver);
     }
     throw error;
   }
-  await removeEmpty(store, tenantFolders, signal);
+  await tidy(removeEmpty(store, emptied, signal), onLeftOver);
 }
 
 /** @param tenantFolders is given those that are made */

@@ -42,7 +42,7 @@ import {
 } from '../store.js';
 import { ObjectConflictError, ObjectNotFoundError } from '../topology-errors.js';
 import { ChangeSet, checkObject, type PlannedOperation, type Versioned } from './change-set.js';
-import { commit } from './commit.js';
+import { commit, type OnLeftOver } from './commit.js';
 import { Deletion, isDeleted, removeRemains } from './deletion.js';
 import { holderSchema } from './index-entries.js';
 import { noteInsertions } from './insertions.js';
@@ -97,6 +97,7 @@ export interface KindListener<T> {
 export class TopologyRepository {
   constructor(
     readonly store: Store,
+    private readonly onLeftOver: OnLeftOver = () => {},
     private readonly migrations: Migrations = MIGRATIONS,
   ) {}
 
@@ -179,7 +180,7 @@ export class TopologyRepository {
 
   /** Several changes that are to happen together. */
   transaction(): Transaction {
-    return new Transaction(this.store, this.migrations);
+    return new Transaction(this.store, this.onLeftOver, this.migrations);
   }
 
   /**
@@ -227,7 +228,7 @@ export class TopologyRepository {
   /** Whether the operations were carried out: not when an object that they change is not as it was read. */
   private async commits(planned: readonly PlannedOperation[], signal?: AbortSignal): Promise<boolean> {
     try {
-      await commit(this.store, planned, signal);
+      await commit(this.store, planned, this.onLeftOver, signal);
       return true;
     } catch (error) {
       if (error instanceof ObjectConflictError) return false;
@@ -312,7 +313,9 @@ export class TopologyRepository {
     const deleted = [...changes.objects].filter(isDeleted);
     await removeRemains(this.store, deleted, signal);
     for (const { kind, id } of deleted) if (kind === 'host') await releaseHostLeases(this.store, id, signal);
-    for (const request of deletion.requests()) await unlessInterfered(commit(this.store, request, signal));
+    for (const request of deletion.requests()) {
+      await unlessInterfered(commit(this.store, request, this.onLeftOver, signal));
+    }
     return isComplete;
   }
 

@@ -11,7 +11,7 @@ import {
   TransactionTooLargeError,
 } from '../topology-errors.js';
 import { ChangeSet, checkObject, type Staged } from './change-set.js';
-import { commit, MAX_BYTES, MAX_OPERATIONS, sizeOf } from './commit.js';
+import { commit, MAX_BYTES, MAX_OPERATIONS, type OnLeftOver, sizeOf, tidy } from './commit.js';
 import { Deletion, isDeleted, removeRemains } from './deletion.js';
 import { noteInsertions } from './insertions.js';
 
@@ -25,6 +25,7 @@ export class Transaction {
 
   constructor(
     private readonly store: Store,
+    private readonly onLeftOver: OnLeftOver,
     migrations: Migrations = MIGRATIONS,
   ) {
     this.changes = new ChangeSet(store, migrations);
@@ -119,8 +120,6 @@ export class Transaction {
    * @throws ObjectConflictError naming an object that somebody else has changed: start again with a new transaction
    * @throws ObjectNotFoundError, ObjectExistsError, ReferenceConflictError, ObjectReferencedError naming the field
    * @throws TransactionTooLargeError
-   * @throws StoreUnavailableError after the changes were made, too, when what nobody names any more could not be removed;
-   * the integrity check finds that
    */
   async commit(signal?: AbortSignal): Promise<void> {
     if (!this.isOpen) throw new ClosedError('transaction');
@@ -138,12 +137,12 @@ export class Transaction {
       );
     }
     try {
-      await commit(this.store, planned, signal);
+      await commit(this.store, planned, this.onLeftOver, signal);
     } catch (error) {
       const deleted = error instanceof NodeNotEmptyError ? deletion.objectAt(error.path) : undefined;
       throw deleted === undefined ? error : new ObjectConflictError(deleted.kind, deleted.id);
     }
-    await removeRemains(this.store, [...this.changes.objects].filter(isDeleted), signal);
+    await tidy(removeRemains(this.store, [...this.changes.objects].filter(isDeleted), signal), this.onLeftOver);
   }
 }
 

@@ -42,7 +42,7 @@ test('the first form of a kind is stored without a version', async (t) => {
 
 test('an older form is brought up to date when it is read, and written with the next change', async (t) => {
   const { store } = t.context;
-  const repository = new TopologyRepository(store, MIGRATIONS);
+  const repository = new TopologyRepository(store, undefined, MIGRATIONS);
   const [first, second] = [randomUUID(), randomUUID()];
   const path = objectPath('bridge', first);
   const fresh = await repository.create('bridge', { id: second, name: 'new' });
@@ -68,7 +68,7 @@ test('an older form is brought up to date when it is read, and written with the 
 
 test('a newer form is refused with both versions, and a watcher keeps what it has', async (t) => {
   const { store } = t.context;
-  const repository = new TopologyRepository(store, MIGRATIONS);
+  const repository = new TopologyRepository(store, undefined, MIGRATIONS);
   const bridge = await repository.create('bridge', { id: randomUUID(), name: 'b' });
   const path = objectPath('bridge', bridge.id);
   const seen: (string | undefined)[] = [];

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { ClosedError, UnsupportedError } from '../../../src/errors.js';
+import { findOrphanedFlowState } from '../../../src/nsdb/flow-state/port-folder.js';
 import { encodeJson } from '../../../src/nsdb/json.js';
 import { flowStatePath, natBlocksPath } from '../../../src/nsdb/layout.js';
 import { findFaults } from '../../../src/nsdb/repository/integrity.js';
@@ -9,8 +10,10 @@ import {
   ObjectNotFoundError,
   ObjectReferencedError,
   ReferenceConflictError,
+  TopologyRepository,
   TransactionTooLargeError,
 } from '../../../src/nsdb/repository/topology-repository.js';
+import { StoreUnavailableError } from '../../../src/nsdb/store.js';
 import { positionsAfter } from '../../../src/topology/position.js';
 import { allPaths } from '../embedded-nsdb.js';
 import { test } from './repository-test.js';
@@ -232,4 +235,34 @@ test('what was read before is changed or deleted only if nobody has changed it s
   await repository.delete('chain', chain.id);
   await repository.create('chain', chain);
   await t.throwsAsync(repository.transaction().delete('chain', chain.id, undefined, former), refused);
+});
+
+test('a change that is done is not told as failed when what it leaves behind cannot be removed, but that is told', async (t) => {
+  const { store } = t.context;
+  const failing = Object.create(store) as typeof store;
+  const lost = new StoreUnavailableError('delete', '/', false, 'connection lost');
+  failing.delete = () => Promise.reject(lost);
+  const leftOver: Error[] = [];
+  const repository = new TopologyRepository(failing, (error) => leftOver.push(error));
+  const first = await repository.create('bridge', { id: id(), name: 'b', tenantId: 'blue' });
+  const second = await repository.create('bridge', { id: id(), name: 'b', tenantId: 'red' });
+  const port = await repository.create('port', { id: id(), bridgeId: second.id });
+  await store.ensure(`${flowStatePath(port.id)}/0000000001`);
+
+  await repository.delete('bridge', first.id);
+  const transaction = repository.transaction();
+  await transaction.delete('bridge', second.id);
+  await transaction.commit();
+  t.is(await repository.get('bridge', first.id), undefined);
+  t.is(await repository.get('port', port.id), undefined);
+  // Two folders of tenants, and flow state.
+  t.deepEqual(leftOver, [lost, lost, lost]);
+
+  const found: string[] = [];
+  for await (const { path, repair } of findFaults(store)) {
+    found.push(path);
+    await store.multi(repair);
+  }
+  t.deepEqual(found.toSorted(), ['/tenants/blue', '/tenants/red']);
+  for await (const { path } of findOrphanedFlowState(store)) t.is(path, flowStatePath(port.id));
 });
