@@ -13,6 +13,15 @@ export interface KnownObject {
   readonly modified: number;
   /** Of all that the feed was told, the how manieth it was. */
   readonly serial: number;
+  /** What decides who may know of it, see sightOf. */
+  readonly sight: string;
+}
+
+/** Objects that the same may know of. */
+export interface SightGroup {
+  readonly objects: Map<string, KnownObject>;
+  /** The one that was changed last. */
+  newest: KnownObject;
 }
 
 /** An object that is gone, or that others may see than before. */
@@ -48,6 +57,8 @@ export interface Follower {
  */
 export class Feed {
   readonly objects = new Map<string, KnownObject>();
+  /** The same by what decides who may know of them. */
+  readonly groups = new Map<string, SightGroup>();
   /** Objects told so far. */
   serial = 0;
   /** Every change up to this zxid is in {@link objects}. */
@@ -140,9 +151,14 @@ export class Feed {
     const { id } = object;
     const before = this.objects.get(id);
     this.owners.advance(modified);
-    if (before !== undefined && sightOf(this.kind, before.object) !== sightOf(this.kind, object))
+    const sight = sightOf(this.kind, object);
+    if (before !== undefined && before.sight !== sight) {
       this.depart(id, before);
-    this.objects.set(id, { object, modified, serial: ++this.serial });
+      this.ungroup(id, before);
+    }
+    const known = { object, modified, serial: ++this.serial, sight };
+    this.objects.set(id, known);
+    this.group(id, known);
     for (const follower of this.followers) follower.changed(this, id);
   }
 
@@ -151,7 +167,21 @@ export class Feed {
     if (before === undefined) return;
     this.depart(id, before);
     this.objects.delete(id);
+    this.ungroup(id, before);
     for (const follower of this.followers) follower.changed(this, id);
+  }
+
+  private group(id: string, known: KnownObject): void {
+    const group = this.groups.get(known.sight) ?? { objects: new Map(), newest: known };
+    this.groups.set(known.sight, group);
+    group.objects.set(id, known);
+    if (known.modified > group.newest.modified) group.newest = known;
+  }
+
+  private ungroup(id: string, { sight }: KnownObject): void {
+    const group = this.groups.get(sight)!;
+    group.objects.delete(id);
+    if (group.objects.size === 0) this.groups.delete(sight);
   }
 
   private depart(id: string, last: KnownObject | undefined): void {

@@ -33,7 +33,7 @@ type Task = { readonly feed: Feed; readonly id: string } | { readonly version: n
 export const EVENT_STREAM = 'text/event-stream';
 
 const MARK = '';
-/** Objects looked at before others get their turn. */
+/** Objects, or groups of them, looked at before others get their turn. */
 const TURN = 1000;
 
 /**
@@ -152,12 +152,10 @@ export class WatchStream implements OpenStream {
     this.told?.clear();
     // Without a version: who is cut off before the end of it has to begin anew.
     await this.send('id:\nevent: reset\ndata: {}\n\n');
-    let count = 0;
     for (const [i, feed] of this.feeds.entries()) {
-      for (const [id, known] of feed.objects) {
+      for await (const [id, known] of this.inSight(feed)) {
         if (this.isEnded || this.restartDue) return;
         if (known.serial <= serials[i]) await this.tellObject(feed, id, known);
-        if (++count % TURN === 0) await nextTurn();
       }
     }
     await this.send(`id: ${this.idOf(version)}\nevent: current\ndata: {}\n\n`);
@@ -168,16 +166,14 @@ export class WatchStream implements OpenStream {
     if (!this.feeds.every((feed) => feed.reaches(from))) return false;
     // Who knows of what another server told: it may have belonged to the tenant for a moment that was not seen here.
     if (!from.isOurs && this.options.selection.maySee !== undefined) return false;
-    let count = 0;
     for (const feed of this.feeds) {
-      for (const [id, known] of feed.objects) {
+      for await (const [id, known] of this.inSight(feed)) {
         if (this.isEnded) return true;
         const isNewer = known.modified > from.version;
         if (isNewer) this.add(feed, id);
         // What is newer the client may have been told as something that it wanted.
         const mayBeTold = this.told !== undefined && (isNewer || this.wants(known)) && (await this.maySee(feed, known));
         if (mayBeTold) this.told?.add(keyOf(feed, id));
-        if (++count % TURN === 0) await nextTurn();
       }
       // Only then: what departed meanwhile may not have been looked at above.
       if (!feed.reaches(from)) return false;
@@ -196,6 +192,19 @@ export class WatchStream implements OpenStream {
     this.queue.delete(MARK);
     this.settled();
     return true;
+  }
+
+  /** The objects that who watches may know of: others cost no more than what decides that. */
+  private async *inSight(feed: Feed): AsyncGenerator<[id: string, known: KnownObject]> {
+    let count = 0;
+    for (const { objects, newest } of feed.groups.values()) {
+      if (await this.maySee(feed, newest)) {
+        for (const entry of objects) {
+          yield entry;
+          if (++count % TURN === 0) await nextTurn();
+        }
+      } else if (++count % TURN === 0) await nextTurn();
+    }
   }
 
   private async tellNext(): Promise<void> {
