@@ -1,4 +1,5 @@
 import { formatIpv4, formatIpv6, formatMac } from '../packet/address.js';
+import { ArpOp } from '../packet/arp.js';
 import { EtherType } from '../packet/ethernet.js';
 import { IpProtocol, PROTOCOL_NAMES } from '../packet/ip-protocol.js';
 import type { Action, NatSpec } from './action.js';
@@ -60,7 +61,7 @@ export function describePacket(key: FlowKey): string {
 function describeNetwork(key: FlowKey): string {
   const src = describeAddress(key, Word.NW_SRC);
   const dst = describeAddress(key, Word.NW_DST);
-  if (key.ethType === EtherType.ARP) return `arp operation ${key.nwProto}, ${src} > ${dst}`;
+  if (key.ethType === EtherType.ARP) return describeArp(key, src, dst);
   if (!isIp(key)) return `type 0x${key.ethType.toString(16).padStart(4, '0')}`;
   const protocol = PROTOCOL_NAMES.get(key.nwProto) ?? `protocol ${key.nwProto}`;
   if (key.nwFrag === Frag.LATER) return `${protocol} ${src} > ${dst}`;
@@ -74,6 +75,18 @@ function describeNetwork(key: FlowKey): string {
       return `${protocol} type ${key.tpSrc} code ${key.tpDst}, ${src} > ${dst}`;
     default:
       return `${protocol} ${src} > ${dst}`;
+  }
+}
+
+/** A request asks for the target's address, a reply tells of its sender's (RFC 826). */
+function describeArp({ nwProto, arpSha }: FlowKey, sender: string, target: string): string {
+  switch (nwProto) {
+    case ArpOp.REQUEST:
+      return `arp who-has ${target} tell ${sender}`;
+    case ArpOp.REPLY:
+      return `arp ${sender} is-at ${formatMac(arpSha)}`;
+    default:
+      return `arp operation ${nwProto}, ${sender} > ${target}`;
   }
 }
 

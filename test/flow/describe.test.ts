@@ -35,6 +35,23 @@ test('a packet is described from the inside out', (t) => {
   t.is(describePacket(other), 'type 0x88cc, 00:00:00:00:00:00 > 00:00:00:00:00:00');
 });
 
+test('ARP is described by what it asks or tells', (t) => {
+  const key = new FlowKey();
+  key.ethType = EtherType.ARP;
+  key.words[Word.NW_SRC] = 0x0a00_0001;
+  key.words[Word.NW_DST] = 0x0a00_0002;
+  key.arpSha = 0x0200_0000_0001;
+  const texts = [1, 2, 3].map((operation) => {
+    key.nwProto = operation;
+    return describePacket(key).replace(/, [0-9a-f:]{17} > .*$/, '');
+  });
+  t.deepEqual(texts, [
+    'arp who-has 10.0.0.2 tell 10.0.0.1',
+    'arp 10.0.0.1 is-at 02:00:00:00:00:01',
+    'arp operation 3, 10.0.0.1 > 10.0.0.2',
+  ]);
+});
+
 test('a match names the bits that count, whole fields without their mask', (t) => {
   const mask = new FlowMask();
   t.is(describeMatch(udp6(), mask), 'every packet');

@@ -62,7 +62,7 @@ test('packets are read as people write them', (t) => {
   t.is(read('protocol 47 10.0.0.1 > 10.0.0.2'), `protocol 47 10.0.0.1 > 10.0.0.2, ttl 64, ${tail}`);
   t.is(
     describePacket(packetKey(parsePacket('arp 10.0.0.1 > 10.0.0.2 from 02:00:00:00:00:01'))),
-    'arp operation 1, 10.0.0.1 > 10.0.0.2, 02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff',
+    'arp who-has 10.0.0.2 tell 10.0.0.1, 02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff',
   );
   t.is(packetKey(parsePacket(`tcp 10.0.0.1 > 10.0.0.2 ${macs} flags syn,ack`)).tcpFlags, 18);
   t.throws(() => packetKey(parsePacket('udp 10.0.0.1 > 10.0.0.2 from 02:00:00:00:00:01')), { message: /to MAC/ });

@@ -119,7 +119,7 @@ test('what is answered, and what a packet waits for', (t) => {
   near.ipv4(0x0a01_0005).value = { mac: SERVER };
   t.is(
     textOf(world, keyOf(buildArpRequest(CLIENT, CLIENT_IP, 0x0a01_0005), 1)),
-    `arp operation 1, 10.1.0.2 > 10.1.0.5, 02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff
+    `arp who-has 10.1.0.5 tell 10.1.0.2, 02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff
 in at port port-1 of a bridge
   chain firewall
     no further rule matches
