@@ -73,14 +73,18 @@ serviceCommand(
     // Its agent and its API use its own database, wherever that listens.
     const own = { ...config, nsdb: { ...config.nsdb, connect: config.nsdb.listen } };
     const closers = new Closers(log);
-    const failures: Promise<never>[] = [];
+    const services: Service[] = [];
     try {
       for (const run of [runNsdb, runAgent, runCluster]) {
         const service = await run(own, log, signal, warnings);
         closers.add(() => service.close());
-        failures.push(service.failed);
+        services.push(service);
       }
-      return { failed: Promise.race(failures), close: () => closers.close() };
+      return {
+        ready: Promise.all(services.map(({ ready }) => ready)).then(() => undefined),
+        failed: Promise.race(services.map(({ failed }) => failed)),
+        close: () => closers.close(),
+      };
     } catch (error) {
       await closers.close();
       throw error;

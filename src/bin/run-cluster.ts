@@ -82,7 +82,7 @@ export async function runCluster(config: Config, log: Logger, signal: AbortSigna
     const isOpen = anonymous !== undefined;
     log.info({ listen: api.listen, tls: tls !== undefined, http: http.port }, 'serving the REST API');
     if (isOpen) log.warn({ listen: api.listen }, 'whoever reaches the API may change everything: see docs/security.md');
-    return { failed: new Promise<never>(() => {}), close: () => closers.close() };
+    return { ready: initialized, failed: new Promise<never>(() => {}), close: () => closers.close() };
   } catch (error) {
     await closers.close();
     throw error;

@@ -2,6 +2,8 @@ import type { Logger } from 'pino';
 
 /** Something that runs until it is closed. */
 export interface Service {
+  /** Resolves when it can do its work, or was closed before; absent: it can from the start. */
+  readonly ready?: Promise<void>;
   /** Rejects when the service can go on no longer. Never resolves. */
   readonly failed: Promise<never>;
   close(): Promise<void>;
@@ -57,7 +59,11 @@ export async function serve(
   }
   // It may fail when nobody waits for that any more.
   service.failed.catch(() => undefined);
-  if (!stop.aborted) log.info('ready');
+  const tellReady = () => {
+    if (!stop.aborted) log.info('ready');
+  };
+  if (service.ready === undefined) tellReady();
+  else service.ready.then(tellReady);
   try {
     await Promise.race([stopped, service.failed]);
   } catch (error) {

@@ -47,6 +47,24 @@ test('what has started when it is to stop is closed', async (t) => {
   t.is(closed, 1);
 });
 
+test('it is said to be ready when it can do its work, and not before', async (t) => {
+  const stop = new AbortController();
+  const told: string[] = [];
+  const telling = { info: (text: string) => told.push(text), warn: () => {}, error: () => {} } as unknown as typeof log;
+  let work = () => {};
+  const ready = new Promise<void>((resolve) => {
+    work = resolve;
+  });
+  const serving = serve(async () => ({ ready, failed: never, close: async () => {} }), telling, stop.signal);
+  await new Promise(setImmediate);
+  t.deepEqual(told, []);
+  work();
+  await new Promise(setImmediate);
+  t.deepEqual(told, ['ready']);
+  stop.abort();
+  await serving;
+});
+
 test('a start that fails is an error', async (t) => {
   const start = () => Promise.reject(new Error('no'));
   await t.throwsAsync(serve(start, log, new AbortController().signal), { message: 'no' });
