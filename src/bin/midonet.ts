@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import { pino } from 'pino';
 import { RecentWarnings } from '../agent/control/recent-warnings.js';
 import { addClientCommands } from '../cli/commands.js';
+import { printable } from '../cli/terminal/terminal.js';
 import { adviceOn } from '../cli/terminal/unreachable.js';
 import { MidonetError } from '../errors.js';
 import { type Config, loadConfig } from './config.js';
@@ -137,7 +138,7 @@ function fail(error: unknown): void {
   if (error instanceof MidonetError) {
     const advice = adviceOn(error);
     process.stderr.write(
-      `midonet: ${error.message.trimEnd()} (${error.code})\n${advice === undefined ? '' : `  → ${advice}\n`}`,
+      `midonet: ${printable(error.message.trimEnd())} (${error.code})\n${advice === undefined ? '' : `  → ${advice}\n`}`,
     );
   }
   // An error of the system, or a signal: the message says all.

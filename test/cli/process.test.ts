@@ -55,6 +55,15 @@ test('the program says what it did, or in a line what was wrong', async (t) => {
   t.is((await midonet(cli, 'bridge', 'delete', 'web')).status, 0);
 });
 
+test('what tenants have written does not command the terminal of whoever reads it', async (t) => {
+  const cli = await start(t);
+  const metadata = { note: '\u001b[2J\u009b1mgone\u0007' };
+  await cli.api.admin.send('POST', '/v1/chains', { name: 'firewall', tenantId: 'blue', metadata });
+  const shown = await midonet(cli, 'chain', 'show', 'firewall');
+  t.regex(shown.stdout, /note=\\u001b\[2J\\u009b1mgone\\u0007$/m);
+  t.like(JSON.parse((await midonet(cli, 'chain', 'show', 'firewall', '--json')).stdout), { metadata });
+});
+
 test('help has an example for every command', async (t) => {
   const cli = await start(t);
   const help = (await midonet(cli, '--help')).stdout;

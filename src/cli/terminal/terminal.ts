@@ -21,6 +21,15 @@ export interface Terminal {
   setExitCode(code: number): void;
 }
 
+/** Control characters but for tabs and ends of lines: those of ASCII, and those of ISO 8859 that come after them. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it is about
+const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f-\x9f]/g;
+
+/** Text that tells a terminal nothing but what to show: what tenants have written does not move the cursor of whoever reads it. */
+export function printable(text: string): string {
+  return text.replace(CONTROLS, (control) => `\\u${control.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
 /** The terminal of this process. */
 export function systemTerminal(): Terminal {
   const { stdin, stdout, stderr } = process;
@@ -33,8 +42,8 @@ export function systemTerminal(): Terminal {
     env: process.env,
     isInteractive: stdin.isTTY === true && stderr.isTTY === true,
     signal: new AbortController().signal,
-    print: (line) => stdout.write(`${line}\n`),
-    note: (line) => stderr.write(`${line}\n`),
+    print: (line) => stdout.write(`${printable(line)}\n`),
+    note: (line) => stderr.write(`${printable(line)}\n`),
     input: () => text(stdin),
     setExitCode: (code) => {
       process.exitCode = code;
@@ -43,7 +52,9 @@ export function systemTerminal(): Terminal {
       const lines = createInterface({ input: stdin, output: stderr });
       try {
         const unanswered = once(lines, 'close').then(() => '');
-        return /^y(es)?$/i.test((await Promise.race([lines.question(`${question} [y/N] `), unanswered])).trim());
+        return /^y(es)?$/i.test(
+          (await Promise.race([lines.question(`${printable(question)} [y/N] `), unanswered])).trim(),
+        );
       } finally {
         lines.close();
       }
