@@ -1,5 +1,10 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
@@ -21,8 +26,12 @@ interface Outcome {
 }
 
 function midonet(cli: TestCli, ...words: string[]): Promise<Outcome> {
+  return runProgram({ MIDONET_API: cli.api.address }, ...words);
+}
+
+function runProgram(settings: Record<string, string>, ...words: string[]): Promise<Outcome> {
   return new Promise((resolve) => {
-    const env = { PATH: process.env.PATH, MIDONET_API: cli.api.address };
+    const env = { PATH: process.env.PATH, ...settings };
     execFile(process.execPath, [PROGRAM, ...words], { env }, (error, stdout, stderr) => {
       resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr });
     });
@@ -62,6 +71,29 @@ test('what tenants have written does not command the terminal of whoever reads i
   const shown = await midonet(cli, 'chain', 'show', 'firewall');
   t.regex(shown.stdout, /note=\\u001b\[2J\\u009b1mgone\\u0007$/m);
   t.like(JSON.parse((await midonet(cli, 'chain', 'show', 'firewall', '--json')).stdout), { metadata });
+});
+
+test('an answer that is cut short is no success, and leaves no file', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'midonet-cut-'));
+  const cut = createServer((_request, response) => {
+    response.write('begun');
+    setImmediate(() => response.destroy());
+  });
+  await once(cut.listen(0, '127.0.0.1'), 'listening');
+  t.teardown(() => cut.close());
+  const server = `http://127.0.0.1:${(cut.address() as AddressInfo).port}`;
+  const file = join(folder, 'bundle.tar.gz');
+  for (const words of [
+    ['support-bundle', file],
+    ['capture', '7c1f0e52-8a4e-4c53-9f43-2b1b0a6f3c11', '-w', '-'],
+  ]) {
+    const { status, stderr } = await runProgram({ MIDONET_API: server }, ...words);
+    t.is(status, 1);
+    t.regex(stderr, /^midonet: the answer was cut short: .* \(MN_API_UNAVAILABLE\)\n$/m);
+    t.notRegex(stderr, /^ +at /m);
+  }
+  t.deepEqual(await readdir(folder), []);
+  await rm(folder, { recursive: true });
 });
 
 test('help has an example for every command', async (t) => {

@@ -10,6 +10,7 @@ import { wholeNumber } from '../objects/object-commands.js';
 import { withClient } from '../objects/objects.js';
 import { addConnectionOptions, type ConnectionFlags } from '../terminal/connection.js';
 import type { Terminal } from '../terminal/terminal.js';
+import { toItsEnd } from './cut-short.js';
 
 export interface CaptureFlags extends ConnectionFlags {
   readonly tenant?: string;
@@ -53,9 +54,9 @@ export async function capture(port: string, flags: CaptureFlags, terminal: Termi
     const query = { direction, filter, count, seconds, format };
     const stream = await client.stream('POST', `/v1/ports/${portId}/captures`, { query, signal: terminal.signal });
     terminal.note(`capturing what crosses port ${port}; stop with Ctrl-C`);
-    if (write === undefined) await printPackets(stream, terminal);
-    else if (write === '-') await pipeline(stream, process.stdout, { end: false });
-    else await pipeline(stream, createWriteStream(write));
+    if (write === undefined) await toItsEnd(printPackets(stream, terminal));
+    else if (write === '-') await toItsEnd(pipeline(stream, process.stdout, { end: false }));
+    else await toItsEnd(pipeline(stream, createWriteStream(write)));
   });
 }
 

@@ -1,9 +1,9 @@
 import { open, rm } from 'node:fs/promises';
-import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { Command } from 'commander';
 import { addConnectionOptions, type ConnectionFlags, connect } from '../terminal/connection.js';
 import type { Terminal } from '../terminal/terminal.js';
+import { toItsEnd } from './cut-short.js';
 
 export function fillSupportBundle(command: Command, terminal: Terminal): void {
   command.addHelpText(
@@ -23,25 +23,23 @@ function defaultName(now: Date): string {
   return `midonet-support-${now.toISOString().slice(0, 19).replaceAll(':', '')}.tar.gz`;
 }
 
-/** @throws errors of the system; a file that is there already is left alone */
+/** A file that is there already is left alone, and nothing is left of one that fails. @throws errors of the system */
 export async function saveSupportBundle(file: string, flags: ConnectionFlags, terminal: Terminal): Promise<void> {
   const client = await connect(flags, terminal);
   try {
-    const archive = await client.stream('GET', '/v1/support-bundle', { signal: terminal.signal });
-    await save(archive, file, terminal.signal);
+    // Each agent is asked for a bundle: not for one that there is no place for.
+    const target = await open(file, 'wx', 0o600);
+    const { signal } = terminal;
+    try {
+      const archive = await client.stream('GET', '/v1/support-bundle', { signal });
+      await toItsEnd(pipeline(archive, target.createWriteStream(), { signal }));
+    } catch (error) {
+      await target.close();
+      await rm(file);
+      throw error;
+    }
     terminal.print(`saved ${file}; its manifest.json says what could not be got`);
   } finally {
     client.close();
-  }
-}
-
-/** Nothing is left of a file that could not be written as a whole. */
-async function save(archive: Readable, file: string, signal: AbortSignal): Promise<void> {
-  const target = await open(file, 'wx', 0o600);
-  try {
-    await pipeline(archive, target.createWriteStream(), { signal });
-  } catch (error) {
-    await rm(file);
-    throw error;
   }
 }
