@@ -119,7 +119,8 @@ async function* walk(
     const source = i + 1;
     if (source < start) continue;
     const ownerAfter = source === start ? inside.slice(0, -1) : [];
-    const ownerId = ownerAfter.at(-1);
+    // None at a place where there are no objects, which ends in nothing.
+    const ownerId = ownerAfter.at(-1) || undefined;
     if (ownerId !== undefined && (await scope.find(owner.kind, ownerId)) !== undefined) {
       const place = [String(source), ...ownerAfter];
       yield* holders(scope, kind, owner.field, ownerId, place, inside.at(-1) || undefined, size, signal);

@@ -250,6 +250,18 @@ test('a tenant finds all that it has, a page at a time, and nothing else', async
   }
 });
 
+test('a list goes on behind objects that none goes with', async (t) => {
+  const { admin } = api!;
+  const client = api!.as(tenantAdmin('yellow'));
+  const make = async (path: string, body: object) => ((await admin.post(path, body)).body as { id: string }).id;
+  const loadBalancerId = await make('/v1/load-balancers', { tenantId: 'yellow' });
+  const poolId = await make('/v1/pools', { loadBalancerId });
+  const vipId = await make('/v1/vips', { poolId, address: '10.0.0.1', protocolPort: 80 });
+  // The `next` of a page that ended at a load balancer: behind it, but before the first of its pools.
+  const page = await client.get(`/v1/vips?after=1.1.0.${loadBalancerId}..`);
+  t.like(page, { status: 200, body: { items: [{ id: vipId }] } });
+});
+
 test("policies that are shared are everybody's to read and to name, but not to change", async (t) => {
   const id = randomUUID();
   await api!.admin.post('/v1/qos-policies', { id, name: 'common', shared: true, tenantId: 'blue' });
