@@ -131,9 +131,7 @@ function failures({ log }: ApiContext): ErrorRequestHandler {
     // The answer is under way: all that can be said is that it is cut short.
     if (response.headersSent) return next(error);
     const problem = problemOf(error);
-    if (problem.code === 'MN_INTERNAL') {
-      log.error({ error: error instanceof Error ? error.stack : String(error), path: request.path }, 'request failed');
-    }
+    if (problem.status === 500) log.error({ error: traceOf(error), path: request.path }, 'request failed');
     // Of an answer that was being made.
     response.removeHeader('ETag');
     response.locals.code = problem.code;
@@ -141,4 +139,10 @@ function failures({ log }: ApiContext): ErrorRequestHandler {
     if (problem.status === 401) response.set('WWW-Authenticate', 'Bearer realm="midonet"');
     response.status(problem.status).type(PROBLEM_TYPE).json(problem);
   };
+}
+
+/** Where the error comes from, and where those that caused it do. */
+function traceOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return error.cause === undefined ? String(error.stack) : `${error.stack}\ncaused by ${traceOf(error.cause)}`;
 }

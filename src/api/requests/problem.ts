@@ -74,7 +74,7 @@ function statusOf(error: MidonetError): number {
 
 /** Errors of Express, of its parsers (which have a status) and of signals. */
 function foreignProblem(error: unknown): Problem {
-  if (error instanceof DOMException && error.name === 'TimeoutError') {
+  if (isGivenUp(error)) {
     return problem(504, 'MN_TIMEOUT', 'the request was not carried out in the time allowed; some of it may be');
   }
   const status = error instanceof Error && 'status' in error ? error.status : undefined;
@@ -86,6 +86,11 @@ function foreignProblem(error: unknown): Problem {
   const isBody = 'type' in (error as Error) && (error as { type?: unknown }).type === 'entity.parse.failed';
   const detail = shortened(isBody ? `body: expected JSON: ${message}` : message, MAX_DETAIL);
   return { ...problem(400, 'MN_INVALID_INPUT', detail), ...(isBody && { field: 'body' }) };
+}
+
+/** Whether a signal has ended the request: it took too long, or the client did not wait. */
+function isGivenUp(error: unknown): boolean {
+  return error instanceof Error && (error.name === 'TimeoutError' || error.name === 'AbortError');
 }
 
 function problem(status: number, code: ErrorCode, detail: string): Problem {

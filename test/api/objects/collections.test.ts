@@ -1,5 +1,7 @@
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import test from 'ava';
+import { pino } from 'pino';
 import { exampleOf } from '../../../src/api/description/examples.js';
 import { NESTED, segmentOf } from '../../../src/api/description/resources.js';
 import { objectPath } from '../../../src/nsdb/layout.js';
@@ -235,6 +237,40 @@ test('what cannot be read in the NSDB is no fault of the request', async (t) => 
   t.like(await admin.get(`/v1/chains/${chainId}/rules`), fault);
   t.like(await admin.delete(`/v1/chains/${chainId}`), fault);
   t.false(itemsOf(await admin.get(`/v1/rules?chainId=${chainId}`)).some(({ id }) => id === ruleId));
+});
+
+test('the log says why the server could not do something, and nothing of clients that did not wait', async (t) => {
+  const logged: string[] = [];
+  const log = pino({ level: 'error' }, { write: (line) => logged.push(line) });
+  const store = nsdb!.store();
+  const own = await TestApi.start(store, { log });
+  t.teardown(() => own.close());
+  const bridgeId = await make(own.admin, '/v1/bridges', { name: 'damaged' });
+  const multi = store.multi.bind(store);
+  const leaving = new AbortController();
+  const isGivenUp = new Promise<void>((resolve) => {
+    store.multi = async (operations, options) => {
+      const { signal } = options!;
+      setImmediate(() => leaving.abort());
+      await once(signal!, 'abort');
+      setTimeout(resolve, 100);
+      return multi(operations, options);
+    };
+  });
+  const left = fetch(`${own.address}/v1/bridges/${bridgeId}`, {
+    method: 'PATCH',
+    headers: { 'content-type': 'application/json' },
+    body: '{"adminStateUp": false}',
+    signal: leaving.signal,
+  });
+  t.is(await left.catch(() => 'left'), 'left');
+  await isGivenUp;
+  t.deepEqual(logged, []);
+
+  await store.set(objectPath('bridge', bridgeId), new TextEncoder().encode('{"name": 7}'));
+  t.is((await own.admin.get(`/v1/bridges/${bridgeId}`)).status, 500);
+  t.is(logged.length, 1);
+  t.true(logged[0].includes('request failed') && logged[0].includes('expected text'), logged[0]);
 });
 
 test('what others need cannot be deleted, and the answer says what that is', async (t) => {
