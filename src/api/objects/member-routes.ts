@@ -60,7 +60,8 @@ async function put(call: Call, kind: GroupKind): Promise<void> {
   const { id, name } = await member(call, kind);
   const { key } = MEMBER_PATHS[kind];
   const { [key]: own = name, ...value } = bodyOf(request.body);
-  if (own !== name) throw new InvalidInputError(key, own, `expected ${name}, as in the path`);
+  const isSame = typeof own === 'string' && (await named(key, () => MEMBERS[kind].name(own))) === name;
+  if (!isSame) throw new InvalidInputError(key, own, `expected ${name}, as in the path`);
   const members = scope.repository.members(kind, id);
   try {
     // What is wrong with it is found out there.

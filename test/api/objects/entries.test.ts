@@ -32,6 +32,8 @@ test('addresses join a group and leave it, in canonical text', async (t) => {
   const path = `/v1/ip-address-groups/${id}/addresses`;
   t.like(await admin.put(`${path}/FD00::0:1`, undefined), { status: 201, body: { address: 'fd00::1' } });
   t.is((await admin.put(`${path}/fd00::1`, {})).status, 200);
+  t.is((await admin.put(`${path}/FD00::0:1`, { address: 'FD00:0::1' })).status, 200);
+  t.like(await admin.put(`${path}/fd00::1`, { address: 'fd00::2' }), { status: 400, body: { field: 'address' } });
   for (let i = 0; i < 9; i++) await admin.put(`${path}/10.0.0.${i}`, undefined);
   const found: unknown[] = [];
   let next: string | undefined = '';
