@@ -50,6 +50,7 @@ const TYPES: Readonly<Partial<Record<string, string>>> = {
   array: 'a list',
   object: 'fields',
   record: 'fields',
+  nonoptional: 'a value',
 };
 
 /** What is counted of a value, where that is not the value itself. */

@@ -81,6 +81,8 @@ interface Attempt {
   readonly signal: AbortSignal;
   /** Objects as the changes so far leave them. */
   readonly staged: Map<string, TopologyTypes[Kind]>;
+  /** Keys of the objects that the changes so far delete. */
+  readonly deleted: Set<string>;
   /** By chain that was asked for: its rules in the store. */
   readonly rules: Map<string, readonly PlacedRule[]>;
 }
@@ -115,7 +117,7 @@ async function tryOnce(
   signal: AbortSignal,
 ): Promise<Staged[] | undefined> {
   const transaction = scope.repository.transaction();
-  const attempt: Attempt = { scope, transaction, signal, staged: new Map(), rules: new Map() };
+  const attempt: Attempt = { scope, transaction, signal, staged: new Map(), deleted: new Set(), rules: new Map() };
   if (changes.length > 1) await transaction.readAhead(named(changes), signal);
   const done: Staged[] = [];
   for (const [i, change] of changes.entries()) {
@@ -201,7 +203,7 @@ async function stageDeletion(
   attempt: Attempt,
   { kind, id, ifMatch, force }: Change & { op: 'delete' },
 ): Promise<Staged> {
-  const { scope, transaction, signal, staged } = attempt;
+  const { scope, transaction, signal, staged, deleted } = attempt;
   const existing = await loadIf(attempt, kind, id, ifMatch);
   scope.requireWriter();
   // Of what the caller may not know of, and of what is not there, the same is told.
@@ -210,6 +212,7 @@ async function stageDeletion(
   if (!force) checkOwner(kind, existing, undefined);
   await transaction.delete(kind, id, signal);
   staged.delete(stagedKey(kind, id));
+  deleted.add(stagedKey(kind, id));
   return { kind, id, result: 'deleted' };
 }
 
@@ -219,7 +222,15 @@ async function make(
   input: Record<string, unknown>,
   place: RulePlace | undefined,
 ): Promise<Staged> {
-  const { scope, transaction, staged } = attempt;
+  const { scope, transaction, staged, deleted } = attempt;
+  // What went with the other would go with this one.
+  if (deleted.has(stagedKey(kind, String(input.id)))) {
+    throw new InvalidInputError(
+      `${kind}.id`,
+      input.id,
+      'expected another id: to put an object in the place of one, replace it',
+    );
+  }
   const filled = { ...(await defaultsOf(attempt, kind, input, place)), ...unmasked(kind, input, undefined) };
   const object = validated(kind, scope.complete(kind, filled, undefined));
   await scope.checkChange(kind, undefined, object, staged);

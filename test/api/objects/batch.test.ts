@@ -71,6 +71,7 @@ test('of a batch of which one part fails nothing happens, and the error names th
     [port({ mac: 'x' }), 400, 'operations[2].body.mac'],
     [port({ colour: 1 }), 400, 'operations[2].body.colour'],
     [{ op: 'create', kind: 'port', body: 7 }, 400, 'operations[2].body'],
+    [{ op: 'create', kind: 'port' }, 400, 'operations[2].body'],
     [port({ mac }), 409, 'operations[2].body.mac'],
     [port({ mac: '02:00:00:00:00:02' }), 409, 'operations[2].body.mac'],
     [port({ portGroupIds: [nowhere] }), 400, 'operations[2].body.portGroupIds[0]'],
@@ -88,6 +89,23 @@ test('of a batch of which one part fails nothing happens, and the error names th
   }
   t.is(etagIn(await admin.get(`/v1/bridges/${bridgeId}`)), etag);
   t.is(itemsOf(await admin.get(`/v1/bridges/${bridgeId}/ports`)).length, 1);
+});
+
+test('an object cannot be deleted and made anew in one batch, as its ports would go over to the other', async (t) => {
+  const { admin } = api!;
+  const bridgeId = randomUUID();
+  await admin.post('/v1/bridges', { id: bridgeId, name: 'old' });
+  const portId = ((await admin.post('/v1/ports', { bridgeId })).body as { id: string }).id;
+  for (const making of [
+    { op: 'create', kind: 'bridge', body: { id: bridgeId, name: 'new' } },
+    { op: 'replace', kind: 'bridge', id: bridgeId, body: { name: 'new' } },
+  ]) {
+    const operations = [{ op: 'delete', kind: 'bridge', id: bridgeId }, making];
+    const answer = await admin.post('/v1/batch', { operations });
+    t.like(answer, { status: 400, body: { field: 'operations[1].body.id', value: bridgeId } });
+  }
+  t.is((await admin.get(`/v1/ports/${portId}`)).status, 200);
+  t.like((await admin.get(`/v1/bridges/${bridgeId}`)).body, { name: 'old' });
 });
 
 test('a batch may be sent again: what is there already stays as it is', async (t) => {
