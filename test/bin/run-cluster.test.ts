@@ -33,7 +33,9 @@ test('midonet cluster serves the API, metrics and health, also when the NSDB com
       api: { listen: `127.0.0.1:${port}`, http: { port: httpPort } },
     }),
   );
-  const service = await runCluster(await loadConfig(file, {}), log, new AbortController().signal);
+  const lines: string[] = [];
+  const errorsOnly = pino({ level: 'error' }, { write: (line) => lines.push(line) });
+  const service = await runCluster(await loadConfig(file, {}), errorsOnly, new AbortController().signal);
   try {
     const page = async (path: string) => {
       const answer = await fetch(`http://127.0.0.1:${httpPort}${path}`);
@@ -48,6 +50,10 @@ test('midonet cluster serves the API, metrics and health, also when the NSDB com
     for (; answer.status !== 200; answer = await fetch(bridges)) await delay(20);
     t.deepEqual(await answer.json(), { items: [] });
     t.regex((await page('/metrics')).text, /^midonet_nsdb_connected 1$/m);
+    // Without a file of their own changes are recorded in the log, whatever else that takes.
+    await fetch(bridges, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"name":"web"}' });
+    const audit = { caller: 'local', method: 'POST', path: '/v1/bridges', status: 201 };
+    t.like(JSON.parse(lines.at(-1) ?? '{}'), { audit });
   } finally {
     await service.close();
   }
