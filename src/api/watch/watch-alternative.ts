@@ -1,23 +1,8 @@
 import * as z from 'zod';
 import type { Content, ParameterDescription } from '../description/operation.js';
-import { WATCH_EVENTS } from './watch-routes.js';
+import { PLACES, WATCH_EVENTS } from './watch-routes.js';
 
 /** How streams take the place of answers, in words. */
-
-const PLACES: readonly ParameterDescription[] = [
-  {
-    name: 'from',
-    in: 'query',
-    description: 'Of a stream: the `id` of the last event that was taken in, behind which it goes on.',
-    schema: z.string().regex(/^\d{1,16}$/),
-  },
-  {
-    name: 'Last-Event-ID',
-    in: 'header',
-    description: 'The same, as browsers send it when they come back.',
-    schema: z.string().regex(/^\d{1,16}$/),
-  },
-];
 
 /** How an operation that reads objects is asked for a stream instead. */
 export const WATCH_PARAMETERS: readonly ParameterDescription[] = [

@@ -5,7 +5,7 @@ import { InvalidInputError } from '../../errors.js';
 import { ObjectNotFoundError } from '../../nsdb/topology-errors.js';
 import { refersTo } from '../../topology/references.js';
 import { KINDS, type Kind, type TopologyTypes } from '../../topology/types.js';
-import type { OperationDescription } from '../description/operation.js';
+import type { OperationDescription, ParameterDescription } from '../description/operation.js';
 import { NESTED, segmentOf } from '../description/resources.js';
 import type { Place } from '../feeds/feed.js';
 import type { Feeds } from '../feeds/feeds.js';
@@ -34,6 +34,25 @@ id: 4735-5ca1ab1e
 
 `;
 
+/** Where a stream ended: a version, and the feeds that gave it if they have a name. */
+const PLACE = /^(\d{1,16})(?:-([0-9a-f]{8}))?$/;
+
+/** How whoever was cut off says where. */
+export const PLACES: readonly ParameterDescription[] = [
+  {
+    name: 'from',
+    in: 'query',
+    description: 'Of a stream: the last `id` that one gave, such as `4720-5ca1ab1e`, behind which it goes on.',
+    schema: z.string().regex(PLACE),
+  },
+  {
+    name: 'Last-Event-ID',
+    in: 'header',
+    description: 'The same, as browsers send it when they come back; it goes before `from`.',
+    schema: z.string().regex(PLACE),
+  },
+];
+
 export const WATCH_OPERATIONS: readonly OperationDescription[] = [
   {
     method: 'get',
@@ -57,20 +76,7 @@ export const WATCH_OPERATIONS: readonly OperationDescription[] = [
         schema: z.string(),
         example: 'acme',
       },
-      {
-        name: 'from',
-        in: 'query',
-        description: 'The last `id` that a stream gave.',
-        schema: z.string(),
-        example: '4720-5ca1ab1e',
-      },
-      {
-        name: 'Last-Event-ID',
-        in: 'header',
-        description: 'The same; it goes before `from`.',
-        schema: z.string(),
-        example: '4720-5ca1ab1e',
-      },
+      ...PLACES,
     ],
     answers: [
       {
@@ -195,8 +201,6 @@ function whereFrom(
   if (last !== undefined) return { from: parsePlace(feeds, 'last-event-id', last), tenantId };
   return { from: from === undefined ? undefined : parsePlace(feeds, 'from', from), tenantId };
 }
-
-const PLACE = /^(\d{1,16})(?:-([0-9a-f]{8}))?$/;
 
 function parsePlace(feeds: Feeds, field: string, text: unknown): Place {
   const [, version, feedsId] = (typeof text === 'string' && PLACE.exec(text)) || [];

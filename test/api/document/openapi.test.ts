@@ -6,6 +6,7 @@ import ava, { type ExecutionContext, type TestFn } from 'ava';
 import { pino } from 'pino';
 import { createApp } from '../../../src/api/app.js';
 import { type Answer, ApiError, connectApi, type MidonetClient } from '../../../src/api/client/client.js';
+import { readEvents } from '../../../src/api/client/event-stream.js';
 import { EXAMPLES, type Example, exampleOf, OTHERS } from '../../../src/api/description/examples.js';
 import type { OperationDescription } from '../../../src/api/description/operation.js';
 import { COLLECTIONS, NESTED, segmentOf } from '../../../src/api/description/resources.js';
@@ -197,6 +198,21 @@ async function restore({ api, t }: Sender): Promise<void> {
     t.true(status === 200 || status === 201, `${kind}: ${JSON.stringify(body)}`);
   }
 }
+
+test('what streams are said to go on from is what they give', async (t) => {
+  const { api } = t.context;
+  const stream = await api.stream('GET', '/v1/watch', { query: { kinds: 'bridge' } });
+  let given: string | undefined;
+  for await (const events of readEvents(stream)) {
+    given = events.find(({ type }) => type === 'current')?.id;
+    if (given !== undefined) break;
+  }
+  const places = allOperations().flatMap(({ parameters = [] }) =>
+    parameters.filter(({ name }) => name === 'from' || name === 'Last-Event-ID'),
+  );
+  t.true(places.length > 2 * KINDS.length);
+  for (const { schema } of places) t.true(typeof schema !== 'string' && schema.safeParse(given).success, given);
+});
 
 test('every example is accepted, and what comes back is as the document says', async (t) => {
   const { api } = t.context;
