@@ -1,9 +1,10 @@
-import type { Command } from 'commander';
+import type { Command, Option } from 'commander';
 import { InvalidInputError } from '../../errors.js';
 import { KINDS, type Kind } from '../../topology/types.js';
 import { type ConnectionFlags, connect } from '../terminal/connection.js';
 import type { Terminal } from '../terminal/terminal.js';
 import { fieldNamed, fieldsOf, hasName, type Shape } from './fields.js';
+import { kindCalled } from './kinds.js';
 import { type AnyObject, parentsOf } from './names.js';
 import { conditionFields } from './objects.js';
 
@@ -58,50 +59,53 @@ async function candidates(
 ): Promise<string[]> {
   const current = words.at(-1) ?? '';
   let command = program;
-  let operands = 0;
+  /** The one whose value comes next. */
+  let option: Option | undefined;
+  const operands: string[] = [];
   for (const word of words.slice(0, -1)) {
     const next = command.commands.find((one) => one.name() === word);
-    if (next !== undefined) {
+    if (option !== undefined) option = undefined;
+    else if (word.startsWith('-')) option = command.options.find((one) => isCalled(one, word) && !one.isBoolean());
+    else if (next === undefined) operands.push(word);
+    else {
       command = next;
       await prepare(command);
-    } else if (!word.startsWith('-')) operands++;
+    }
   }
-  const before = words.at(-2) ?? '';
-  const option = command.options.find((one) => one.long === before || one.short === before);
-  const kind = kindOf(program, command, words);
+  const kind = kindCalled((command.name() === 'get' ? operands[0] : command.parent?.name()) ?? '');
   const start = current.includes(',') ? current.slice(0, current.lastIndexOf(',') + 1) : '';
   const rest = current.slice(start.length);
   const offered = await (async () => {
-    if (option !== undefined && !option.isBoolean())
-      return optionValues(option.long!, kind, option.argChoices, terminal);
+    if (option !== undefined) return optionValues(option, kind, terminal);
     if (current.startsWith('-'))
       return command.options.filter(({ hidden }) => !hidden).flatMap(({ long }) => long ?? []);
     if (command.commands.length > 0) return command.commands.map((one) => one.name());
-    const [argument] = command.registeredArguments;
-    if (argument?.argChoices !== undefined) return argument.argChoices;
-    if (command.name() === 'get' && operands === 0) return KINDS;
-    return kind === undefined || command.name() === 'create' ? [] : namesOf(kind, terminal);
+    const repeated = command.registeredArguments.findLast(({ variadic }) => variadic);
+    const name = (command.registeredArguments[operands.length] ?? repeated)?.name() ?? '';
+    if (name === 'kind') return KINDS;
+    const named = OF_THE_KIND.has(name) ? kind : kindCalled(name);
+    return named === undefined ? [] : namesOf(named, terminal);
   })();
   return offered.filter((word) => word.startsWith(rest)).map((word) => `${start}${word}`);
 }
 
-/** The kind of object that the words are about. */
-function kindOf(program: Command, command: Command, words: readonly string[]): Kind | undefined {
-  const word = command.parent === program ? words[1] : command.parent?.name();
-  return KINDS.find((kind) => kind === word);
+/** Arguments that are called otherwise than the kind of object that they name. */
+const OF_THE_KIND: ReadonlySet<string> = new Set(['names', 'peer']);
+
+function isCalled({ long, short }: Option, word: string): boolean {
+  return word === long || word === short;
 }
 
 async function optionValues(
-  long: string,
+  { flags, long, argChoices }: Option,
   kind: Kind | undefined,
-  choices: readonly string[] | undefined,
   terminal: Terminal,
 ): Promise<readonly string[]> {
-  if (choices !== undefined) return choices;
-  if (long === '--host') return namesOf('host', terminal);
-  if (kind === undefined) return [];
+  if (argChoices !== undefined) return argChoices;
+  const named = kindCalled(/<(.+)>/.exec(flags)?.[1] ?? '');
+  if (named !== undefined) return namesOf(named, terminal);
+  if (kind === undefined || long === undefined) return [];
   const word = long.slice('--'.length);
-  if (kind === 'rule' && (word === 'before' || word === 'after')) return namesOf('rule', terminal);
   const field = fieldNamed(fieldsOf(kind), word) ?? fieldNamed(conditionFields(kind), word);
   return field === undefined ? [] : shapeValues(field.shape, terminal);
 }

@@ -92,6 +92,11 @@ export const ABOUT: Readonly<Record<Kind, { readonly description: string; readon
   'logging-resource': { description: 'Where decisions are logged', example: 'create log --type file' },
 };
 
+/** The kind of this name, in the singular or the plural. */
+export function kindCalled(word: string): Kind | undefined {
+  return KINDS.find((one) => one === word) ?? COLLECTIONS.get(word);
+}
+
 /**
  * The kind that somebody names in the singular or the plural.
  * @param at names the option or field in errors
@@ -99,7 +104,7 @@ export const ABOUT: Readonly<Record<Kind, { readonly description: string; readon
  */
 export function kindNamed(text: string, at = 'kind'): Kind {
   const word = text.toLowerCase();
-  const kind = KINDS.find((one) => one === word) ?? COLLECTIONS.get(word);
+  const kind = kindCalled(word);
   if (kind !== undefined) return kind;
   const near = nearest(word, [...KINDS, ...KINDS.map(segmentOf)]);
   if (near === undefined) throw new InvalidInputError(at, text, `expected one of ${KINDS.join(', ')}`);

@@ -30,6 +30,12 @@ test('commands, options, values and names are completed', async (t) => {
   t.deepEqual(await complete('rule', 'create', '--in-ports', 'web/vm,'), ['web/vm,web/vm']);
   t.deepEqual(await complete('get', 'rou'), ['router', 'route']);
   t.deepEqual(await complete('get', 'bridge', 'wo'), ['world']);
+  t.deepEqual(await complete('get', '--limit', '5', '-w', 'bridges', 'wo'), ['world']);
+  t.deepEqual(await complete('port', 'link', 'web/vm', ''), ['web/vm']);
+  t.deepEqual(await complete('port', 'unlink', 'web/vm', ''), ['']);
+  t.deepEqual(await complete('bridge', 'create', 'w'), ['']);
+  t.deepEqual(await complete('trace', '--from', ''), ['web/vm']);
+  t.deepEqual(await complete('capture', 'web'), ['web/vm']);
   t.deepEqual(await complete('bridge', 'list', '-o', 'w'), ['wide']);
 });
 
