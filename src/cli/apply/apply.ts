@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { ApiError, type BatchOperation, type MidonetClient } from '../../api/client/client.js';
 import { MidonetError } from '../../errors.js';
 import { formatField } from '../objects/columns.js';
+import { goingAlong } from '../objects/going-along.js';
 import { listOf, putMember, removeMember } from '../objects/member-lists.js';
 import type { Names } from '../objects/names.js';
 import { type ClientFlags, withClient } from '../objects/objects.js';
@@ -36,7 +37,7 @@ export async function apply(flags: ApplyFlags, terminal: Terminal): Promise<void
     const plan = await planOf(entries, flags.prune === true, client, names, terminal.signal);
     const count = plan.changes.length + plan.members.length;
     await printAs(terminal, formOf(flags), summaryOf(plan), async () => {
-      const lines = await linesOf(plan, names);
+      const lines = await linesOf(plan, client, names, terminal.signal);
       return [...lines, ...(lines.length > 0 ? [''] : []), totals(plan)].join('\n');
     });
     for (const { kind, called } of plan.others) terminal.note(`also there: ${kind} ${called}; --prune would delete it`);
@@ -122,10 +123,16 @@ function inWords(error: ApiError, batch: readonly Change[]): string {
 const SIGNS = { create: '+', patch: '~', delete: '-' } as const;
 
 /** The difference for people: what is made, changed and deleted, field by field. */
-async function linesOf({ changes, members }: Plan, names: Names): Promise<string[]> {
+async function linesOf(
+  { changes, members }: Plan,
+  client: MidonetClient,
+  names: Names,
+  signal: AbortSignal,
+): Promise<string[]> {
   const lines: string[] = [];
   for (const change of changes) {
-    lines.push(`${SIGNS[change.op]} ${change.kind} ${change.called}`);
+    const along = change.op === 'delete' ? await goingAlong(client, change.kind, change.id, signal) : '';
+    lines.push(`${SIGNS[change.op]} ${change.kind} ${change.called}${along === '' ? '' : ` with ${along}`}`);
     for (const { field, before, after } of change.fields) {
       if (change.op === 'create' && HIDDEN.has(field.name)) continue;
       if (field.name === 'position') {

@@ -10,6 +10,7 @@ import type { Terminal } from '../terminal/terminal.js';
 import { assign, type Fields, fieldAt } from './assignments.js';
 import { detailsOf, tableOf } from './columns.js';
 import { type Field, fieldsOf, hasName, hasTenant, kebab } from './fields.js';
+import { goingAlong } from './going-along.js';
 import { type AnyObject, Names, parentsOf } from './names.js';
 import { readValue } from './values.js';
 
@@ -268,11 +269,17 @@ export async function deleteObjects(
       const { object } = await existing(client, names, kind, text, terminal.signal);
       found.push({ id: object.id, called: `${await names.nameOfObject(kind, object)} (${object.id})` });
     }
-    const question = `Delete ${kind} ${found.map(({ called }) => called).join(', ')}, and what is a part of it?`;
-    if (flags.yes !== true && terminal.isInteractive && !(await terminal.confirm(question))) {
-      terminal.note('nothing was deleted');
-      terminal.setExitCode(1);
-      return;
+    if (flags.yes !== true && terminal.isInteractive) {
+      const lost: string[] = [];
+      for (const { id, called } of found) {
+        const along = await goingAlong(client, kind, id, terminal.signal);
+        lost.push(along === '' ? called : `${called} with ${along}`);
+      }
+      if (!(await terminal.confirm(`Delete ${kind} ${lost.join('; ')}?`))) {
+        terminal.note('nothing was deleted');
+        terminal.setExitCode(1);
+        return;
+      }
     }
     for (const { id, called } of found) {
       await client.collection(kind).remove(id, { force: flags.force, signal: terminal.signal });

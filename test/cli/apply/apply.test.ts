@@ -60,6 +60,7 @@ test('what is not in the file is deleted only if that is asked for', async (t) =
   await apply(cli, FIREWALL('[{ type: accept, condition: { protocol: tcp } }, { type: drop }]'));
   await cli.midonet('bridge', 'create', 'kept', '--tenant', 'red');
   await cli.midonet('bridge', 'create', 'old', '--tenant', 'blue');
+  await cli.midonet('port', 'create', 'vm', '--bridge', 'old');
   const text = FIREWALL('[{ type: drop }]');
   const { out, notes } = await cli.run(['apply', '-f', '-'], { input: text });
   t.is(out, 'nothing to change');
@@ -67,7 +68,7 @@ test('what is not in the file is deleted only if that is asked for', async (t) =
   t.is((await cli.json<unknown[]>('rule', 'list')).length, 2);
   const pruned = await apply(cli, text, '--prune');
   t.regex(pruned, /^- rule /m);
-  t.regex(pruned, /^- bridge old$/m);
+  t.regex(pruned, /^- bridge old with 1 port$/m);
   t.regex(pruned, /^0 to make, 0 to change, 2 to delete$/m);
   t.is((await cli.json<unknown[]>('rule', 'list')).length, 1);
   t.deepEqual(

@@ -108,7 +108,11 @@ test('fields are changed and taken away one by one, and deleting asks first', as
 
   const kept = await cli.run(['bridge', 'delete', 'web'], { answer: false });
   t.is(kept.exitCode, 1);
-  t.regex(kept.notes, /^Delete bridge web \(.*\), and what is a part of it\?\nnothing was deleted$/);
+  t.regex(kept.notes, /^Delete bridge web \([0-9a-f-]+\)\?\nnothing was deleted$/);
+  for (const name of ['a', 'b']) await cli.midonet('port', 'create', name, '--bridge', 'web');
+  await cli.midonet('dhcp-subnet', 'create', '--bridge', 'web', '--cidr', '10.0.0.0/24');
+  const asked = await cli.run(['bridge', 'delete', 'web'], { answer: false });
+  t.regex(asked.notes, /^Delete bridge web \([0-9a-f-]+\) with 2 ports, 1 dhcp-subnet\?/);
   t.like(await cli.json('bridge', 'show', 'web'), { name: 'web' });
   t.regex((await cli.run(['bridge', 'delete', 'web'], { answer: true })).out, /^deleted bridge web/);
   t.deepEqual(await cli.json('get', 'bridges'), []);
