@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import type { Kind } from '../topology/types.js';
 import type { ApplyFlags } from './apply/apply.js';
-import type { BindFlags, UnbindFlags } from './objects/attaching.js';
+import type { BindFlags, LinkFlags, UnbindFlags } from './objects/attaching.js';
 import { kindNamed } from './objects/kinds.js';
 import { listOf, MEMBER_LISTS } from './objects/member-lists.js';
 import { addClientOptions, addForce, collect, wholeNumber } from './objects/object-commands.js';
@@ -85,9 +85,10 @@ function addPortCommands(port: Command, terminal: Terminal): void {
     port
       .command('link <port> <peer>')
       .description('link two ports to each other')
+      .option('--force', 'also if one of them is linked to another port, which loses its link')
       .addHelpText('after', '\nExample:\n  $ midonet port link edge/to-web web/to-edge'),
     'port',
-  ).action(async (one: string, other: string, flags: ClientFlags) =>
+  ).action(async (one: string, other: string, flags: LinkFlags) =>
     (await import('./objects/attaching.js')).linkPorts(one, other, flags, terminal),
   );
   addClientOptions(port.command('unlink <port>').description('undo that'), 'port').action(

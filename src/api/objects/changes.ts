@@ -50,6 +50,8 @@ export type Change =
       readonly body: unknown;
       readonly ifMatch?: string;
       readonly force?: boolean;
+      /** Throws for an object that is to stay as it is. */
+      readonly check?: (existing: TopologyTypes[Kind]) => void;
     }
   | {
       readonly op: 'delete';
@@ -194,6 +196,7 @@ async function stagePatch(attempt: Attempt, change: Change & { op: 'patch' }): P
   const patch = bodyOf(change);
   const existing = await loadIf(attempt, kind, id, ifMatch);
   if (existing === undefined || !(await scope.sees(kind, existing, staged))) throw new ObjectNotFoundError(kind, id);
+  change.check?.(existing);
   const merged = mergePatch(existing, unmasked(kind, patch, existing));
   const patched = withoutStaleKey(merged, patch, existing);
   return replace(attempt, change, existing, validated(kind, patched));

@@ -285,7 +285,7 @@ const LINKS: readonly OperationDescription[] = [
     ...LINK,
     method: 'put',
     summary: 'Link a port to another',
-    description: 'Both name each other then; neither may be bound to an interface.',
+    description: 'Both name each other then; neither may be bound to an interface, or linked to another port.',
     body: { schema: linkSchema, example: { peerId: ROUTER_PORT_EXAMPLE.object.id } },
     answers: [{ status: 200, description: 'They are linked.', content: link }],
     failures: [404, 409],

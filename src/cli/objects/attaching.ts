@@ -1,18 +1,37 @@
-import type { MidonetClient, PatchOf } from '../../api/client/client.js';
-import { InvalidInputError } from '../../errors.js';
+import type { BatchOperation, MidonetClient, PatchOf } from '../../api/client/client.js';
+import { InvalidInputError, MidonetError } from '../../errors.js';
 import { formOf, printAs } from '../terminal/output.js';
 import type { Terminal } from '../terminal/terminal.js';
-import { pathOf } from './names.js';
+import { type AnyObject, type Names, pathOf } from './names.js';
 import { type ClientFlags, existing, withClient } from './objects.js';
 
 /** `midonet port link|unlink|bind|unbind`. */
 
-export async function linkPorts(one: string, other: string, flags: ClientFlags, terminal: Terminal): Promise<void> {
+export interface LinkFlags extends ClientFlags {
+  readonly force?: boolean;
+}
+
+export async function linkPorts(one: string, other: string, flags: LinkFlags, terminal: Terminal): Promise<void> {
+  const { signal } = terminal;
   await withClient(flags, terminal, async (client, names) => {
-    const [id, peerId] = [await names.idOf('port', one), await names.idOf('port', other)];
-    await client.request('PUT', `${pathOf('port', id)}/link`, { body: { peerId }, signal: terminal.signal });
-    await told(client, id, flags, terminal, `linked port ${one} to ${other}`);
+    const { object: port } = await existing(client, names, 'port', one, signal);
+    const { object: peer } = await existing(client, names, 'port', other, signal);
+    const isFree = (one: AnyObject, forOther: AnyObject) => one.peerId === undefined || one.peerId === forOther.id;
+    const link: BatchOperation = { op: 'patch', kind: 'port', id: port.id, body: { peerId: peer.id } };
+    const unlinkPeer: BatchOperation = { op: 'patch', kind: 'port', id: peer.id, body: { peerId: null } };
+    if (flags.force === true) await client.batch(isFree(peer, port) ? [link] : [unlinkPeer, link], signal);
+    else {
+      if (!isFree(port, peer)) throw await linkedError(one, port, names);
+      if (!isFree(peer, port)) throw await linkedError(other, peer, names);
+      await client.request('PUT', `${pathOf('port', port.id)}/link`, { body: { peerId: peer.id }, signal });
+    }
+    await told(client, port.id, flags, terminal, `linked port ${one} to ${other}`);
   });
+}
+
+async function linkedError(text: string, { peerId }: AnyObject, names: Names): Promise<MidonetError> {
+  const peer = await names.nameOf('port', peerId as string);
+  return new MidonetError('MN_CONFLICT', `port ${text} is linked to port ${peer}; --force undoes that link`);
 }
 
 export async function unlinkPort(port: string, flags: ClientFlags, terminal: Terminal): Promise<void> {

@@ -4,7 +4,7 @@ import { SharedTable } from '../../../src/nsdb/tables/shared-table.js';
 import { LEARNED_ROUTE_TABLE, MAC_TABLE } from '../../../src/nsdb/tables/tables.js';
 import { requireMac } from '../../../src/packet/address.js';
 import { EmbeddedNsdb } from '../../nsdb/embedded-nsdb.js';
-import { type Client, itemsOf, TestApi } from '../api-test.js';
+import { type Client, itemsOf, problemIn, TestApi } from '../api-test.js';
 
 /** Members of objects, entries of tables, links: what is below an object and is no object itself. */
 
@@ -138,6 +138,11 @@ test('ports are linked and unlinked from either end', async (t) => {
   });
   t.like((await admin.get(`/v1/ports/${other}/link`)).body, { peerId: one });
   t.like(await admin.put(`/v1/ports/${third}/link`, { peerId: one }), { status: 409, body: { field: 'peerId' } });
+  const moved = await admin.put(`/v1/ports/${one}/link`, { peerId: third });
+  t.is(moved.status, 409);
+  t.true(problemIn(moved).detail.includes(`is linked to port ${other}`), problemIn(moved).detail);
+  t.like((await admin.get(`/v1/ports/${other}/link`)).body, { peerId: one });
+  t.is((await admin.put(`/v1/ports/${other}/link`, { peerId: one })).status, 200);
   t.is((await admin.delete(`/v1/ports/${other}/link`)).status, 204);
   t.is((await admin.get(`/v1/ports/${one}/link`)).status, 404);
 });
