@@ -311,6 +311,7 @@ const POOLS = [SUBNET_V4, SUBNET_V6].map((cidr) => idFromName('pool', BRIDGE, ci
 /** The network, what each host knows of it, and the blocks that hosts hold. */
 const STAYS: readonly RegExp[] = [
   new RegExp(`^/bridges/${BRIDGE}(/(ports|hosts|macs|ips|address-pools(/(${POOLS.join('|')}))?))?$`),
+  new RegExp(`^/names/bridge(/[0-9a-f]{2}(/${NETWORK},${BRIDGE})?)?$`),
   new RegExp(`^/address-pools/(${POOLS.join('|')})(/blocks(/[^/]+(/[^/]+)?)?)?$`),
   new RegExp(`^/hosts/[^/]+/leases/(${POOLS.join('|')})(/[^/]+)?$`),
   new RegExp(`^[^/ ]+ networks/${BRIDGE}\\.json$`),
