@@ -94,7 +94,7 @@ export class Captures {
     const patience = AbortSignal.timeout(PATIENCE_MS);
     const captureId = randomUUID();
     const since = new Date().toISOString();
-    const running = request.directions.map((direction) => this.begin(captureId, direction, since, request, listener));
+    const running: Running[] = [];
     const capture: Capture = {
       leftOut: async () => {
         const counts = await Promise.all(running.map((one) => this.leftOut(one)));
@@ -105,6 +105,9 @@ export class Captures {
       },
     };
     try {
+      for (const direction of request.directions) {
+        running.push(this.begin(captureId, direction, since, request, listener));
+      }
       await untilAborted(Promise.all(running.map(({ node }) => node.ready)), AbortSignal.any([signal, patience]));
       return capture;
     } catch (error) {

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import type { Logger, LoggerOptions } from 'pino';
 
 /** A warning or an error of the log. */
@@ -13,6 +14,8 @@ export interface Warning {
 const KEPT = 100;
 /** Of each value in a context. */
 const MAX_TEXT = 500;
+/** Takes whatever a logger takes, also circles and numbers that JSON does not have. */
+const ONE_LINE = { breakLength: Number.POSITIVE_INFINITY, maxArrayLength: 20, maxStringLength: MAX_TEXT };
 const WARN = 40;
 const ERROR = 50;
 
@@ -54,6 +57,6 @@ export class RecentWarnings {
 
 function plainValue(value: unknown): string | number | boolean {
   if (typeof value === 'number' || typeof value === 'boolean') return value;
-  const text = typeof value === 'string' ? value : value instanceof Error ? value.message : JSON.stringify(value);
-  return (text ?? String(value)).slice(0, MAX_TEXT);
+  const text = typeof value === 'string' ? value : value instanceof Error ? value.message : inspect(value, ONE_LINE);
+  return text.slice(0, MAX_TEXT);
 }

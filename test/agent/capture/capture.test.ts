@@ -211,6 +211,23 @@ clusterTest('flooded packets are captured where they leave', { hosts: 2 }, async
   await until('nothing is left', () => isClean(c));
 });
 
+clusterTest('nothing is left of a capture that can be begun in one direction only', { hosts: 1 }, async (t, c) => {
+  const bridgeId = await c.createBridge();
+  const [a, b] = await c.populate(bridgeId, 2);
+  const { captures, tunnelTargets } = c.hosts[0].agent;
+  const take = tunnelTargets.takeKey.bind(tunnelTargets);
+  tunnelTargets.takeKey = (owner) => {
+    if (owner.endsWith(',out')) throw new Error('no space left on device');
+    return take(owner);
+  };
+  const request = { portId: a.id, directions: ['in', 'out'], conditions: [{}] } as const;
+  const opened = captures.open(request, () => {}, new AbortController().signal);
+  await t.throwsAsync(opened, { message: /no space left/ });
+  t.is(captures.size, 0);
+  await until('nothing is left', () => isClean(c));
+  await c.connects(a, b);
+});
+
 clusterTest('a capture ends with the agent that it goes to', { hosts: 2 }, async (t, c) => {
   const bridgeId = await c.createBridge();
   const [a, b] = await c.populate(bridgeId, 1);
