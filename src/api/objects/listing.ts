@@ -1,14 +1,14 @@
 import * as z from 'zod';
 import { InvalidInputError } from '../../errors.js';
 import { readAhead } from '../../nsdb/read-ahead.js';
-import type { Versioned } from '../../nsdb/repository/change-set.js';
+import { type Listed, MAX_PAGE_BYTES } from '../../nsdb/repository/page.js';
 import type { Kind, TopologyTypes } from '../../topology/types.js';
 import { type Filter, MAX_LIMIT, matches, type ObjectQuery, parseId } from '../requests/object-query.js';
 import { ADMIN_KINDS, hasTenant, OWNERS, type Scope } from '../tenancy/tenancy.js';
 
 /** A part of a collection; `next` is there when there may be more, and asks for it as `after`. */
 export interface ObjectPage {
-  readonly items: readonly Versioned<TopologyTypes[Kind]>[];
+  readonly items: readonly Listed<TopologyTypes[Kind]>[];
   readonly next: string | undefined;
 }
 
@@ -67,14 +67,17 @@ async function tenantPage(scope: Scope, kind: Kind, query: ObjectQuery, signal: 
     });
     return { items: await visible(scope, kind, page.items), next: page.next };
   }
-  const items: Versioned<TopologyTypes[Kind]>[] = [];
+  const items: Listed<TopologyTypes[Kind]>[] = [];
   let last: Cursor = [];
   let steps = 0;
+  let bytes = 0;
   for await (const { stored, place } of walk(scope, kind, parseCursor(after), limit, signal)) {
-    if (items.length === limit || steps === MAX_STEPS) return { items, next: last.join('.') };
+    const isFull = items.length === limit || steps === MAX_STEPS || bytes >= MAX_PAGE_BYTES;
+    if (isFull) return { items, next: last.join('.') };
     if (stored !== undefined) items.push(stored);
     last = place;
     steps++;
+    bytes += stored?.bytes ?? 0;
   }
   return { items, next: undefined };
 }
@@ -91,7 +94,7 @@ const MAX_STEPS = 2 * MAX_LIMIT;
 
 interface Step {
   /** Undefined for a place where there are no objects. */
-  readonly stored: Versioned<TopologyTypes[Kind]> | undefined;
+  readonly stored: Listed<TopologyTypes[Kind]> | undefined;
   readonly place: Cursor;
 }
 
@@ -184,8 +187,8 @@ async function* holders(
 async function visible<T extends TopologyTypes[Kind]>(
   scope: Scope,
   kind: Kind,
-  items: readonly Versioned<T>[],
-): Promise<Versioned<T>[]> {
+  items: readonly Listed<T>[],
+): Promise<Listed<T>[]> {
   const isVisible = await readAhead(items, undefined, ({ object }) => scope.sees(kind, object));
   return items.filter((_, i) => isVisible[i]);
 }

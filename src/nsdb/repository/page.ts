@@ -29,18 +29,31 @@ export interface PageQuery<K extends Kind> {
   readonly holderOf?: { readonly row: ReferenceRow; readonly id: string };
   /** `next` of the page before; undefined for the first page. */
   readonly after?: string;
-  /** Objects looked at, at least 1. */
+  /** Objects looked at, at least 1. Fewer are when they are large, see MAX_PAGE_BYTES. */
   readonly limit: number;
   readonly signal?: AbortSignal;
   /** Told of an object that is left out, since it is not valid or was written by a newer program. */
   readonly onUnreadable?: (id: string, error: Error) => void;
 }
 
+/** An object, and how many bytes of the NSDB it takes. */
+export interface Listed<T> extends Versioned<T> {
+  readonly bytes: number;
+}
+
 /** Some objects; `next` is there when there may be more, and stands for its place whatever comes and goes meanwhile. */
 export interface Page<T> {
-  readonly items: readonly Versioned<T>[];
+  readonly items: readonly Listed<T>[];
   readonly next?: string;
 }
+
+/**
+ * With so many bytes in the NSDB a page ends: whoever may make objects may make a thousand of the largest size, and a program that had
+ * to hold all of them would not live long.
+ */
+export const MAX_PAGE_BYTES = 4 * 1024 * 1024;
+/** Objects read before that is looked at. */
+const PART = 64;
 
 /** The object in a node. @throws MidonetError when it cannot be read */
 export type Decode = <K extends Kind>(kind: K, node: StoreNode, path: string) => TopologyTypes[K];
@@ -61,19 +74,26 @@ export async function readPage<K extends Kind>(
   // One more than is asked for tells whether there is a next page.
   const found = await identifiers(store, decode, query, limit + 1);
   const ids = found.slice(0, limit);
-  const objects = await readAhead(ids, signal, async (id, signal): Promise<Versioned<TopologyTypes[K]> | undefined> => {
-    const path = objectPath(kind, id);
-    const node = await store.get(path, { signal });
-    if (node === undefined) return undefined;
-    try {
-      return { object: decode(kind, node, path), version: node.stat.version, modified: node.stat.mzxid };
-    } catch (error) {
-      query.onUnreadable?.(id, error as Error);
-      return undefined;
+  const items: Listed<TopologyTypes[K]>[] = [];
+  let bytes = 0;
+  let looked = 0;
+  while (looked < ids.length && bytes < MAX_PAGE_BYTES) {
+    const part = ids.slice(looked, looked + PART);
+    const nodes = await readAhead(part, signal, (id, signal) => store.get(objectPath(kind, id), { signal }));
+    looked += part.length;
+    for (const [i, node] of nodes.entries()) {
+      if (node === undefined) continue;
+      const { version, mzxid, dataLength } = node.stat;
+      bytes += dataLength;
+      try {
+        const object = decode(kind, node, objectPath(kind, part[i]));
+        if (isMeant(query, object)) items.push({ object, version, modified: mzxid, bytes: dataLength });
+      } catch (error) {
+        query.onUnreadable?.(part[i], error as Error);
+      }
     }
-  });
-  const items = objects.filter((one) => one !== undefined).filter(({ object }) => isMeant(query, object));
-  return found.length > limit ? { items, next: ids[limit - 1] } : { items };
+  }
+  return looked < found.length ? { items, next: ids[looked - 1] } : { items };
 }
 
 function isMeant<K extends Kind>(

@@ -53,7 +53,7 @@ import { Transaction } from './transaction.js';
 export * from '../topology-errors.js';
 export type { Versioned } from './change-set.js';
 export * from './index-entries.js';
-export type { Page, PageQuery } from './page.js';
+export { type Listed, MAX_PAGE_BYTES, type Page, type PageQuery } from './page.js';
 
 /**
  * A host that has exterior ports on a bridge, and the tunnel keys under which it takes a flooded packet: for all of them, and

@@ -6,7 +6,7 @@ import { exampleOf } from '../../../src/api/description/examples.js';
 import { NESTED, segmentOf } from '../../../src/api/description/resources.js';
 import { objectPath } from '../../../src/nsdb/layout.js';
 import { EmbeddedNsdb } from '../../nsdb/embedded-nsdb.js';
-import { type Client, etagIn, itemsOf, TestApi } from '../api-test.js';
+import { type Client, etagIn, itemsOf, TestApi, tenantAdmin } from '../api-test.js';
 
 let nsdb: EmbeddedNsdb | undefined;
 let api: TestApi | undefined;
@@ -60,6 +60,27 @@ test('pages hold each object that is there all the time once, while others come 
   t.is(new Set(found).size, found.length);
   t.deepEqual(found.filter((id) => lasting.includes(id)).toSorted(), lasting.toSorted());
   t.true(pages >= 6);
+});
+
+test('of large objects a page has only so many that a server can hold them', async (t) => {
+  const { admin } = api!;
+  const routerId = await make(admin, '/v1/routers', { name: 'edge', tenantId: 'large' });
+  const attributes = 'x'.repeat(90_000);
+  const route = { routerId, type: 'blackhole', destination: '10.0.0.0/8', attributes };
+  const made = await Promise.all(Array.from({ length: 70 }, () => make(admin, '/v1/routes', route)));
+  for (const client of [admin, api!.as(tenantAdmin('large'))]) {
+    for (const path of ['/v1/routes', `/v1/routers/${routerId}/routes`]) {
+      const { items, pages } = await allOf(client, `${path}?limit=1000`);
+      t.deepEqual(
+        items
+          .filter((item) => item.routerId === routerId)
+          .map(({ id }) => id)
+          .toSorted(),
+        made.toSorted(),
+      );
+      t.is(pages, 2, path);
+    }
+  }
 });
 
 test('a collection is narrowed by fields with plain values and by references', async (t) => {
