@@ -128,7 +128,7 @@ class Look {
         'if a newer version of midonet has written it, bring this one up to date; else mend or delete it, see `midonet nsdb fsck`',
       );
     const { items, next } = await repository.page({ kind, limit: MAX_OBJECTS, signal, onUnreadable });
-    if (next !== undefined) this.partial.push(`of kind ${kind} only the first ${MAX_OBJECTS} objects were looked at`);
+    if (next !== undefined) this.partial.push(`of kind ${kind} only the first ${items.length} objects were looked at`);
     return items.map(({ object }) => object);
   }
 

@@ -101,7 +101,8 @@ async function exercise(t: import('ava').ExecutionContext, store: Store): Promis
 
   const before = (await repository.get('chain', web))!;
   const listed = (await repository.page({ kind: 'chain', name: 'web', limit: 1 })).items;
-  t.deepEqual(listed, [before]);
+  const { dataLength: bytes } = (await store.exists(objectPath('chain', web)))!;
+  t.deepEqual(listed, [{ ...before, bytes }]);
   await repository.modify('chain', web, (chain) => ({ ...chain, name: 'www', tenantId: 'new' }));
   const after = (await repository.get('chain', web))!;
   t.true(after.modified > before.modified);
