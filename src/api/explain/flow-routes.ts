@@ -18,6 +18,8 @@ import { TraceNames } from './trace-names.js';
 const MAX_HOSTS = 256;
 const HOSTS_AT_ONCE = 16;
 const MAX_LIMIT = 10_000;
+/** When so many flows are found no more agents are asked: an answer is made as a whole. */
+const MAX_FLOWS = 50_000;
 const DEFAULT_LIMIT = 1000;
 /** A tag or its part that names an object. */
 const NAMED = /\b([a-z]+(?:[ -][a-z]+)*) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/g;
@@ -159,7 +161,7 @@ export const FLOW_OPERATIONS: readonly OperationDescription[] = [
 ];
 
 /** `GET /v1/flows` and `GET /v1/connections`: what agents have in their datapaths. */
-export function flowRoutes({ repository }: ApiContext): Router {
+export function flowRoutes({ repository }: ApiContext, maxFlows = MAX_FLOWS): Router {
   const agents = new AgentLink(repository.store);
   const router = Router();
   serve(router, '/flows', {
@@ -172,8 +174,8 @@ export function flowRoutes({ repository }: ApiContext): Router {
         throw new InvalidInputError('portId', portId, 'expected none, as there is a hostId');
       }
       if (portId !== undefined) await scope.require('port', portId);
-      const path = `/flows?${new URLSearchParams({ limit: String(limitIn(query)), ...(portId && { port: portId }) })}`;
-      response.json(await flows(scope, agents, hostId, path, signal));
+      const limit = limitIn(query);
+      response.json(await flows(scope, agents, { hostId, portId, limit, maxFlows }, signal));
     },
   });
   serve(router, '/connections', {
@@ -193,20 +195,31 @@ export function flowRoutes({ repository }: ApiContext): Router {
   return router;
 }
 
+interface FlowsRequest {
+  readonly hostId: string | undefined;
+  readonly portId: string | undefined;
+  /** Of one host, and of all. */
+  readonly limit: number;
+  readonly maxFlows: number;
+}
+
 async function flows(
   scope: Scope,
   agents: AgentLink,
-  hostId: string | undefined,
-  path: string,
+  { hostId, portId, limit, maxFlows }: FlowsRequest,
   signal: AbortSignal,
 ): Promise<FlowsAnswer> {
+  const path = `/flows?${new URLSearchParams({ limit: String(limit), ...(portId && { port: portId }) })}`;
   const known = await knownHosts(scope.repository.store, signal);
   const hosts = known.filter(({ id, alive }) => (hostId === undefined ? alive : id === hostId));
   if (hostId !== undefined && hosts.length === 0) throw new ObjectNotFoundError('host', hostId);
-  const asked = hosts.slice(0, MAX_HOSTS);
+  const most = Math.min(hosts.length, MAX_HOSTS);
+  const atOnce = Math.max(1, Math.min(HOSTS_AT_ONCE, Math.floor(maxFlows / limit)));
   const found: FlowsAnswer['hosts'] = [];
-  for (let at = 0; at < asked.length; at += HOSTS_AT_ONCE) {
-    const some = asked.slice(at, at + HOSTS_AT_ONCE).map(async ({ id, name }) => {
+  let count = 0;
+  while (found.length < most && count < maxFlows) {
+    const next = hosts.slice(found.length, Math.min(found.length + atOnce, most));
+    const asked = next.map(async ({ id, name }) => {
       try {
         return { id, name, ...(await agents.ask(id, path, agentFlows, signal)) };
       } catch (error) {
@@ -215,9 +228,11 @@ async function flows(
         return { id, name, flows: [], more: false, error: error.message };
       }
     });
-    found.push(...(await Promise.all(some)));
+    const answers = await Promise.all(asked);
+    found.push(...answers);
+    count += answers.reduce((sum, { flows }) => sum + flows.length, 0);
   }
-  return { hosts: found, hostsLeft: hosts.length - asked.length, names: await namesIn(scope, found, signal) };
+  return { hosts: found, hostsLeft: hosts.length - found.length, names: await namesIn(scope, found, signal) };
 }
 
 async function namesIn(

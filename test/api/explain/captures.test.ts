@@ -1,14 +1,18 @@
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import express from 'express';
 import { pino } from 'pino';
 import { startAgentControl } from '../../../src/agent/control/agent-control.js';
 import { ApiClient, type ApiError } from '../../../src/api/client/client.js';
 import { AgentLink } from '../../../src/api/explain/agent-link.js';
-import type { FlowsAnswer } from '../../../src/api/explain/flow-routes.js';
+import { type FlowsAnswer, flowRoutes } from '../../../src/api/explain/flow-routes.js';
 import { AuditFile } from '../../../src/api/requests/audit-log.js';
 import type { ApiContext } from '../../../src/api/requests/context.js';
+import { LOCAL_ADMIN } from '../../../src/api/tenancy/caller.js';
+import { Scope } from '../../../src/api/tenancy/tenancy.js';
 import { formatIpv4 } from '../../../src/packet/address.js';
 import { type CaptureItem, PcapngReader } from '../../../src/packet/pcap.js';
 import type { Cluster } from '../../agent/cluster.js';
@@ -93,6 +97,35 @@ clusterTest(
     }
   },
 );
+
+clusterTest('no more hosts are asked when flows enough for an answer are found', { hosts: 2 }, async (t, c) => {
+  const { client, close } = await serve(c);
+  const { signal } = new AbortController();
+  const app = express();
+  app.use((_request, response, next) => {
+    Object.assign(response.locals, { signal, scope: new Scope(c.repository, LOCAL_ADMIN, signal) });
+    next();
+  });
+  app.use('/v1', flowRoutes({ repository: c.repository, log }, 1));
+  const server = app.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const few = new ApiClient({ server: `http://127.0.0.1:${(server.address() as AddressInfo).port}` });
+  try {
+    const [a, b] = await c.populate(await c.createBridge(), 1);
+    await c.connects(a, b);
+    const flows = async (from: ApiClient) => (await from.request('GET', '/v1/flows')).body as FlowsAnswer;
+    await until('both agents tell flows', async () =>
+      (await flows(client)).hosts.every(({ flows, error }) => error === undefined && flows.length > 0),
+    );
+    t.is((await flows(client)).hostsLeft, 0);
+    const { hosts, hostsLeft } = await flows(few);
+    t.deepEqual([hosts.length, hostsLeft], [1, 1]);
+  } finally {
+    few.close();
+    server.close();
+    await close();
+  }
+});
 
 clusterTest('connections of a port are shown where rules ask for them', { hosts: 1 }, async (t, c) => {
   const { client, close } = await serve(c);
