@@ -278,7 +278,9 @@ function dropText(drop: Drop, packet: string, names: TraceNames): string {
   if (reason === 'no-neighbor' && nextHop !== undefined) {
     return `by ${where}: nobody answers for ${nextHop.address}, the next hop by route ${route === undefined ? '' : names.route(route.route)}`;
   }
-  return `at ${where}: ${REASONS[reason]({ where, port, packet })}`;
+  // An agent of a later version may have other reasons.
+  const why = Object.hasOwn(REASONS, reason) ? REASONS[reason]({ where, port, packet }) : reason;
+  return `at ${where}: ${why}`;
 }
 
 interface Surroundings {

@@ -108,7 +108,8 @@ function describeStep(step: ShownStep, names: TraceNames): string {
         ? `sent: ${step.actions}`
         : `sent through a tunnel to ${step.tunnelTo}: ${step.actions}`;
     default:
-      return describeTraceStep(step as TraceStep);
+      // Of an agent of a later version it may be one that nobody here has words for.
+      return (describeTraceStep(step as TraceStep) as string | undefined) ?? step.type;
   }
 }
 

@@ -2,7 +2,9 @@ import test from 'ava';
 import { TraceNames } from '../../../src/api/explain/trace-names.js';
 import { traceOutcome } from '../../../src/api/explain/trace-outcome.js';
 import { forTenant } from '../../../src/api/explain/trace-privacy.js';
+import { stepTexts } from '../../../src/api/explain/trace-text.js';
 import type { Scope } from '../../../src/api/tenancy/tenancy.js';
+import type { DropReason } from '../../../src/simulation/decision.js';
 import type { PlainStep } from '../../../src/simulation/explain.js';
 
 /** Nothing is known of the objects but their identifiers. */
@@ -47,6 +49,13 @@ test('why a packet is dropped is said in words', (t) => {
   );
   t.regex(steps('no-tunnel').text, /there is no tunnel to the host of port b/);
   t.regex(steps('unbound-port').text, /port b is on no interface/);
+});
+
+test('what an agent of a later version says is told as it is', (t) => {
+  const reason = 'struck-by-lightning' as DropReason;
+  t.is(outcomeOf(IN, DEVICE, { type: 'drop', reason }).text, 'Dropped at bridge near: struck-by-lightning.');
+  const step = { type: 'teleport', port: 'b' } as unknown as PlainStep;
+  t.deepEqual(stepTexts([IN, step], names)[1], { depth: 1, text: 'teleport' });
 });
 
 test('a tenant is told of a capture by nobody', (t) => {
