@@ -5,6 +5,7 @@ import { addressPoolBlocksPath, hostAlivePath } from '../../nsdb/layout.js';
 import type { NsdbStatus } from '../../nsdb/operations/status.js';
 import { readAhead } from '../../nsdb/read-ahead.js';
 import type { TopologyRepository } from '../../nsdb/repository/topology-repository.js';
+import { StoreUnavailableError } from '../../nsdb/store.js';
 import { type AddressPool, type Host, KINDS, type Kind, type Pool, type TopologyTypes } from '../../topology/types.js';
 import { AgentLink, AgentUnavailableError } from '../explain/agent-link.js';
 import { unlessUnreadable } from '../requests/unreadable.js';
@@ -25,10 +26,11 @@ export interface StatusProblem {
 export interface ClusterStatus {
   readonly healthy: boolean;
   readonly problems: readonly StatusProblem[];
-  readonly hosts: { readonly known: number; readonly alive: number };
+  /** This, ports and flows are absent while the NSDB cannot be read. */
+  readonly hosts?: { readonly known: number; readonly alive: number };
   /** Of the hosts whose agents were asked. */
-  readonly ports: { readonly bound: number; readonly active: number };
-  readonly flows: number;
+  readonly ports?: { readonly bound: number; readonly active: number };
+  readonly flows?: number;
   /** Undefined where nobody can tell. */
   readonly nsdb: Pick<NsdbStatus, 'connect' | 'servers' | 'latency' | 'frozenFor'> | undefined;
   /** What was looked at in part only, a sentence each. */
@@ -52,7 +54,7 @@ const NEARLY_FULL = 0.9;
 /** Errors in the log of an agent that are as old as this are no matter any more. */
 const RECENT_MS = 600_000;
 
-/** Looks for what is wrong. Never fails for what it finds, only when the NSDB cannot be read. */
+/** Looks for what is wrong. Never fails for what it finds. */
 export async function clusterStatus(options: StatusOptions): Promise<ClusterStatus> {
   return new Look(options).status();
 }
@@ -72,7 +74,7 @@ class Look {
   private readonly problems: StatusProblem[] = [];
   private readonly partial: string[] = [];
   private readonly agents: AgentLink;
-  private readonly counts = { alive: 0, bound: 0, active: 0, flows: 0 };
+  private readonly counts = { known: 0, alive: 0, bound: 0, active: 0, flows: 0 };
 
   constructor(private readonly options: StatusOptions) {
     this.agents = new AgentLink(options.repository.store);
@@ -84,22 +86,16 @@ class Look {
     for (const { problem, advice, about } of server?.problems ?? []) {
       if (about !== 'hosts') this.error(problem, 'NSDB', advice);
     }
-    const hosts = await this.some('host');
-    await this.lookAtHosts(hosts);
-    await this.lookAtTunnelZones(hosts);
-    await readAhead(await this.some('pool'), signal, (pool) => this.lookAtPool(pool));
-    await readAhead(await this.some('address-pool'), signal, (pool) => this.lookAtAddressPool(pool));
-    const seen = new Set<Kind>(['host', 'tunnel-zone', 'pool', 'address-pool']);
-    for (const kind of KINDS) if (!seen.has(kind)) await this.some(kind);
-    const { alive, bound, active, flows } = this.counts;
+    // Without a round trip there is no use in waiting for other answers.
+    const isRead = (server === undefined || server.latency !== undefined) && (await this.lookAtTopology());
+    if (!isRead) this.partial.push('the NSDB cannot be read: hosts, ports and all else were not looked at, or in part only');
+    const { known, alive, bound, active, flows } = this.counts;
     // What does not work comes first.
     this.problems.sort((a, b) => Number(b.severity === 'error') - Number(a.severity === 'error'));
     return {
       healthy: this.problems.length === 0,
       problems: this.problems,
-      hosts: { known: hosts.length, alive },
-      ports: { bound, active },
-      flows,
+      ...(isRead && { hosts: { known, alive }, ports: { bound, active }, flows }),
       nsdb: server && {
         connect: server.connect,
         servers: server.servers,
@@ -108,6 +104,25 @@ class Look {
       },
       partial: this.partial,
     };
+  }
+
+  /** @returns whether the NSDB could be read */
+  private async lookAtTopology(): Promise<boolean> {
+    const { signal } = this.options;
+    try {
+      const hosts = await this.some('host');
+      await this.lookAtHosts(hosts);
+      await this.lookAtTunnelZones(hosts);
+      await readAhead(await this.some('pool'), signal, (pool) => this.lookAtPool(pool));
+      await readAhead(await this.some('address-pool'), signal, (pool) => this.lookAtAddressPool(pool));
+      const seen = new Set<Kind>(['host', 'tunnel-zone', 'pool', 'address-pool']);
+      for (const kind of KINDS) if (!seen.has(kind)) await this.some(kind);
+      return true;
+    } catch (error) {
+      if (!(error instanceof StoreUnavailableError)) throw error;
+      this.error(error.message, 'NSDB', 'see that its servers run and can be reached from the API server');
+      return false;
+    }
   }
 
   private error(what: string, where: string, advice: string): void {
@@ -146,6 +161,7 @@ class Look {
       if ((await repository.store.exists(hostAlivePath(host.id), { signal })) !== undefined) alive.push(host);
       else await this.deadHost(host);
     });
+    this.counts.known = hosts.length;
     this.counts.alive = alive.length;
     if (alive.length > MAX_AGENTS) this.partial.push(`of ${alive.length} agents only ${MAX_AGENTS} were asked`);
     await readAhead(alive.slice(0, MAX_AGENTS), signal, (host) => this.lookAtAgent(host));

@@ -44,9 +44,9 @@ export function* statusLines({
     const trip = nsdb.latency === undefined ? '' : `, ${nsdb.latency.sync.toFixed(1)} ms a round trip`;
     yield `NSDB    ${nsdb.connect}: ${serving} of ${nsdb.servers.length} servers serve${trip}`;
   }
-  yield `hosts   ${hosts.alive} of ${hosts.known} have an agent`;
-  yield `ports   ${ports.active} of ${ports.bound} bound ports are active`;
-  yield `flows   ${flows}`;
+  if (hosts !== undefined) yield `hosts   ${hosts.alive} of ${hosts.known} have an agent`;
+  if (ports !== undefined) yield `ports   ${ports.active} of ${ports.bound} bound ports are active`;
+  if (flows !== undefined) yield `flows   ${flows}`;
   yield '';
   yield healthy ? 'all is well' : `${problems.length} problem${problems.length === 1 ? '' : 's'}:`;
   for (const { severity, what, where, advice } of problems) {
