@@ -34,6 +34,8 @@ const PAGE: readonly ParameterDescription[] = [
   },
 ];
 
+const hostStatusSchema = z.strictObject({ id: z.uuid(), alive: z.boolean() });
+
 const OVERVIEW: readonly OperationDescription[] = [
   {
     method: 'get',
@@ -87,12 +89,27 @@ const OVERVIEW: readonly OperationDescription[] = [
         status: 200,
         description: 'Whether it does.',
         content: {
-          schema: z.strictObject({ id: z.uuid(), alive: z.boolean() }),
+          schema: hostStatusSchema,
           example: { id: EXAMPLES.host.id, alive: true },
         },
       },
     ],
     failures: [404],
+  },
+  {
+    method: 'get',
+    path: '/v1/host-status',
+    tag: 'Host',
+    summary: 'Say of all hosts whether their agents run',
+    description: 'For admins.',
+    parameters: PAGE,
+    answers: [
+      {
+        status: 200,
+        description: 'Of each host, whether it does.',
+        content: { schema: pageOf(hostStatusSchema), example: { items: [{ id: EXAMPLES.host.id, alive: true }] } },
+      },
+    ],
   },
 ];
 

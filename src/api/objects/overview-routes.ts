@@ -1,12 +1,14 @@
 import { Router } from 'express';
 import { hostAlivePath } from '../../nsdb/layout.js';
+import { readAhead } from '../../nsdb/read-ahead.js';
 import { KINDS } from '../../topology/types.js';
 import { segmentOf } from '../description/resources.js';
-import { parseId, refuseOthers } from '../requests/object-query.js';
+import { parseId, parsePaging, refuseOthers } from '../requests/object-query.js';
 import { parameter, serve } from '../requests/serve.js';
+import type { Scope } from '../tenancy/tenancy.js';
 import { sendPage } from './object-routes.js';
 
-/** `/v1`: what there is, and who asks; `/v1/tenants`: whose; `/v1/hosts/{id}/status`: whether a host's agent runs. */
+/** `/v1`: what there is, and who asks; `/v1/tenants`: whose; `/v1/hosts/{id}/status` and `/v1/host-status`: whether agents of hosts run. */
 export function overviewRoutes(): Router {
   const router = Router();
   serve(router, '/', {
@@ -18,6 +20,7 @@ export function overviewRoutes(): Router {
         caller: { name, role, tenantId },
         collections,
         tenants: '/v1/tenants',
+        hostStatus: '/v1/host-status',
         batch: '/v1/batch',
         watch: '/v1/watch',
         trace: '/v1/trace',
@@ -48,9 +51,27 @@ export function overviewRoutes(): Router {
       const { request, response, scope, signal } = call;
       refuseOthers(request.query, []);
       const { object } = await scope.require('host', parseId('id', parameter(call, 'id')));
-      const alive = await scope.repository.store.exists(hostAlivePath(object.id), { signal });
-      response.json({ id: object.id, alive: alive !== undefined });
+      response.json(await statusOf(object.id, scope, signal));
+    },
+  });
+  serve(router, '/host-status', {
+    get: async (call) => {
+      const { request, scope, signal } = call;
+      scope.requireAdmin('see which agents run');
+      refuseOthers(request.query, ['limit', 'after']);
+      const { items, next } = await scope.repository.page({ kind: 'host', ...parsePaging(request.query), signal });
+      const statuses = await readAhead(items, signal, ({ object }, signal) => statusOf(object.id, scope, signal));
+      sendPage(call, statuses, next);
     },
   });
   return router;
+}
+
+async function statusOf(
+  id: string,
+  { repository }: Scope,
+  signal?: AbortSignal,
+): Promise<{ id: string; alive: boolean }> {
+  const alive = await repository.store.exists(hostAlivePath(id), { signal });
+  return { id, alive: alive !== undefined };
 }

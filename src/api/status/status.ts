@@ -88,7 +88,8 @@ class Look {
     }
     // Without a round trip there is no use in waiting for other answers.
     const isRead = (server === undefined || server.latency !== undefined) && (await this.lookAtTopology());
-    if (!isRead) this.partial.push('the NSDB cannot be read: hosts, ports and all else were not looked at, or in part only');
+    if (!isRead)
+      this.partial.push('the NSDB cannot be read: hosts, ports and all else were not looked at, or in part only');
     const { known, alive, bound, active, flows } = this.counts;
     // What does not work comes first.
     this.problems.sort((a, b) => Number(b.severity === 'error') - Number(a.severity === 'error'));

@@ -53,7 +53,12 @@ const SHOWN: Readonly<Record<Kind, readonly (string | Column)[]>> = {
   'l2-insertion': ['portId', 'servicePortId', 'mac', 'vlanId', 'position', 'failOpen'],
   'qos-policy': ['shared', 'rules', 'description'],
   'trace-request': ['enabled', 'bridgeId', 'routerId', 'portId', 'condition', 'limit'],
-  host: ['tunnelZones', 'hostGroupIds', 'floodingProxyWeight'],
+  host: [
+    ['AGENT', async ({ id }, names) => ((await names.isAlive(id)) ? 'runs' : 'none')],
+    'tunnelZones',
+    'hostGroupIds',
+    'floodingProxyWeight',
+  ],
   'host-group': [],
   'tunnel-zone': ['type'],
   vtep: ['managementAddress', 'managementPort', 'tunnelZoneId'],
@@ -72,6 +77,11 @@ export async function tableOf(kind: Kind, objects: readonly AnyObject[], names: 
     columns.map(([title]) => title),
     rows,
   );
+}
+
+/** The titles of the rows that {@link lineOf} makes. */
+export function titlesOf(kind: Kind): string[] {
+  return narrowColumns(kind).map(([title]) => title);
 }
 
 /** A row of the table that {@link tableOf} makes, and its titles, for rows that come one by one. */

@@ -51,12 +51,17 @@ const PARENTS: Readonly<Partial<Record<Kind, { kind: Kind; field: string }[]>>> 
   return parents;
 })();
 
+const PAGE_SIZE = 1000;
+/** How long it is taken as true which agents run. */
+const ALIVE_FOR_MS = 1000;
+
 /** Which objects people mean, and what to call those that the API speaks of. What was asked once is not asked again. */
 export class Names {
   private readonly named = new Map<string, Promise<string>>();
   /** Requests for names wait for each other in so many rows. */
   private readonly turns: Promise<unknown>[] = Array.from({ length: REQUESTS_AT_ONCE }, () => Promise.resolve());
   private asked = 0;
+  private alive: { readonly readAt: number; readonly hosts: Promise<ReadonlySet<string>> } | undefined;
 
   constructor(
     private readonly client: MidonetClient,
@@ -104,6 +109,27 @@ export class Names {
     const parent = parentsOf(kind).find(({ field }) => object[field] !== undefined);
     if (parent === undefined || object.name === undefined) return own;
     return `${await this.nameOf(parent.kind, object[parent.field] as string)}/${own}`;
+  }
+
+  /** Whether the agent of a host runs. Of all hosts that are asked about within a moment it is read at once. */
+  async isAlive(hostId: string): Promise<boolean> {
+    if (this.alive === undefined || Date.now() - this.alive.readAt > ALIVE_FOR_MS) {
+      this.alive = { readAt: Date.now(), hosts: this.aliveHosts() };
+    }
+    return (await this.alive.hosts).has(hostId);
+  }
+
+  private async aliveHosts(): Promise<ReadonlySet<string>> {
+    const hosts = new Set<string>();
+    let after: string | undefined;
+    do {
+      const query = { limit: PAGE_SIZE, after };
+      const { body } = await this.client.request('GET', '/v1/host-status', { query, signal: this.signal });
+      const { items, next } = body as { items: { id: string; alive: boolean }[]; next?: string };
+      for (const { id, alive } of items) if (alive) hosts.add(id);
+      after = next;
+    } while (after !== undefined);
+    return hosts;
   }
 
   private async find(kind: Kind, id: string): Promise<string> {

@@ -3,7 +3,7 @@ import { InvalidInputError } from '../../errors.js';
 import type { Kind } from '../../topology/types.js';
 import { type Form, formOf } from '../terminal/output.js';
 import type { Terminal } from '../terminal/terminal.js';
-import { lineOf } from './columns.js';
+import { lineOf, titlesOf } from './columns.js';
 import { type AnyObject, type Names, pathOf } from './names.js';
 import { type FieldFlags, filterOf, type ListFlags, withClient } from './objects.js';
 
@@ -83,7 +83,7 @@ class Printer {
   private async begin(): Promise<void> {
     const objects = [...this.known.values()].map(({ object }) => object);
     const rows = await Promise.all(objects.map((object) => lineOf(this.kind, object, this.names)));
-    const titles = (rows[0] ?? (await lineOf(this.kind, { id: '' }, this.names))).map(([title]) => title);
+    const titles = titlesOf(this.kind);
     const cells = rows.map((row) => row.map(([, cell]) => cell));
     this.widths = titles.map((title, i) => cells.reduce((most, row) => Math.max(most, row[i].length), title.length));
     if (this.form !== 'table' && this.form !== 'wide') return;

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import test from 'ava';
+import { hostAlivePath } from '../../../src/nsdb/layout.js';
 import { SharedTable } from '../../../src/nsdb/tables/shared-table.js';
 import { LEARNED_ROUTE_TABLE, MAC_TABLE } from '../../../src/nsdb/tables/tables.js';
 import { requireMac } from '../../../src/packet/address.js';
@@ -148,9 +149,19 @@ test('ports are linked and unlinked from either end', async (t) => {
 });
 
 test('a host is alive while its agent runs, and tenants are those that have something', async (t) => {
-  const { admin } = api!;
+  const { admin, store } = api!;
   const hostId = await make(admin, '/v1/hosts', { name: 'node-1' });
   t.deepEqual((await admin.get(`/v1/hosts/${hostId}/status`)).body, { id: hostId, alive: false });
+  const other = await make(admin, '/v1/hosts', { name: 'node-2' });
+  await store.create(hostAlivePath(other), new Uint8Array(), { ephemeral: true });
+  const statuses = itemsOf(await admin.get('/v1/host-status'));
+  t.deepEqual(
+    statuses.filter(({ id }) => id === hostId || id === other).sort((a) => (a.id === hostId ? -1 : 1)),
+    [
+      { id: hostId, alive: false },
+      { id: other, alive: true },
+    ],
+  );
   await make(admin, '/v1/chains', { name: 'chain', tenantId: 'some tenant/1' });
   t.true(itemsOf(await admin.get('/v1/tenants')).some(({ id }) => id === 'some tenant/1'));
   t.like((await admin.get('/v1')).body, { collections: { bridges: '/v1/bridges' } });

@@ -76,7 +76,7 @@ clusterTest('what is wrong is said in words, with what to do about it', { hosts:
   try {
     await until('the agent has heard of the port', async () => {
       const { ports } = await clusterStatus({ repository, signal });
-      return ports.bound === 2;
+      return ports?.bound === 2;
     });
     const { problems, ports, hosts, healthy } = await clusterStatus({ repository, signal });
     t.false(healthy);

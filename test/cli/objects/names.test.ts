@@ -1,5 +1,6 @@
 import test, { type ExecutionContext } from 'ava';
 import type { AnyObject } from '../../../src/cli/objects/names.js';
+import { hostAlivePath } from '../../../src/nsdb/layout.js';
 import { TestCli } from '../cli-test.js';
 
 async function start(t: ExecutionContext): Promise<TestCli> {
@@ -73,6 +74,17 @@ test('what the API refuses is told with the field', async (t) => {
   t.regex((await cli.run(['bridge', 'update', 'web'])).error!, /nothing to change/);
   t.regex((await cli.run(['bridge', 'update', 'web', '--set', 'mtu=9000'])).error!, /--set: expected one of .*name/);
   t.regex((await cli.run(['bridge', 'list', '--where', 'web'])).error!, /--where: expected FIELD=VALUE/);
+});
+
+test('hosts are listed with what is known of their agents, however many they are', async (t) => {
+  const cli = await start(t);
+  for (const name of ['node-1', 'node-2']) await cli.midonet('host', 'create', name);
+  const { id } = await cli.json<AnyObject>('host', 'show', 'node-2');
+  await cli.api.store.create(hostAlivePath(id), new Uint8Array(), { ephemeral: true });
+  const lines = (await cli.midonet('host', 'list')).split('\n');
+  t.regex(lines[0], / AGENT\b/);
+  t.regex(lines[1], /node-1 +none/);
+  t.regex(lines[2], /node-2 +runs/);
 });
 
 test('a list takes the values that the API can be asked for, and no others', async (t) => {
