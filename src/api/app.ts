@@ -1,6 +1,6 @@
 import { setMaxListeners } from 'node:events';
 import { isDeepStrictEqual } from 'node:util';
-import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
+import express, { type Express, type RequestHandler } from 'express';
 import { accessTokenRoutes } from './authentication/access-token-routes.js';
 import { AccessTokens } from './authentication/access-tokens.js';
 import { NoRoleError, TooManyRequestsError, UnauthenticatedError } from './authentication/errors.js';
@@ -20,8 +20,8 @@ import { browserGuard } from './protection/browser-guard.js';
 import { callerLimit } from './protection/caller-limit.js';
 import { securityHeaders } from './protection/security-headers.js';
 import type { ApiContext, Locals } from './requests/context.js';
+import { failures } from './requests/failures.js';
 import { jsonBodies } from './requests/json-body.js';
-import { PROBLEM_TYPE, problemOf } from './requests/problem.js';
 import { isReading } from './requests/reading.js';
 import { statusRoutes } from './status/status-routes.js';
 import { supportBundleRoutes } from './status/support-bundle-routes.js';
@@ -74,7 +74,7 @@ export function createApp(context: ApiContext): Express {
   app.use(({ path }) => {
     throw new NoSuchPathError(path);
   });
-  app.use(failures(context));
+  app.use(failures(context.log));
   return app;
 }
 
@@ -125,24 +125,3 @@ function endWhenRefused(response: express.Response, caller: Caller, authenticate
 }
 
 const REFUSALS = [UnauthenticatedError, NoRoleError, TooManyRequestsError];
-
-function failures({ log }: ApiContext): ErrorRequestHandler {
-  return (error: unknown, request, response, next) => {
-    // The answer is under way: all that can be said is that it is cut short.
-    if (response.headersSent) return next(error);
-    const problem = problemOf(error);
-    if (problem.status === 500) log.error({ error: traceOf(error), path: request.path }, 'request failed');
-    // Of an answer that was being made.
-    response.removeHeader('ETag');
-    response.locals.code = problem.code;
-    if (error instanceof TooManyRequestsError) response.locals.isUnrecorded = error.isRepeated;
-    if (problem.status === 401) response.set('WWW-Authenticate', 'Bearer realm="midonet"');
-    response.status(problem.status).type(PROBLEM_TYPE).json(problem);
-  };
-}
-
-/** Where the error comes from, and where those that caused it do. */
-function traceOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  return error.cause === undefined ? String(error.stack) : `${error.stack}\ncaused by ${traceOf(error.cause)}`;
-}

@@ -326,6 +326,8 @@ test.serial('what cannot be watched is refused with the name of what is at fault
   t.deepEqual(await refusal(new WatchReader('/v1/bridges', { colour: 'red' })), [400, 'colour']);
   const reader = await open(t, api, new WatchReader('/v1/bridges'));
   t.deepEqual(await refusal(new WatchReader('/v1/bridges')), [429, undefined]);
+  const oneMore = await fetch(`${api.address}/v1/watch?kinds=bridge`, { headers: { authorization: 'Bearer admin' } });
+  t.is(oneMore.headers.get('retry-after'), '10');
   await reader.stop();
   await until('the place is free', async () => {
     const next = new WatchReader('/v1/bridges');
