@@ -8,6 +8,7 @@ import { readAhead } from '../../nsdb/read-ahead.js';
 import type { Store } from '../../nsdb/store.js';
 import { nameSchema } from '../../topology/fields.js';
 import { validate } from '../../topology/validate.js';
+import { unlessUnreadable } from '../requests/unreadable.js';
 import { checkTenant, grantSchema } from './roles.js';
 
 /** What tokens of this program begin with, so that they are found where they should not be. */
@@ -59,8 +60,8 @@ export class AccessTokens {
   ) {}
 
   /**
-   * Make a token. It is told this once.
-   * @throws InvalidInputError
+   * Make a token. It is told this once. Those that have expired are deleted.
+   * @throws InvalidInputError, TooManyTokensError
    */
   async create(
     input: unknown,
@@ -71,7 +72,7 @@ export class AccessTokens {
     const createdAt = this.clock();
     const expiry = expiresInSeconds === undefined ? {} : { expiresAt: createdAt + expiresInSeconds * 1000 };
     const stored = { ...grant, createdBy, createdAt, ...expiry };
-    if ((await this.list(signal)).length >= MAX_TOKENS) throw new TooManyTokensError();
+    if ((await this.removeExpired(signal)) >= MAX_TOKENS) throw new TooManyTokensError();
     const token = `${TOKEN_PREFIX}${randomBytes(TOKEN_BYTES).toString('base64url')}`;
     const id = tokenHash(token);
     await this.store.ensure(ACCESS_TOKENS_PATH, { signal });
@@ -86,28 +87,39 @@ export class AccessTokens {
 
   /** @throws InvalidInputError for an id that is none */
   async get(id: string, signal?: AbortSignal): Promise<AccessToken | undefined> {
-    const path = accessTokenPath(parseId(id));
-    const node = await this.store.get(path, { signal });
-    if (node === undefined) return undefined;
-    const accessToken = { id, ...decodeJson(storedSchema, node.data, path) };
-    return this.isExpired(accessToken) ? undefined : accessToken;
+    const accessToken = await this.read(parseId(id), signal);
+    return accessToken === undefined || this.isExpired(accessToken) ? undefined : accessToken;
   }
 
-  /** All there are, by name. Those that have expired are deleted on the way. */
+  /** All that there are and have not expired, by name. One that cannot be read is left out. */
   async list(signal?: AbortSignal): Promise<AccessToken[]> {
     const ids = (await this.store.children(ACCESS_TOKENS_PATH, { signal })) ?? [];
-    const found = await readAhead(ids, signal, async (id, signal) => {
-      const accessToken = await this.get(id, signal);
-      // Nobody changes a token: what has expired, or is gone, stays so.
-      if (accessToken === undefined) await this.delete(id, signal);
-      return accessToken;
-    });
+    const found = await readAhead(ids, signal, (id, signal) => this.get(id, signal).catch(unlessUnreadable));
     return found.filter((one) => one !== undefined).sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   /** Succeeds when there is none. */
   async delete(id: string, signal?: AbortSignal): Promise<void> {
     await deleteIfThere(this.store, accessTokenPath(parseId(id)), signal);
+  }
+
+  /** Returns how many are left. */
+  private async removeExpired(signal?: AbortSignal): Promise<number> {
+    const ids = (await this.store.children(ACCESS_TOKENS_PATH, { signal })) ?? [];
+    const isLeft = await readAhead(ids, signal, async (id, signal) => {
+      const accessToken = await this.read(id, signal).catch(unlessUnreadable);
+      if (accessToken === undefined || !this.isExpired(accessToken)) return true;
+      // Nobody changes a token: what has expired stays so.
+      await this.delete(id, signal);
+      return false;
+    });
+    return isLeft.filter(Boolean).length;
+  }
+
+  private async read(id: string, signal?: AbortSignal): Promise<AccessToken | undefined> {
+    const path = accessTokenPath(id);
+    const node = await this.store.get(path, { signal });
+    return node && { id, ...decodeJson(storedSchema, node.data, path) };
   }
 
   private isExpired({ expiresAt }: AccessToken): boolean {

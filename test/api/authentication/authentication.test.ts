@@ -114,8 +114,24 @@ test.serial('a token that has expired is refused, and its remains are removed', 
   now += 61_000;
   t.is((await ask(server, token, 'GET', '/v1/bridges')).status, 401);
   const { store } = t.context;
-  t.deepEqual(await new AccessTokens(store, () => now).list(), []);
+  const tokens = new AccessTokens(store, () => now);
+  t.deepEqual(await tokens.list(), []);
+  t.truthy(await store.get(`/access-tokens/${id}`), 'looking changes nothing');
+  await tokens.create({ name: 'next', role: 'admin' }, 'admin');
   t.is(await store.get(`/access-tokens/${id}`), undefined);
+});
+
+test.serial('a token that cannot be read hides no others, and keeps nobody from making more', async (t) => {
+  const { store } = t.context;
+  const tokens = new AccessTokens(store);
+  const { accessToken } = await tokens.create({ name: 'first', role: 'admin' }, 'admin');
+  const broken = 'f'.repeat(64);
+  await store.create(`/access-tokens/${broken}`, Buffer.from('{"name": "of a newer program", "colour": "red"}'));
+  t.deepEqual(await tokens.list(), [accessToken]);
+  const { accessToken: second } = await tokens.create({ name: 'second', role: 'admin' }, 'admin');
+  t.deepEqual(await tokens.list(), [accessToken, second]);
+  await tokens.delete(broken);
+  t.is(await store.get(`/access-tokens/${broken}`), undefined);
 });
 
 test.serial(
