@@ -125,15 +125,8 @@ export class Collection<K extends Kind> {
   }
 
   /** All objects that the filter lets through, page by page: what comes or goes meanwhile may be told or not. */
-  async *list(filter: Filter = {}, signal?: AbortSignal): AsyncGenerator<TopologyTypes[K], void> {
-    let after: string | undefined;
-    do {
-      const query = { ...filter, limit: PAGE_SIZE, after };
-      const { body } = await this.client.request('GET', this.path, { query, signal });
-      const page = body as { items: TopologyTypes[K][]; next?: string };
-      yield* page.items;
-      after = page.next;
-    } while (after !== undefined);
+  list(filter: Filter = {}, signal?: AbortSignal): AsyncGenerator<TopologyTypes[K], void> {
+    return this.client.pages(this.path, filter, signal);
   }
 
   /** Put an object in the place of the one with its id, or make it if there is none. */
@@ -185,6 +178,23 @@ export class ApiClient {
 
   collection<K extends Kind>(kind: K): Collection<K> {
     return new Collection(this, kind);
+  }
+
+  /** Names of the tenants that have something; for all but an admin, of the own one. */
+  async *tenants(signal?: AbortSignal): AsyncGenerator<string, void> {
+    for await (const { id } of this.pages<{ id: string }>('/v1/tenants', {}, signal)) yield id;
+  }
+
+  /** The items of a collection, page by page. */
+  async *pages<T>(path: string, filter: Filter, signal?: AbortSignal): AsyncGenerator<T, void> {
+    let after: string | undefined;
+    do {
+      const query = { ...filter, limit: PAGE_SIZE, after };
+      const { body } = await this.request('GET', path, { query, signal });
+      const page = body as { items: T[]; next?: string };
+      yield* page.items;
+      after = page.next;
+    } while (after !== undefined);
   }
 
   /** For what has no function of its own. `path` begins with `/v1`. */

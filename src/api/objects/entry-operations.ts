@@ -70,7 +70,8 @@ const OVERVIEW: readonly OperationDescription[] = [
     path: '/v1/tenants',
     tag: 'Tenant',
     summary: 'List the tenants that own something',
-    description: 'Of an admin; others get their own.',
+    description: 'Of an admin, by name; others get their own.',
+    parameters: PAGE,
     answers: [
       {
         status: 200,

@@ -37,12 +37,16 @@ export function overviewRoutes(): Router {
   serve(router, '/tenants', {
     get: async (call) => {
       const { request, scope, signal } = call;
-      refuseOthers(request.query, []);
-      const tenants = scope.isAdmin ? await scope.repository.tenants(signal) : [scope.caller.tenantId];
+      refuseOthers(request.query, ['limit', 'after']);
+      const { after = '', limit } = parsePaging(request.query);
+      const { isAdmin, caller, repository } = scope;
+      const tenants = isAdmin ? (await repository.tenants(signal)).sort() : [caller.tenantId!];
+      const rest = tenants.filter((id) => id > after);
+      const page = rest.slice(0, limit);
       sendPage(
         call,
-        tenants.map((id) => ({ id })),
-        undefined,
+        page.map((id) => ({ id })),
+        rest.length > limit ? page.at(-1) : undefined,
       );
     },
   });

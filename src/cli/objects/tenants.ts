@@ -6,8 +6,8 @@ import { type ClientFlags, withClient } from './objects.js';
 
 export async function listTenants(flags: ClientFlags, terminal: Terminal): Promise<void> {
   await withClient(flags, terminal, async (client) => {
-    const { body } = await client.request('GET', '/v1/tenants', { signal: terminal.signal });
-    const tenants = (body as { items: { id: string }[] }).items;
+    const tenants: { id: string }[] = [];
+    for await (const id of client.tenants(terminal.signal)) tenants.push({ id });
     await printAs(terminal, formOf(flags), tenants, () => tenants.map(({ id }) => id).join('\n'));
   });
 }

@@ -164,5 +164,10 @@ test('a host is alive while its agent runs, and tenants are those that have some
   );
   await make(admin, '/v1/chains', { name: 'chain', tenantId: 'some tenant/1' });
   t.true(itemsOf(await admin.get('/v1/tenants')).some(({ id }) => id === 'some tenant/1'));
+  for (const tenantId of ['c', 'a', 'b']) await make(admin, '/v1/chains', { name: 'chain', tenantId });
+  const first = await admin.get('/v1/tenants?limit=2');
+  t.deepEqual(first.body, { items: [{ id: 'a' }, { id: 'b' }], next: 'b' });
+  t.is(first.headers.get('link'), '</v1/tenants?limit=2&after=b>; rel="next"');
+  t.like((await admin.get('/v1/tenants?limit=1&after=b')).body, { items: [{ id: 'c' }], next: 'c' });
   t.like((await admin.get('/v1')).body, { collections: { bridges: '/v1/bridges' } });
 });
