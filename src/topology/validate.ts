@@ -1,5 +1,6 @@
 import type * as z from 'zod';
 import { InvalidInputError } from '../errors.js';
+import { nestedField } from './nested-field.js';
 
 /**
  * Check `value` against `schema`.
@@ -13,10 +14,11 @@ export function validate<S extends z.ZodType>(schema: S, value: unknown, what: s
   const issue = result.error.issues.find(({ code }) => code === 'unrecognized_keys') ?? result.error.issues[0];
   if (issue.code === 'unrecognized_keys') {
     const field = issue.keys[0];
+    const nested = nestedField(schema, issue.path, field);
     throw new InvalidInputError(
       fieldName(what, [...issue.path, field]),
       valueAt(value, [...issue.path, field]),
-      'unknown field',
+      nested === undefined ? 'unknown field' : `unknown field (there is ${nested})`,
     );
   }
   throw new InvalidInputError(fieldName(what, issue.path), valueAt(value, issue.path), issue.message);

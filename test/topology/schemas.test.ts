@@ -28,6 +28,21 @@ test('an error says in words what is expected, and tells a field that is misspel
   const [id, chainId] = [need(), need()];
   const refused = (kind: Kind, value: unknown, message: string) => t.throws(() => check(kind, value), { message });
   refused('bridge', { id, nam: 'web' }, 'bridge.nam: unknown field, got "web"');
+  refused(
+    'rule',
+    { id, position: 'i0000000', type: 'accept', chainId, protocol: 'tcp' },
+    'rule.protocol: unknown field (there is condition.protocol), got "tcp"',
+  );
+  refused(
+    'port',
+    { id, bridgeId: id, interfaceName: 'eth0' },
+    'port.interfaceName: unknown field (there is binding.interfaceName), got "eth0"',
+  );
+  refused(
+    'host',
+    { id, name: 'h', zoneId: id },
+    `host.zoneId: unknown field (there is tunnelZones[].zoneId), got "${id}"`,
+  );
   refused('bridge', { id, name: 5 }, 'bridge.name: expected text, got 5');
   refused('bridge', { id, name: 'web', adminStateUp: 'yes' }, 'bridge.adminStateUp: expected true or false, got "yes"');
   refused('bridge', { id, name: 'web', vni: -1 }, 'bridge.vni: expected at least 0, got -1');
