@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto';
 import * as z from 'zod';
 import { InvalidInputError } from '../errors.js';
 
@@ -12,6 +13,8 @@ const DIGITS = '0123456789abcdefghijklmnopqrstuvwxyz';
 const BASE = DIGITS.length;
 const WHOLE_DIGITS = 8;
 const MIDDLE = Math.floor(BASE ** WHOLE_DIGITS / 2);
+/** Digits that tell a place from others that were chosen for the same spot. */
+const OWN_DIGITS = 8;
 /** Elements put one by one at the same spot add a digit for every five of them. */
 const MAX_LENGTH = 1024;
 
@@ -41,6 +44,19 @@ export function positionBetween(before: string | undefined, after: string | unde
     throw new InvalidInputError('position', before, 'expected room behind this place; spread the elements anew');
   }
   return position;
+}
+
+/**
+ * The same, and unlike any other: of those who put elements at one spot at the same time, each gets a place of its own.
+ * @throws InvalidInputError as positionBetween
+ */
+export function ownPositionBetween(before: string | undefined, after: string | undefined): string {
+  // In front of all there is another whole number.
+  const end = before === undefined ? after?.slice(0, WHOLE_DIGITS) : after;
+  let position = positionBetween(before, end);
+  // More digits would bring it behind a place that begins like it.
+  if (end?.startsWith(position)) position = positionBetween(position, end);
+  return position + Array.from({ length: OWN_DIGITS }, () => DIGITS[randomInt(1, BASE)]).join('');
 }
 
 /** As many places in order, behind `before`. */

@@ -1,6 +1,6 @@
 import test from 'ava';
 import fc from 'fast-check';
-import { positionBetween, positionSchema, positionsAfter } from '../../src/topology/position.js';
+import { ownPositionBetween, positionBetween, positionSchema, positionsAfter } from '../../src/topology/position.js';
 
 test('property: wherever elements are put, places sort as the elements stand', (t) => {
   fc.assert(
@@ -16,6 +16,27 @@ test('property: wherever elements are put, places sort as the elements stand', (
     }),
   );
   t.pass();
+});
+
+test('property: of two elements that are put at one spot each has a place of its own there', (t) => {
+  fc.assert(
+    fc.property(fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { maxLength: 200, size: 'max' }), (spots) => {
+      const places: string[] = [];
+      for (const spot of spots) {
+        const index = Math.round(spot * places.length);
+        const [before, after] = [places[index - 1], places[index]];
+        const both = [ownPositionBetween(before, after), ownPositionBetween(before, after)].sort();
+        if (!both.every((place) => positionSchema.safeParse(place).success)) return false;
+        places.splice(index, 0, ...both);
+      }
+      return places.every((place, i) => i === 0 || places[i - 1] < place);
+    }),
+  );
+  let [first, last] = [ownPositionBetween(undefined, undefined), ownPositionBetween(undefined, undefined)];
+  for (let i = 0; i < 1000; i++) {
+    [first, last] = [ownPositionBetween(undefined, first), ownPositionBetween(last, undefined)];
+  }
+  t.deepEqual([first.length, last.length], [16, 16], 'at the ends they stay short');
 });
 
 test('places at the ends stay short, those at one spot grow by a digit for every five', (t) => {

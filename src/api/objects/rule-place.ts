@@ -1,5 +1,5 @@
 import { InvalidInputError } from '../../errors.js';
-import { positionBetween } from '../../topology/position.js';
+import { ownPositionBetween } from '../../topology/position.js';
 
 /** Where a rule shall stand in its chain: in front of a rule, behind one, or in front of all; behind all when nothing is said. */
 export interface RulePlace {
@@ -15,27 +15,27 @@ export interface PlacedRule {
 }
 
 /**
- * A position at that place among the rules of a chain, in any order.
+ * A position of its own at that place among the rules of a chain, in any order.
  * @throws InvalidInputError naming `before` or `after`
  */
 export function positionFor(rules: readonly PlacedRule[], place: RulePlace): string {
   const positions = rules.map(({ position }) => position).sort();
-  if (place.first) return positionBetween(undefined, positions[0]);
+  if (place.first) return ownPositionBetween(undefined, positions[0]);
   if (place.before !== undefined) {
     const next = positionOf(rules, 'before', place.before);
-    return positionBetween(
+    return ownPositionBetween(
       positions.findLast((position) => position < next),
       next,
     );
   }
   if (place.after !== undefined) {
     const last = positionOf(rules, 'after', place.after);
-    return positionBetween(
+    return ownPositionBetween(
       last,
       positions.find((position) => position > last),
     );
   }
-  return positionBetween(positions.at(-1), undefined);
+  return ownPositionBetween(positions.at(-1), undefined);
 }
 
 function positionOf(rules: readonly PlacedRule[], field: string, id: string): string {

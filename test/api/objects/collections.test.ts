@@ -188,6 +188,20 @@ test('a rule is put in front of another, behind it, in front of all or behind al
   );
 });
 
+test('rules that are put behind the others at the same time have places of their own', async (t) => {
+  const { admin } = api!;
+  const chainId = await make(admin, '/v1/chains', { name: 'busy' });
+  const path = `/v1/chains/${chainId}/rules`;
+  await Promise.all(Array.from({ length: 8 }, () => make(admin, path, { type: 'accept' })));
+  const { items } = await allOf(admin, path);
+  t.is(new Set(items.map(({ position }) => position)).size, 8);
+  for (const { id } of items) await make(admin, `${path}?before=${id}`, { type: 'drop' });
+  t.deepEqual(
+    (await allOf(admin, path)).items.map(({ type }) => type),
+    Array.from({ length: 16 }, (_, i) => (i % 2 === 0 ? 'drop' : 'accept')),
+  );
+});
+
 test('requests that are not in order are told why', async (t) => {
   const { admin } = api!;
   const put = await admin.put('/v1/bridges', {});
