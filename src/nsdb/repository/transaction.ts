@@ -110,7 +110,11 @@ export class Transaction {
    * @throws UnsupportedError for a host: its leases are released one by one, see TopologyRepository.delete
    */
   async delete(kind: Kind, id: string, signal?: AbortSignal, modified?: number): Promise<void> {
-    if (kind === 'host') throw new UnsupportedError('deleting a host in a transaction');
+    if (kind === 'host')
+      throw new UnsupportedError(
+        'deleting a host in a transaction',
+        'its leases are released one by one: delete it by itself',
+      );
     const staged = await this.changes.load(kind, id, signal);
     expect(staged, modified);
     if (staged.after !== undefined) this.changes.remove(staged);
