@@ -1,7 +1,7 @@
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { TraceAnswer, TracedPass } from '../../api/explain/trace-routes.js';
 import { PacketTextError, parsePacket } from '../../flow/packet-text.js';
-import { addClientOptions, wholeNumber } from '../objects/object-commands.js';
+import { addClientOptions } from '../objects/object-commands.js';
 import { type ClientFlags, withClient } from '../objects/objects.js';
 import { formOf, printAs } from '../terminal/output.js';
 import type { Terminal } from '../terminal/terminal.js';
@@ -20,7 +20,7 @@ export function fillTrace(command: Command, terminal: Terminal): void {
     .addOption(
       new Option('--connection <what>', 'what it is to its connection').choices(['new', 'established', 'reply']),
     )
-    .option('--hash <number>', 'what one of several targets is chosen by', wholeNumber)
+    .option('--hash <number>', 'what one of several targets is chosen by, from 0 on', hashNumber)
     .addHelpText(
       'after',
       `
@@ -30,6 +30,11 @@ Examples:
   $ midonet trace --from web --packet 'arp 10.0.0.1 > 10.0.0.2' --json`,
     );
   addClientOptions(command).action((flags: TraceFlags) => trace(flags, terminal));
+}
+
+function hashNumber(text: string): number {
+  if (!/^\d{1,10}$/.test(text)) throw new InvalidArgumentError('expected a whole number from 0 on');
+  return Number(text);
 }
 
 /** `midonet trace`: what would become of a packet, and why. */

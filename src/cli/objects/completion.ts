@@ -34,7 +34,8 @@ compdef _midonet midonet`,
 export const SHELLS = Object.keys(SCRIPTS);
 
 export function printCompletion(shell: string, terminal: Terminal): void {
-  if (!(shell in SCRIPTS)) throw new InvalidInputError('shell', shell, `expected one of ${SHELLS.join(', ')}`);
+  if (!Object.hasOwn(SCRIPTS, shell))
+    throw new InvalidInputError('shell', shell, `expected one of ${SHELLS.join(', ')}`);
   terminal.print(SCRIPTS[shell]);
 }
 

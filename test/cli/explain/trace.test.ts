@@ -3,6 +3,7 @@ import type { TraceAnswer } from '../../../src/api/explain/trace-routes.js';
 import { drawTrace, trace } from '../../../src/cli/explain/trace.js';
 import type { Terminal } from '../../../src/cli/terminal/terminal.js';
 import { PacketTextError } from '../../../src/flow/packet-text.js';
+import { runMidonet } from '../cli-test.js';
 
 const step = (depth: number, text: string, type = 'rule') => ({ type, depth, text });
 
@@ -67,4 +68,15 @@ test('the word of a packet that is at fault is underlined', async (t) => {
     instanceOf: PacketTextError,
   });
   t.deepEqual(notes, ['  tcp 10.0.0 > 10.0.0.2', '      ^^^^^^']);
+});
+
+test('any hash that the API takes can be asked about', async (t) => {
+  const from = '7c1f0e52-8a4e-4c53-9f43-2b1b0a6f3c11';
+  const words = ['trace', '--from', from, '--packet', 'tcp 10.0.0.1 > 10.0.0.2', '--hash'];
+  const server = 'http://127.0.0.1:1';
+  for (const hash of ['0', '4294967295']) {
+    // So far that it is asked for.
+    t.regex((await runMidonet([...words, hash], { server })).error!, /127\.0\.0\.1:1/);
+  }
+  t.regex((await runMidonet([...words, 'x'], { server })).error!, /a whole number from 0 on/);
 });

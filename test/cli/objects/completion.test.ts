@@ -54,5 +54,7 @@ COMP_WORDS=(midonet bridge sh); COMP_CWORD=2; _midonet; echo "\${COMPREPLY[@]}"`
   t.is((await run('bash', ['-c', ask])).stdout.trim(), 'show');
   t.regex(await cli.midonet('completion', 'zsh'), /^#compdef midonet/);
   t.regex(await cli.midonet('completion', 'fish'), /^complete -c midonet/);
-  t.regex((await cli.run(['completion', 'csh'])).error!, /expected one of bash, zsh, fish/);
+  for (const other of ['csh', 'constructor']) {
+    t.regex((await cli.run(['completion', other])).error!, /expected one of bash, zsh, fish/);
+  }
 });
