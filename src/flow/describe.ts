@@ -3,7 +3,7 @@ import { ArpOp } from '../packet/arp.js';
 import { EtherType } from '../packet/ethernet.js';
 import { IpProtocol, PROTOCOL_NAMES } from '../packet/ip-protocol.js';
 import type { Action, NatSpec } from './action.js';
-import { CtState, type FlowKey, Frag, VLAN_PRESENT, Word } from './key.js';
+import { CtState, type FlowKey, Frag, NO_PORT, VLAN_PRESENT, Word } from './key.js';
 
 /** Flow keys, masks and actions for people to read. */
 
@@ -145,6 +145,8 @@ function describeField(key: FlowKey, mask: FlowKey, first: number, bits: number)
     }
     case Word.CT_LABELS:
       return `${hexWords(key.masked(mask), first)}/${hexWords(mask, first)}`;
+    case Word.IN_PORT:
+      return value >>> 0 === NO_PORT ? 'none' : String(value >>> 0);
     case Word.TUN_SRC:
     case Word.TUN_DST:
       return formatIpv4(value >>> 0);

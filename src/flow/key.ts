@@ -66,6 +66,9 @@ export const CtState = {
   DNAT: 128,
 } as const;
 
+/** In `inPort`: of a packet that is only thought of, and comes in at no datapath port of this host. */
+export const NO_PORT = 0xffff_ffff;
+
 /** In `vlanTci`: set whenever the packet has an 802.1Q header (OVS's convention, so that VLAN 0 differs from none). */
 export const VLAN_PRESENT = 0x1000;
 

@@ -6,6 +6,8 @@ import type { TraceStep } from './trace.js';
 export interface Arrival {
   /** The exterior port where it came in; absent when it is a device's own, or another host has let it in. */
   readonly ingress?: Fact<PortFact>;
+  /** Where its connection would be tracked, of a packet that is traced as if `ingress` were on this host. */
+  readonly elsewhereZone?: number;
   /** Where a device sent it. */
   readonly sentFrom?: Fact<PortFact>;
   /** Absent when the datapath cannot track connections. */

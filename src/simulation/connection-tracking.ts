@@ -156,8 +156,9 @@ export class ConnectionTracking {
     }
     const port = this.simulation.read(this.arrival.ingress);
     if (port === undefined || port === null) return undefined;
-    const fact = port.location?.type === 'local' ? port.location.zone : undefined;
-    const zone = fact === undefined ? null : this.simulation.read(fact);
+    const local = port.location?.type === 'local' ? port.location : undefined;
+    if (local === undefined && this.arrival.elsewhereZone !== undefined) return this.arrival.elsewhereZone;
+    const zone = local?.zone === undefined ? null : this.simulation.read(local.zone);
     if (zone === null) this.simulation.drop('no-connection-state');
     return zone ?? undefined;
   }

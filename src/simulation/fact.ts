@@ -21,7 +21,8 @@ export interface Fact<T> {
 
 /** How packets that come in at a datapath port enter the virtual network. */
 export type Ingress =
-  | { readonly type: 'port'; readonly port: Fact<PortFact> }
+  /** `zone`: where its connections would be tracked, when packets are traced as if the port were on this host. */
+  | { readonly type: 'port'; readonly port: Fact<PortFact>; readonly zone?: number }
   /** `target` gives what a tunnel key of this host stands for. */
   | { readonly type: 'tunnel'; target(tunnelKey: number): Fact<TunnelTarget> };
 

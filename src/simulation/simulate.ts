@@ -34,7 +34,8 @@ export function simulate(
   if (sentFrom !== undefined) return simulateSent(key, sentFrom, limits, recirculations, bytes, trace);
   const way = ingress.value;
   const port = way?.type === 'port' ? way.port : undefined;
-  const context = new SimulationContext(key, limits, { ingress: port, recirculations, bytes, trace });
+  const elsewhereZone = way?.type === 'port' ? way.zone : undefined;
+  const context = new SimulationContext(key, limits, { ingress: port, elsewhereZone, recirculations, bytes, trace });
   context.read(ingress);
   if (way === null) context.drop('no-port');
   else if (way?.type === 'tunnel') leaveTunnel(context, way);

@@ -1,5 +1,5 @@
 import type { Datapath } from '../../datapath/datapath.js';
-import { FlowKey } from '../../flow/key.js';
+import { FlowKey, NO_PORT } from '../../flow/key.js';
 import type { Recirculations } from '../../simulation/connection.js';
 import { explain, type Pass, type Question } from '../../simulation/explain.js';
 import type { Fact, Ingress, PortFact } from '../../simulation/fact.js';
@@ -21,8 +21,8 @@ export interface TracedPacket extends Pick<Question, 'key' | 'bytes' | 'connecti
 
 /** How long to wait for facts: as long as packets do. */
 const PATIENCE_MS = 5000;
-/** In flow keys of packets that come in at a port of another host. */
-const NO_PORT = 0xffff_ffff;
+/** Stands for the zone that a port of another host would have here: no port of this one has it where the kernel has zones. */
+const TRACED_ZONE = 0;
 
 /** Says what would become of a packet, by what this host knows and can find out. Nothing is sent, and no flow installed. */
 export class Tracer {
@@ -40,7 +40,7 @@ export class Tracer {
     const { datapath, recirculations, load } = this.options;
     const patience = AbortSignal.timeout(PATIENCE_MS);
     const port = this.options.port(portId);
-    const ingress: Fact<Ingress> = { tag: `way in at ${port.tag}`, value: { type: 'port', port } };
+    const ingress: Fact<Ingress> = { tag: `way in at ${port.tag}`, value: { type: 'port', port, zone: TRACED_ZONE } };
     const key = new FlowKey(packet.key.words.slice());
     for (;;) {
       key.inPort = this.options.output(portId).value ?? NO_PORT;

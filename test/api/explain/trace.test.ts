@@ -168,6 +168,22 @@ clusterTest('a packet that comes back from the datapath is followed to its end',
     );
     const reply = await ask('tcp 10.1.0.1:999 > 10.1.0.2:80', 'reply');
     t.regex(reply.outcome.text, /^Delivered out of port pod2 on host-1 .* by rule 1 of chain chain\.$/);
+
+    // At a port that is on no host the same becomes of them.
+    const mac = '02:00:00:00:00:77';
+    const unbound = await repository.create('port', { id: randomUUID(), bridgeId, mac, inboundFilterId: chainId });
+    for (const [packet, connection, expected] of [
+      ['tcp 10.1.0.1:999 > 10.1.0.99:80', 'new', translated],
+      ['tcp 10.1.0.1:999 > 10.1.0.2:80', 'reply', reply],
+    ] as const) {
+      const { outcome, passes } = await api.trace({
+        portId: unbound.id,
+        packet: `${packet} to ${formatMac(b.mac)}`,
+        connection,
+      });
+      t.deepEqual(outcome, expected.outcome, packet);
+      t.regex(passes[0].flow!.match!, /^in_port=none /);
+    }
   } finally {
     await api.close();
   }
