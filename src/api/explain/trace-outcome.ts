@@ -198,6 +198,7 @@ function collect({ steps, missing }: ShownPass, found: Found): void {
         if (step.what === 'output') found.deliveries.push({ port: undefined, tunnelTo: undefined });
         else if (step.what === 'drop') found.isDroppedElsewhere = true;
         else if (step.what === 'answer') found.isAnsweredElsewhere = true;
+        else if (step.what === 'rule') rule = undefined;
         else port = outPort = rule = route = nextHop = device = undefined;
         break;
       case 'drop':

@@ -3,14 +3,38 @@ import { namedIn, type TraceNames } from './trace-names.js';
 
 /**
  * A step as a tenant may see it: of its own objects as it is, of what is somebody else's only that the packet comes there, or
- * what becomes of it there.
+ * what becomes of it there. Where rules or load balancers of somebody else decide at a device of its own it sees that they do, and
+ * whether the packet is dropped, as its sender would, but not what they look at or change.
  */
 export type ShownStep = PlainStep | HiddenStep;
 
 export interface HiddenStep {
   readonly type: 'hidden';
-  readonly what: 'passage' | 'drop' | 'output' | 'answer';
+  readonly what: 'passage' | 'rule' | 'drop' | 'output' | 'answer';
 }
+
+type Type = PlainStep['type'];
+
+/** What a device asks what to do with a packet. */
+const DECIDES: ReadonlySet<Type> = new Set<Type>([
+  'chain',
+  'rule',
+  'circle',
+  'chain-end',
+  'vip',
+  'load-balancer-off',
+  'member',
+]);
+/** What comes of that, without a name of who decided it. */
+const DECIDED: ReadonlySet<Type> = new Set<Type>([
+  'set',
+  'ask',
+  'connection',
+  'translate',
+  'translated',
+  'hash',
+  'bucket',
+]);
 
 export interface ShownPass extends Omit<PlainPass, 'steps'> {
   readonly steps: readonly ShownStep[];
@@ -34,6 +58,7 @@ function shownSteps(steps: readonly PlainStep[], names: TraceNames): ShownStep[]
   const shown: ShownStep[] = [];
   const hide = (what: HiddenStep['what']) => shown.push({ type: 'hidden', what });
   let isTheirs = false;
+  let isDecidedByThem = false;
   let copies = 0;
   for (const step of steps) {
     // Captures are an admin's.
@@ -53,7 +78,13 @@ function shownSteps(steps: readonly PlainStep[], names: TraceNames): ShownStep[]
       if (what !== undefined) hide(what);
     } else if (step.type === 'output') shown.push({ type: 'output', actions: '' });
     else if (step.type === 'wait') shown.push({ type: 'wait', fact: 'what the agent has yet to read' });
-    else if (!isUnknown(step, names)) shown.push(step);
+    else if (isUnknown(step, names)) {
+      if (DECIDES.has(step.type) && !isDecidedByThem) hide('rule');
+      isDecidedByThem ||= DECIDES.has(step.type);
+    } else {
+      if (!DECIDED.has(step.type)) isDecidedByThem = false;
+      if (!isDecidedByThem) shown.push(step);
+    }
   }
   return shown;
 }

@@ -22,7 +22,7 @@ export function stepTexts(steps: readonly ShownStep[], names: TraceNames): StepT
         return { depth: 0, text: `${copy}in at ${names.port(step.port)} of ${device}` };
       }
       case 'hidden':
-        chains.length = 0;
+        if (step.what !== 'rule') chains.length = 0;
         return { depth: step.what === 'passage' ? 0 : 1, text: HIDDEN[step.what] };
       case 'device': {
         chains.length = 0;
@@ -56,6 +56,7 @@ export function stepTexts(steps: readonly ShownStep[], names: TraceNames): StepT
 }
 
 const HIDDEN: Readonly<Record<HiddenStep['what'], string>> = {
+  rule: 'rules of somebody else decide',
   passage: 'through a device of somebody else',
   drop: 'dropped there',
   output: 'sent from there',

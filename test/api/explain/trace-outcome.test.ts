@@ -69,3 +69,27 @@ test('a tenant is told of a capture by nobody', (t) => {
     { type: 'hidden', what: 'output' },
   ]);
 });
+
+test('a tenant is told that rules of somebody else decide at its own device, and nothing that these look at or change', (t) => {
+  const id = '00000000-0000-4000-8000-000000000001';
+  const theirs: PlainStep[] = [
+    { type: 'chain', id },
+    { type: 'connection', way: 'forward' },
+    { type: 'rule', chain: id, rule: id, condition: {}, action: 'dnat to 10.9.9.9' },
+    { type: 'set', field: 'destination', value: '10.9.9.9' },
+  ] as PlainStep[];
+  const own: PlainStep[] = [
+    { type: 'chain', id: 'own' },
+    { type: 'rule', chain: 'own', rule: 'r', condition: {}, action: 'continue' } as PlainStep,
+    { type: 'set', field: 'ttl', value: '63' },
+  ];
+  const hidden = { type: 'hidden', what: 'rule' } as const;
+  const shown = (...steps: PlainStep[]) => forTenant([{ packet: 'tcp 10.0.0.1:1 > 10.0.0.2:2', steps }], names);
+  t.deepEqual(shown(IN, DEVICE, ...theirs, ...own, OUT, HERE)[0].steps, [
+    ...[IN, DEVICE, hidden, ...own, OUT],
+    { type: 'output', actions: '' },
+  ]);
+  // That it is dropped is seen anyway; it is not a rule of the tenant's that does.
+  const dropped = traceOutcome(shown(IN, DEVICE, ...own, ...theirs, { type: 'drop', reason: 'filtered' }), names);
+  t.like(dropped, { text: 'Dropped at bridge near: a filter drops it.', ruleIds: [] });
+});
