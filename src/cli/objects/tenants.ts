@@ -1,6 +1,7 @@
 import type { MidonetClient } from '../../api/client/client.js';
 import type { Caller } from '../../api/tenancy/caller.js';
 import { formOf, printAs } from '../terminal/output.js';
+import { plain } from '../terminal/table.js';
 import type { Terminal } from '../terminal/terminal.js';
 import { type ClientFlags, withClient } from './objects.js';
 
@@ -8,7 +9,7 @@ export async function listTenants(flags: ClientFlags, terminal: Terminal): Promi
   await withClient(flags, terminal, async (client) => {
     const tenants: { id: string }[] = [];
     for await (const id of client.tenants(terminal.signal)) tenants.push({ id });
-    await printAs(terminal, formOf(flags), tenants, () => tenants.map(({ id }) => id).join('\n'));
+    await printAs(terminal, formOf(flags), tenants, () => tenants.map(({ id }) => plain(id)).join('\n'));
   });
 }
 

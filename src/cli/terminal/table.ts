@@ -1,5 +1,11 @@
+/** Text in which nothing moves the cursor or ends a line: what others have written must not pass for something else. */
+export function plain(text: string): string {
+  return text.replaceAll(/\p{Cc}/gu, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
 /** Rows below titles, in columns as wide as what is in them. Columns that are empty in every row are left out. */
-export function formatTable(titles: readonly string[], rows: readonly (readonly string[])[]): string {
+export function formatTable(titles: readonly string[], cells: readonly (readonly string[])[]): string {
+  const rows = cells.map((row) => row.map(plain));
   const shown = titles.map((_, i) => i).filter((i) => rows.some((row) => row[i] !== ''));
   const widths = shown.map((i) => rows.reduce((width, row) => Math.max(width, row[i].length), titles[i].length));
   const line = (cells: readonly string[]) =>
@@ -14,6 +20,9 @@ export function formatTable(titles: readonly string[], rows: readonly (readonly 
 export function formatDetails(entries: readonly (readonly [name: string, value: string])[]): string {
   const width = entries.reduce((widest, [name]) => Math.max(widest, name.length), 0) + 1;
   return entries
-    .map(([name, value]) => `${`${name}:`.padEnd(width)}  ${value.replaceAll('\n', `\n${' '.repeat(width + 2)}`)}`)
+    .map(([name, value]) => {
+      const lines = value.split('\n').map(plain);
+      return `${`${name}:`.padEnd(width)}  ${lines.join(`\n${' '.repeat(width + 2)}`)}`;
+    })
     .join('\n');
 }
