@@ -54,6 +54,9 @@ export class MidonetError extends Error {
   }
 }
 
+/** How much of a value errors show; nobody reads more of it. */
+const SHOWN = 200;
+
 /** A value from outside is malformed. The message names the field and shows the value. */
 export class InvalidInputError extends MidonetError {
   constructor(
@@ -62,7 +65,7 @@ export class InvalidInputError extends MidonetError {
     readonly expected: string,
   ) {
     const got = value === undefined ? 'nothing' : (JSON.stringify(value) ?? String(value));
-    super('MN_INVALID_INPUT', `${field}: ${expected}, got ${got}`);
+    super('MN_INVALID_INPUT', `${field}: ${expected}, got ${got.length <= SHOWN ? got : `${got.slice(0, SHOWN)}…`}`);
   }
 }
 

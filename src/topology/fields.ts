@@ -12,7 +12,10 @@ export const interfaceNameSchema = z
 /** A name that people give: of a network, a host, a tunnel zone. */
 export const nameSchema = z
   .string()
-  .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/, 'expected letters, digits, "_", "." and "-"');
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/,
+    'expected letters, digits, "_", "." and "-", 128 at most, the first a letter or a digit',
+  );
 
 /** Who an object belongs to, as the outer system names it. */
 export const tenantId = z

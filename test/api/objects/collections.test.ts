@@ -224,7 +224,8 @@ test('requests that are not in order are told why', async (t) => {
     type: 'urn:midonet:error:MN_INVALID_INPUT',
     title: 'Bad request',
     status: 400,
-    detail: 'name: expected letters, digits, "_", "." and "-", got "not a name"',
+    detail:
+      'name: expected letters, digits, "_", "." and "-", 128 at most, the first a letter or a digit, got "not a name"',
     code: 'MN_INVALID_INPUT',
     field: 'name',
     value: 'not a name',
