@@ -119,6 +119,6 @@ const SECONDS: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3600, d: 24 
 function duration(text: string): number {
   const [, digits, unit] = /^([1-9]\d{0,8})([smhd])$/.exec(text) ?? [];
   if (digits === undefined)
-    throw new InvalidInputError('expires', text, 'expected a number and s, m, h or d, such as 30d');
+    throw new InvalidInputError('--expires', text, 'expected a number and s, m, h or d, such as 30d');
   return Number(digits) * SECONDS[unit];
 }

@@ -80,6 +80,9 @@ export function addClientCommands(program: Command, terminal: Terminal = systemT
     .command('help [command...]')
     .description('say how a command is used, as --help does')
     .action(async (words: string[]) => {
+      const [word] = words;
+      if (word !== undefined && program.commands.every((command) => command.name() !== word))
+        program.error(`unknown command '${word}'`);
       await program.parseAsync([...words, '--help'], { from: 'user' });
     });
   program

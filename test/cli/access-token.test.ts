@@ -28,7 +28,7 @@ test('access tokens are made, listed and deleted on the command line', async (t)
   t.is((await cli.json<unknown[]>('access-token', 'list')).length, 1);
   for (const expires of ['30', 'd', '0d', '-1d', '1.5h']) {
     const { error } = await cli.run([...create, 'a', '--role', 'admin', `--expires=${expires}`]);
-    t.regex(error ?? '', /expires: expected a number and s, m, h or d/);
+    t.regex(error ?? '', /^--expires: expected a number and s, m, h or d/);
   }
   t.regex((await cli.run([...create, 'a', '--role', 'tenant-reader'])).error ?? '', /tenantId: expected the tenant/);
 });

@@ -1,4 +1,3 @@
-import { readFile } from 'node:fs/promises';
 import { ApiError, type BatchOperation, type MidonetClient } from '../../api/client/client.js';
 import { MidonetError } from '../../errors.js';
 import { formatField } from '../objects/columns.js';
@@ -8,6 +7,7 @@ import type { Names } from '../objects/names.js';
 import { type ClientFlags, withClient } from '../objects/objects.js';
 import { callerOf } from '../objects/tenants.js';
 import { formOf, printAs } from '../terminal/output.js';
+import { readText } from '../terminal/read-text.js';
 import type { Terminal } from '../terminal/terminal.js';
 import { type Change, type Plan, planOf } from './plan.js';
 import { readEntries } from './topology-file.js';
@@ -28,7 +28,7 @@ export async function apply(flags: ApplyFlags, terminal: Terminal): Promise<void
   const { parseYamlDocuments } = await import('./yaml.js');
   const documents: unknown[] = [];
   for (const file of flags.filename) {
-    const text = file === '-' ? await terminal.input() : await readFile(file, 'utf8');
+    const text = file === '-' ? await terminal.input() : await readText(file);
     documents.push(...parseYamlDocuments(text, file));
   }
   await withClient(flags, terminal, async (client, names) => {

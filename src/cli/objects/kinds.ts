@@ -1,5 +1,5 @@
 import { COLLECTIONS, segmentOf } from '../../api/description/resources.js';
-import { InvalidInputError, MidonetError } from '../../errors.js';
+import { InvalidInputError, MidonetError, UnsupportedError } from '../../errors.js';
 import { KINDS, type Kind } from '../../topology/types.js';
 import { nearest } from './nearest.js';
 
@@ -92,6 +92,16 @@ export const ABOUT: Readonly<Record<Kind, { readonly description: string; readon
   'logging-resource': { description: 'Where decisions are logged', example: 'create log --type file' },
 };
 
+/** What belongs to objects and is none itself, and where it is found. */
+const NO_OBJECTS: Readonly<Record<string, string>> = {
+  addresses:
+    'no objects, and not to be watched; `midonet ip-address-group list-addresses GROUP` tells which are in a group',
+  'mac-table': 'not to be watched; GET /v1/bridges/ID/mac-table of the API has the entries of a bridge',
+  'ip-table': 'not to be watched; GET /v1/bridges/ID/ip-table of the API has the entries of a bridge',
+  neighbors: 'not to be watched; GET /v1/ports/ID/neighbors of the API has those of a port',
+  'learned-routes': 'not to be watched; GET /v1/routers/ID/learned-routes of the API has those of a router',
+};
+
 /** The kind of this name, in the singular or the plural. */
 export function kindCalled(word: string): Kind | undefined {
   return KINDS.find((one) => one === word) ?? COLLECTIONS.get(word);
@@ -106,6 +116,8 @@ export function kindNamed(text: string, at = 'kind'): Kind {
   const word = text.toLowerCase();
   const kind = kindCalled(word);
   if (kind !== undefined) return kind;
+  const elsewhere = NO_OBJECTS[word];
+  if (elsewhere !== undefined) throw new UnsupportedError(`${at} ${text}`, elsewhere);
   const near = nearest(word, [...KINDS, ...KINDS.map(segmentOf)]);
   if (near === undefined) throw new InvalidInputError(at, text, `expected one of ${KINDS.join(', ')}`);
   throw new MidonetError('MN_INVALID_INPUT', `${at}: there are no objects called ${text}; did you mean ${near}?`);

@@ -211,7 +211,8 @@ export class Names {
     const meant = nearest(text.split('/').at(-1)!, known);
     const of = at === kind ? '' : `${at}: `;
     const hint = meant === undefined ? `\`midonet ${kind} list\` tells what there is` : `did you mean ${meant}?`;
-    return new MidonetError('MN_NOT_FOUND', `${of}there is no ${kind} called ${text}; ${hint}`);
+    const tenant = this.tenantId === undefined ? '' : ` of tenant ${this.tenantId}`;
+    return new MidonetError('MN_NOT_FOUND', `${of}there is no ${kind} called ${text}${tenant}; ${hint}`);
   }
 }
 

@@ -2,6 +2,7 @@ import type { WatchEvent } from '../../api/client/client.js';
 import { InvalidInputError } from '../../errors.js';
 import type { Kind } from '../../topology/types.js';
 import { type Form, formOf } from '../terminal/output.js';
+import { plain } from '../terminal/table.js';
 import type { Terminal } from '../terminal/terminal.js';
 import { lineOf, titlesOf } from './columns.js';
 import { type AnyObject, type Names, pathOf } from './names.js';
@@ -15,6 +16,7 @@ export async function watchObjects(
   terminal: Terminal,
 ): Promise<void> {
   await withClient(flags, terminal, async (client, names) => {
+    if (flags.limit !== undefined) throw new InvalidInputError('--limit', flags.limit, 'expected none with --watch');
     if (texts.length > 1) throw new InvalidInputError(kind, texts, 'expected one at most, to watch');
     const only = texts.length === 0 ? undefined : await names.idOf(kind, texts[0]);
     const filter = await filterOf(kind, flags, names);
@@ -84,7 +86,7 @@ class Printer {
     const objects = [...this.known.values()].map(({ object }) => object);
     const rows = await Promise.all(objects.map((object) => lineOf(this.kind, object, this.names)));
     const titles = titlesOf(this.kind);
-    const cells = rows.map((row) => row.map(([, cell]) => cell));
+    const cells = rows.map((row) => row.map(([, cell]) => plain(cell)));
     this.widths = titles.map((title, i) => cells.reduce((most, row) => Math.max(most, row[i].length), title.length));
     if (this.form !== 'table' && this.form !== 'wide') return;
     this.line('', titles);
@@ -100,7 +102,7 @@ class Printer {
       const row = await lineOf(this.kind, object, this.names);
       this.line(
         told,
-        row.map(([, cell]) => cell),
+        row.map(([, cell]) => plain(cell)),
       );
     }
   }

@@ -6,6 +6,7 @@ import * as z from 'zod';
 import { connectApi, type MidonetClient } from '../../api/client/client.js';
 import { InvalidInputError } from '../../errors.js';
 import { validate } from '../../topology/validate.js';
+import { readText } from './read-text.js';
 import type { Terminal } from './terminal.js';
 
 /** Which API server a command talks to, and as whom: by its options, the environment, or a file, in this order. */
@@ -69,14 +70,14 @@ async function tokenOf(
   env: Terminal['env'],
   kept: z.output<typeof fileSchema>,
 ): Promise<string | undefined> {
-  if (flags.tokenFile !== undefined) return (await readFile(flags.tokenFile, 'utf8')).trim();
+  if (flags.tokenFile !== undefined) return (await readText(flags.tokenFile)).trim();
   if (env.MIDONET_TOKEN !== undefined && env.MIDONET_TOKEN !== '') return env.MIDONET_TOKEN;
   if (kept.token !== undefined) return kept.token;
-  return kept.tokenFile === undefined ? undefined : (await readFile(kept.tokenFile, 'utf8')).trim();
+  return kept.tokenFile === undefined ? undefined : (await readText(kept.tokenFile)).trim();
 }
 
 function pem(path: string | undefined): Promise<string> | undefined {
-  return path === undefined ? undefined : readFile(path, 'utf8');
+  return path === undefined ? undefined : readText(path);
 }
 
 /** Whether nobody on the way can read what is said to the server. */

@@ -1,3 +1,4 @@
+import { tmpdir } from 'node:os';
 import test, { type ExecutionContext } from 'ava';
 import type { AnyObject } from '../../../src/cli/objects/names.js';
 import { hostAlivePath } from '../../../src/nsdb/layout.js';
@@ -37,7 +38,10 @@ test('a name of several objects is refused with their identifiers, and a tenant 
   t.like(await cli.json('chain', 'show', 'fw', '--tenant', 'blue'), { tenantId: 'blue' });
   await cli.midonet('chain', 'create', 'shared');
   t.like(await cli.json('chain', 'show', 'shared', '--tenant', 'blue'), { name: 'shared' });
-  t.regex((await cli.run(['chain', 'show', 'other', '--tenant', 'blue'])).error!, /no chain called other/);
+  t.regex(
+    (await cli.run(['chain', 'show', 'other', '--tenant', 'blue'])).error!,
+    /no chain called other of tenant blue;/,
+  );
 });
 
 test('a name that nothing has is answered with one that is near', async (t) => {
@@ -55,6 +59,10 @@ test('a name that nothing has is answered with one that is near', async (t) => {
     (await cli.run(['get', 'brdiges'])).error!,
     /kind: there are no objects called brdiges; did you mean bridges\?/,
   );
+  t.regex((await cli.run(['help', 'brdige'])).notes, /unknown command 'brdige'/);
+  t.regex((await cli.run(['get', 'addresses', '-w'])).error!, /not to be watched; .*list-addresses GROUP/);
+  t.regex((await cli.run(['get', 'mac-table'])).error!, /not to be watched; GET \/v1\/bridges\/ID\/mac-table/);
+  t.regex((await cli.run(['get', 'bridges', '-w', '--limit', '3'])).error!, /^--limit: expected none with --watch/);
   t.regex((await cli.run(['bridge', 'creat'])).notes, /Did you mean create\?/);
   t.regex((await cli.run(['bridge', 'create', 'a', '--admin-state', 'up'])).notes, /Did you mean --admin-state-up\?/);
 });
@@ -71,6 +79,9 @@ test('what the API refuses is told with the field', async (t) => {
   const wrongSource = await cli.run(['rule', 'create', '--chain', 'fw', '--type', 'drop', '--source', '10.0.0.300/8']);
   t.regex(wrongSource.error!, /^--source: expected an address range/);
   t.regex((await cli.run(['bridge', 'create', 'no/slash'])).error!, /name: expected letters/);
+  t.regex((await cli.run(['bridge', 'create', 'x'.repeat(5000)])).error!, /128 at most, .*, got "x{1,200}…$/);
+  t.regex((await cli.run(['apply', '-f', tmpdir()])).error!, /^file: expected a file, not a folder, got/);
+  t.regex((await cli.run(['bridge', 'list', '--token-file', tmpdir()])).error!, /^file: expected a file, not a folder/);
   t.regex((await cli.run(['bridge', 'update', 'web'])).error!, /nothing to change/);
   t.regex((await cli.run(['bridge', 'update', 'web', '--set', 'mtu=9000'])).error!, /--set: expected one of .*name/);
   t.regex((await cli.run(['bridge', 'list', '--where', 'web'])).error!, /--where: expected FIELD=VALUE/);

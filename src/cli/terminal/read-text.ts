@@ -1,0 +1,16 @@
+import { readFile } from 'node:fs/promises';
+import { InvalidInputError } from '../../errors.js';
+
+/**
+ * The text of a file that somebody named.
+ * @throws InvalidInputError for a folder, errors of the system for what else cannot be read: those name the file
+ */
+export async function readText(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EISDIR')
+      throw new InvalidInputError('file', path, 'expected a file, not a folder');
+    throw error;
+  }
+}
