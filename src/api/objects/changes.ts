@@ -6,7 +6,7 @@ import { InvalidInputError, MidonetError } from '../../errors.js';
 import { readAhead } from '../../nsdb/read-ahead.js';
 import type { Versioned } from '../../nsdb/repository/change-set.js';
 import type { Transaction } from '../../nsdb/repository/transaction.js';
-import { NodeError } from '../../nsdb/store.js';
+import { NodeError, StoreUnavailableError } from '../../nsdb/store.js';
 import { ObjectConflictError, ObjectExistsError, ObjectNotFoundError } from '../../nsdb/topology-errors.js';
 import { type Kind, type Port, SCHEMAS, type TopologyTypes } from '../../topology/types.js';
 import { validate } from '../../topology/validate.js';
@@ -15,7 +15,7 @@ import { ifMatchNames } from '../requests/etag.js';
 import { isRecord, mergePatch } from '../requests/merge-patch.js';
 import { isId, parseId } from '../requests/object-query.js';
 import { unmasked } from '../requests/secrets.js';
-import { PreconditionFailedError } from '../tenancy/request-errors.js';
+import { PreconditionFailedError, UnseenChangeError } from '../tenancy/request-errors.js';
 import { readable, type Scope, stagedKey } from '../tenancy/tenancy.js';
 import { checkOwner } from './port-owner.js';
 import { type PlacedRule, positionFor, type RulePlace } from './rule-place.js';
@@ -386,12 +386,19 @@ function asInput<K extends Kind>(_kind: K, object: TopologyTypes[K]): z.input<(t
   return object as z.input<(typeof SCHEMAS)[K]>;
 }
 
+/** @throws UnseenChangeError */
 async function outcomes(scope: Scope, done: readonly Staged[]): Promise<Outcome[]> {
-  return readAhead(done, undefined, async (one) => {
-    const isGone = one.result === 'deleted' || done.some((other) => other.result === 'deleted' && isSame(one, other));
-    const stored = isGone ? undefined : await scope.find(one.kind, one.id);
-    return { ...one, stored };
-  });
+  try {
+    return await readAhead(done, undefined, async (one) => {
+      const isGone = one.result === 'deleted' || done.some((other) => other.result === 'deleted' && isSame(one, other));
+      const stored = isGone ? undefined : await scope.find(one.kind, one.id);
+      return { ...one, stored };
+    });
+  } catch (error) {
+    if (!(error instanceof StoreUnavailableError)) throw error;
+    const [{ kind, id, result }] = done;
+    throw new UnseenChangeError(done.length === 1 ? `${kind} ${id} is ${result}` : 'all of the batch is done', error);
+  }
 }
 
 function isSame(one: Staged, other: Staged): boolean {

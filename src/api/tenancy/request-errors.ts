@@ -77,3 +77,10 @@ export class LearnedEntryError extends MidonetError {
     super('MN_CONFLICT', `${what} ${name} was learned; it goes when the host that learned it takes it back`);
   }
 }
+
+/** The change was made, and then the NSDB could not be asked what things are like with it. */
+export class UnseenChangeError extends MidonetError {
+  constructor(done: string, cause: Error) {
+    super('MN_STORE_UNAVAILABLE', `${done}, but cannot be read now: ${cause.message}`, { cause });
+  }
+}

@@ -5,6 +5,7 @@ import { pino } from 'pino';
 import { exampleOf } from '../../../src/api/description/examples.js';
 import { NESTED, segmentOf } from '../../../src/api/description/resources.js';
 import { objectPath } from '../../../src/nsdb/layout.js';
+import { StoreUnavailableError } from '../../../src/nsdb/store.js';
 import { EmbeddedNsdb } from '../../nsdb/embedded-nsdb.js';
 import { type Client, etagIn, itemsOf, TestApi, tenantAdmin } from '../api-test.js';
 
@@ -307,6 +308,24 @@ test('the log says why the server could not do something, and nothing of clients
   t.is((await own.admin.get(`/v1/bridges/${bridgeId}`)).status, 500);
   t.is(logged.length, 1);
   t.true(logged[0].includes('request failed') && logged[0].includes('expected text'), logged[0]);
+});
+
+test('who is not told what a change has made, as the NSDB goes away just then, is told that it was made', async (t) => {
+  const store = nsdb!.store();
+  const own = await TestApi.start(store);
+  t.teardown(() => own.close());
+  const [get, multi] = [store.get.bind(store), store.multi.bind(store)];
+  store.multi = async (operations, options) => {
+    const results = await multi(operations, options);
+    store.get = (path) => Promise.reject(new StoreUnavailableError('get', path, false, 'no connection'));
+    return results;
+  };
+  const id = randomUUID();
+  const answer = await own.admin.post('/v1/bridges', { id, name: 'unseen' });
+  store.get = get;
+  t.like(answer, { status: 503, body: { code: 'MN_STORE_UNAVAILABLE' } });
+  t.true(JSON.stringify(answer.body).includes(`bridge ${id} is created`), JSON.stringify(answer.body));
+  t.is((await own.admin.get(`/v1/bridges/${id}`)).status, 200);
 });
 
 test('what others need cannot be deleted, and the answer says what that is', async (t) => {
