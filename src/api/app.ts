@@ -40,7 +40,7 @@ const AUTHENTICATE_AGAIN_MS = 1500;
 
 /** The REST API as a request handler: who, what, and errors in one form. */
 export function createApp(context: ApiContext): Express {
-  const feeds = new Feeds(context.repository, context.log, context.feedLimits);
+  const feeds = new Feeds(context.repository, context.log, context.feedLimits, context.streamCounts);
   context.closing?.addEventListener('abort', () => feeds.close(), { once: true });
   const app = express();
   app.disable('x-powered-by');

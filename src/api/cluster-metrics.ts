@@ -20,6 +20,16 @@ export function clusterMetrics({ server, store, isAuditFailing }: Counted): Regi
       'Connections closed because there were too many',
       () => server.refusedConnections,
     ],
+    [
+      'midonet_api_watch_events_total',
+      'Objects told to watch streams, as there or as gone',
+      () => server.streams.events,
+    ],
+    [
+      'midonet_api_watch_streams_stalled_total',
+      'Watch streams closed because their clients took nothing',
+      () => server.streams.stalled,
+    ],
   ]);
   registerLatencies(
     registry,
@@ -46,6 +56,7 @@ export function clusterMetrics({ server, store, isAuditFailing }: Counted): Regi
       '1 while changes are refused as they cannot be recorded',
       () => (isAuditFailing() ? 1 : 0),
     ],
+    ['midonet_api_watch_streams', 'Open watch streams', () => server.streams.open],
     ['midonet_api_connections', 'Open connections to the API', () => server.connections],
     ['midonet_nsdb_connected', '1 with a session with the NSDB', () => (store.state === 'connected' ? 1 : 0)],
   ]);

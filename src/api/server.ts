@@ -11,6 +11,7 @@ import type { TlsOptions } from 'node:tls';
 import { type ListenAddress, listenOn } from '../nsdb/embedded/listener.js';
 import { MIN_TLS_VERSION } from '../nsdb/protocol/tls.js';
 import { createApp } from './app.js';
+import { StreamCounts } from './feeds/stream-counts.js';
 import { RequestCounts } from './protection/request-counts.js';
 import { SOCKET_LIMITS, type SocketLimits } from './protection/socket-limits.js';
 import type { ApiContext } from './requests/context.js';
@@ -24,7 +25,7 @@ export interface ServerTls {
   readonly clientCa?: string;
 }
 
-export interface ApiServerOptions extends Omit<ApiContext, 'closing'> {
+export interface ApiServerOptions extends Omit<ApiContext, 'closing' | 'streamCounts'> {
   readonly listen: ListenAddress;
   /** Undefined: not encrypted. */
   readonly tls?: ServerTls;
@@ -63,6 +64,7 @@ export class ApiServer {
     private readonly app: RequestListener,
     private readonly limits: SocketLimits,
     private readonly closing: AbortController,
+    readonly streams: StreamCounts,
   ) {
     server.maxConnections = limits.connections;
     server.headersTimeout = limits.headersTimeout;
@@ -78,7 +80,8 @@ export class ApiServer {
   static async listen(options: ApiServerOptions): Promise<ApiServer> {
     const { listen, tls, socketLimits = SOCKET_LIMITS, ...context } = options;
     const closing = new AbortController();
-    const app = createApp({ ...context, closing: closing.signal });
+    const streamCounts = new StreamCounts();
+    const app = createApp({ ...context, closing: closing.signal, streamCounts });
     const { headersTimeout } = socketLimits;
     const http = {
       maxHeaderSize: HEADER_BYTES,
@@ -94,7 +97,7 @@ export class ApiServer {
       // Of one connection, such as no descriptor left for it: the others are not concerned.
       context.log.error({ error: error.message }, 'the REST API could not take a connection');
     });
-    return new ApiServer(server, app, socketLimits, closing);
+    return new ApiServer(server, app, socketLimits, closing, streamCounts);
   }
 
   /** What new connections are shown from now on. Only of a server that is encrypted. */

@@ -7,6 +7,7 @@ import type { Caller } from '../tenancy/caller.js';
 import { CallerPlaces } from '../tenancy/caller-places.js';
 import { OwnerReader } from '../tenancy/owner-reader.js';
 import { Feed, type Follower } from './feed.js';
+import { StreamCounts } from './stream-counts.js';
 
 export interface FeedLimits {
   /** Streams of one caller at a time. */
@@ -52,6 +53,7 @@ export class Feeds {
     private readonly repository: TopologyRepository,
     private readonly log: Logger,
     readonly limits: FeedLimits = FEED_LIMITS,
+    readonly counts = new StreamCounts(),
   ) {
     this.owners = new OwnerReader(repository);
     this.places = new CallerPlaces('watch streams', limits.streamsPerCaller);
@@ -65,6 +67,7 @@ export class Feeds {
     if (this.isClosed) throw new ClosedError('API server');
     this.places.take(caller);
     this.streams.set(stream, caller);
+    this.counts.open++;
     this.heartbeat ??= setInterval(() => this.beat(), this.limits.heartbeat);
     const feeds = kinds.map((kind) => this.feedOf(kind));
     for (const feed of feeds) feed.follow(stream);
@@ -76,6 +79,7 @@ export class Feeds {
     const caller = this.streams.get(stream);
     if (caller === undefined) return;
     this.streams.delete(stream);
+    this.counts.open--;
     this.places.free(caller);
     if (this.streams.size === 0) {
       clearInterval(this.heartbeat);

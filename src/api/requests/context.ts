@@ -4,6 +4,7 @@ import type { ErrorCode } from '../../errors.js';
 import type { NsdbStatus } from '../../nsdb/operations/status.js';
 import type { TopologyRepository } from '../../nsdb/repository/topology-repository.js';
 import type { FeedLimits } from '../feeds/feeds.js';
+import type { StreamCounts } from '../feeds/stream-counts.js';
 import type { Caller } from '../tenancy/caller.js';
 import type { Scope } from '../tenancy/tenancy.js';
 import type { AuditEntry, AuditLog } from './audit-log.js';
@@ -31,6 +32,8 @@ export interface ApiContext {
   readonly closing?: AbortSignal;
   /** Of streams of changes; the usual ones when absent. */
   readonly feedLimits?: FeedLimits;
+  /** Counts them; absent where nobody asks. */
+  readonly streamCounts?: StreamCounts;
 }
 
 /** What middleware leaves for those behind it, in `response.locals`. */

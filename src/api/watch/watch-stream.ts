@@ -239,6 +239,7 @@ export class WatchStream implements OpenStream {
 
   private async tell(event: 'put' | 'delete', data: object): Promise<void> {
     this.owesVersion = true;
+    this.options.feeds.counts.events++;
     await this.send(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
   }
 
@@ -273,6 +274,7 @@ export class WatchStream implements OpenStream {
     this.isBlocked = true;
     await new Promise<void>((resolve) => {
       const stalled = setTimeout(() => {
+        this.options.feeds.counts.stalled++;
         this.options.log.info({ caller: this.options.caller.name }, 'a watch stream ends: its client takes nothing');
         response.destroy();
       }, this.options.feeds.limits.stall);

@@ -428,6 +428,9 @@ test.serial('a client that reads slowly is told the latest only, and one that re
   t.is(slow.objects.size, ids.length);
   t.is(slow.counts.reset, 1);
   t.true(slow.counts.put < ids.length * rounds, `${slow.counts.put} told`);
+  const { streams } = impatient.server;
+  await until('the other is closed', () => streams.stalled === 1 && streams.open === 0);
+  t.true(streams.events >= ids.length);
   await until('the place of the other is free', () =>
     open(t, impatient, new WatchReader('/v1/chains')).then(
       () => true,
