@@ -1,4 +1,4 @@
-import type { BatchOperation, MidonetClient, PatchOf } from '../../api/client/client.js';
+import type { BatchOperation, PatchOf } from '../../api/client/client.js';
 import { InvalidInputError, MidonetError } from '../../errors.js';
 import { formOf, printAs } from '../terminal/output.js';
 import type { Terminal } from '../terminal/terminal.js';
@@ -25,7 +25,9 @@ export async function linkPorts(one: string, other: string, flags: LinkFlags, te
       if (!isFree(peer, port)) throw await linkedError(other, peer, names);
       await client.request('PUT', `${pathOf('port', port.id)}/link`, { body: { peerId: peer.id }, signal });
     }
-    await told(client, port.id, flags, terminal, `linked port ${one} to ${other}`);
+    // As it was read just before, and linked.
+    const linked = { ...port, peerId: peer.id };
+    await printAs(terminal, formOf(flags), linked, () => `linked port ${one} to ${other}`);
   });
 }
 
@@ -37,8 +39,8 @@ async function linkedError(text: string, { peerId }: AnyObject, names: Names): P
 export async function unlinkPort(port: string, flags: ClientFlags, terminal: Terminal): Promise<void> {
   await withClient(flags, terminal, async (client, names) => {
     const id = await names.idOf('port', port);
-    await client.request('DELETE', `${pathOf('port', id)}/link`, { signal: terminal.signal });
-    await told(client, id, flags, terminal, `unlinked port ${port}`);
+    const { object } = await client.ports.patch(id, { peerId: null }, { signal: terminal.signal });
+    await printAs(terminal, formOf(flags), object, () => `unlinked port ${port}`);
   });
 }
 
@@ -60,31 +62,20 @@ export async function bindPort(port: string, flags: BindFlags, terminal: Termina
     }
     // The agent of another host gives the port another tunnel key.
     const binding = { hostId, interfaceName: flags.interface, tunnelKey: null };
-    await client.ports.patch(object.id, { binding } as unknown as PatchOf<'port'>, {
+    const bound = await client.ports.patch(object.id, { binding } as unknown as PatchOf<'port'>, {
       force: flags.force,
       signal: terminal.signal,
     });
-    await told(client, object.id, flags, terminal, `bound port ${port} to ${flags.interface} of ${flags.host}`);
+    const text = `bound port ${port} to ${flags.interface} of ${flags.host}`;
+    await printAs(terminal, formOf(flags), bound.object, () => text);
   });
 }
 
 export async function unbindPort(port: string, flags: UnbindFlags, terminal: Terminal): Promise<void> {
   await withClient(flags, terminal, async (client, names) => {
     const id = await names.idOf('port', port);
-    await client.ports.patch(id, { binding: null }, { force: flags.force, signal: terminal.signal });
-    await told(client, id, flags, terminal, `unbound port ${port}`);
+    const options = { force: flags.force, signal: terminal.signal };
+    const { object } = await client.ports.patch(id, { binding: null }, options);
+    await printAs(terminal, formOf(flags), object, () => `unbound port ${port}`);
   });
-}
-
-async function told(
-  client: MidonetClient,
-  id: string,
-  flags: ClientFlags,
-  terminal: Terminal,
-  text: string,
-): Promise<void> {
-  const form = formOf(flags);
-  const object =
-    form === 'table' || form === 'wide' ? undefined : (await client.ports.get(id, terminal.signal))?.object;
-  await printAs(terminal, form, object, () => text);
 }

@@ -188,6 +188,11 @@ test('ports are linked, and bound to interfaces', async (t) => {
     (await cli.run(['port', 'bind', 'vm', '--host', 'node-1', '--interface', 'eth1'])).error!,
     /one that is not linked/,
   );
-  await cli.midonet('port', 'unlink', 'inside');
+  t.like(await cli.json('port', 'link', 'vm', 'inside'), { id: vm.id, peerId: inside.id });
+  t.false('peerId' in (await cli.json<AnyObject>('port', 'unlink', 'inside')));
+  t.like(await cli.json('port', 'bind', 'vm', '--host', 'node-1', '--interface', 'eth2'), {
+    binding: { interfaceName: 'eth2' },
+  });
+  t.false('binding' in (await cli.json<AnyObject>('port', 'unbind', 'vm')));
   t.false('peerId' in (await cli.json<AnyObject>('port', 'show', 'vm')));
 });
