@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import { isDeepStrictEqual } from 'node:util';
 import express, { type Express, type RequestHandler } from 'express';
+import { endOf } from '../deadline.js';
 import { accessTokenRoutes } from './authentication/access-token-routes.js';
 import { AccessTokens } from './authentication/access-tokens.js';
 import { NoRoleError, TooManyRequestsError, UnauthenticatedError } from './authentication/errors.js';
@@ -80,9 +81,7 @@ export function createApp(context: ApiContext): Express {
 
 function signals(): RequestHandler {
   return (_request, response, next) => {
-    const gone = new AbortController();
-    response.once('close', () => gone.abort());
-    response.locals.signal = AbortSignal.any([gone.signal, AbortSignal.timeout(REQUEST_TIMEOUT_MS)]);
+    response.locals.signal = endOf(response, REQUEST_TIMEOUT_MS);
     setMaxListeners(READS_AT_ONCE, response.locals.signal);
     // Each layer waits for the end of the answer, and a pipeline into it several times over: more than Node.js takes for sound.
     response.setMaxListeners(LISTENERS_OF_AN_ANSWER);

@@ -71,15 +71,16 @@ export async function captureStream(
   const telling = setInterval(() => {
     statistics().catch((error: Error) => response.destroy(error));
   }, STATISTICS_MS);
+  let timer: NodeJS.Timeout | undefined;
   try {
     response.writeHead(200, { 'content-type': 'application/vnd.tcpdump.pcap' });
     response.write(captureHeader(format, portId));
     left = count;
-    const ends = [gone, end.signal];
-    if (seconds !== undefined) ends.push(AbortSignal.timeout(1000 * seconds));
-    await aborted(AbortSignal.any(ends));
+    if (seconds !== undefined) timer = setTimeout(() => end.abort(), 1000 * seconds);
+    await aborted(AbortSignal.any([gone, end.signal]));
     if (!gone.aborted) await statistics();
   } finally {
+    clearTimeout(timer);
     clearInterval(telling);
     await capture.close();
   }

@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import type { Logger } from 'pino';
+import { endOf } from '../../deadline.js';
 import { MidonetError } from '../../errors.js';
 import type { Page } from '../../http-endpoint.js';
 import { Handshakes } from './handshakes.js';
@@ -93,12 +94,12 @@ export class ControlServer {
     const [path, query] = (request.url ?? '/').split('?', 2);
     const parameters = new URLSearchParams(query);
     if (request.method !== 'GET') return refuse(response, new MidonetError('MN_UNSUPPORTED', 'only GET'));
-    const gone = new AbortController();
-    response.once('close', () => gone.abort());
     if (Object.hasOwn(streams, path)) {
+      const gone = new AbortController();
+      response.once('close', () => gone.abort());
       streams[path](parameters, response, gone.signal).catch((error: Error) => this.failed(response, error));
     } else if (Object.hasOwn(pages, path)) {
-      pages[path](parameters, AbortSignal.any([gone.signal, AbortSignal.timeout(PAGE_TIMEOUT_MS)])).then(
+      pages[path](parameters, endOf(response, PAGE_TIMEOUT_MS)).then(
         (page) => sendPage(response, page),
         (error: Error) => this.failed(response, error),
       );

@@ -1,5 +1,6 @@
 import { createRequire } from 'node:module';
 import * as z from 'zod';
+import { within } from '../../deadline.js';
 import { PoolLayout, shardName } from '../../ipam/pool-layout.js';
 import { addressPoolBlocksPath, hostAlivePath } from '../../nsdb/layout.js';
 import type { NsdbStatus } from '../../nsdb/operations/status.js';
@@ -183,7 +184,7 @@ class Look {
     const where = `host ${host.name}`;
     let summary: z.output<typeof summarySchema>;
     try {
-      const patience = AbortSignal.any([signal, AbortSignal.timeout(AGENT_TIMEOUT_MS)]);
+      const patience = within(AGENT_TIMEOUT_MS, signal);
       summary = await this.agents.ask(host.id, '/summary', summarySchema, patience);
     } catch (error) {
       signal.throwIfAborted();

@@ -3,6 +3,7 @@ import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
 import { Router } from 'express';
 import * as z from 'zod';
+import { within } from '../../deadline.js';
 import type { OperationDescription } from '../description/operation.js';
 import type { ApiContext } from '../requests/context.js';
 import { serve } from '../requests/serve.js';
@@ -38,8 +39,8 @@ export function supportBundleRoutes({ repository, nsdbStatus, configuration, clo
       scope.requireAdmin('get a support bundle');
       const gone = new AbortController();
       response.once('close', () => gone.abort());
-      const ends = [gone.signal, AbortSignal.timeout(BUNDLE_TIMEOUT_MS), ...(closing === undefined ? [] : [closing])];
-      const signal = AbortSignal.any(ends);
+      const ends = closing === undefined ? gone.signal : AbortSignal.any([gone.signal, closing]);
+      const signal = within(BUNDLE_TIMEOUT_MS, ends);
       response.type(GZIP).set('Content-Disposition', 'attachment; filename="midonet-support.tar.gz"');
       const archive = Readable.from(supportBundle({ repository, nsdbStatus, configuration, signal }), {
         objectMode: false,

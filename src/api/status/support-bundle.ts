@@ -1,5 +1,6 @@
 import { createRequire } from 'node:module';
 import { release } from 'node:os';
+import { within } from '../../deadline.js';
 import { hostAlivePath } from '../../nsdb/layout.js';
 import type { NsdbStatus } from '../../nsdb/operations/status.js';
 import { readAhead } from '../../nsdb/read-ahead.js';
@@ -135,9 +136,7 @@ async function agentFiles(
   const folder = `hosts/${host.slice(0, 32)}-${id.slice(0, 8)}`;
   for (const [path, file] of AGENT_PAGES) {
     const name = `${folder}/${file}`;
-    const page = await got(name, missing, signal, () =>
-      agents.get(id, path, AbortSignal.any([signal, AbortSignal.timeout(PAGE_TIMEOUT_MS)])),
-    );
+    const page = await got(name, missing, signal, () => agents.get(id, path, within(PAGE_TIMEOUT_MS, signal)));
     if (page === undefined) continue;
     found.push({ name, content: typeof page === 'string' ? Buffer.from(page) : jsonBytes(page) });
   }
