@@ -28,6 +28,8 @@ export interface RunOptions {
   readonly caller?: Caller;
   /** Called with each line as it is printed. */
   readonly onLine?: (line: string) => void;
+  /** The same for lines about the result. */
+  readonly onNote?: (line: string) => void;
 }
 
 /** The commands of `midonet` in this process, before an API of their own. */
@@ -86,7 +88,10 @@ export async function runMidonet(words: readonly string[], options: RunOptions &
       printed.push(line);
       options.onLine?.(line);
     },
-    note: (line) => notes.push(line),
+    note: (line) => {
+      notes.push(line);
+      options.onNote?.(line);
+    },
     confirm: async (question) => {
       notes.push(question);
       await options.meanwhile?.();

@@ -97,6 +97,8 @@ export type WatchEvent<K extends Kind = Kind> =
 export interface WatchOptions {
   readonly filter?: Filter;
   readonly signal?: AbortSignal;
+  /** Called when the stream breaks off, or cannot be had, once until it goes on; undefined when the server has ended it. */
+  readonly onBreak?: (error: Error | undefined) => void;
 }
 
 /** The objects of one kind. All methods reject with ApiError, ApiUnavailableError or TimeoutError. */
@@ -151,8 +153,8 @@ export class Collection<K extends Kind> {
   }
 
   /** What there is and then every change, until the signal ends it. */
-  watch({ filter, signal }: WatchOptions = {}): AsyncGenerator<WatchEvent<K>, void> {
-    return this.client.follow(this.path, filter, signal) as AsyncGenerator<WatchEvent<K>, void>;
+  watch(options: WatchOptions = {}): AsyncGenerator<WatchEvent<K>, void> {
+    return this.client.follow(this.path, options) as AsyncGenerator<WatchEvent<K>, void>;
   }
 
   private pathOf(id: string): string {
@@ -214,25 +216,23 @@ export class ApiClient {
   }
 
   /** What there is of some kinds and then every change, until the signal ends it. */
-  watch<K extends Kind>(
-    kinds: readonly K[],
-    { filter, signal }: WatchOptions = {},
-  ): AsyncGenerator<WatchEvent<K>, void> {
-    const query = { ...filter, kinds: kinds.join(',') };
-    return this.follow('/v1/watch', query, signal) as AsyncGenerator<WatchEvent<K>, void>;
+  watch<K extends Kind>(kinds: readonly K[], options: WatchOptions = {}): AsyncGenerator<WatchEvent<K>, void> {
+    const filter = { ...options.filter, kinds: kinds.join(',') };
+    return this.follow('/v1/watch', { ...options, filter }) as AsyncGenerator<WatchEvent<K>, void>;
   }
 
   /**
    * A stream of changes, taken up where it was when it breaks off.
    * @throws ApiError when the server refuses it
    */
-  async *follow(path: string, filter: Filter = {}, signal?: AbortSignal): AsyncGenerator<WatchEvent, void> {
+  async *follow(path: string, { filter, signal, onBreak }: WatchOptions = {}): AsyncGenerator<WatchEvent, void> {
     let lastId: string | undefined;
     let failures = 0;
     while (!signal?.aborted) {
       const silence = new AbortController();
       const timer = setTimeout(() => silence.abort(), SILENCE_MS);
       const ends = signal === undefined ? silence.signal : AbortSignal.any([signal, silence.signal]);
+      let fault: Error | undefined;
       try {
         const headers = { accept: 'text/event-stream', ...(lastId !== undefined && { 'last-event-id': lastId }) };
         const stream = await this.stream('GET', path, { query: filter, headers, signal: ends });
@@ -248,11 +248,13 @@ export class ApiClient {
       } catch (error) {
         if (signal?.aborted) return;
         if (isFinal(error)) throw error;
+        fault = error as Error;
       } finally {
         clearTimeout(timer);
         // Whoever takes no more events ends the generator while the request is under way.
         silence.abort();
       }
+      if (failures === 0 && !signal?.aborted) onBreak?.(fault);
       failures++;
       await delay(Math.min(RETRY_MS * 2 ** (failures - 1), MAX_RETRY_MS), undefined, { signal }).catch(() => undefined);
     }

@@ -1,9 +1,10 @@
 import type { WatchEvent } from '../../api/client/client.js';
-import { InvalidInputError } from '../../errors.js';
+import { InvalidInputError, MidonetError } from '../../errors.js';
 import type { Kind } from '../../topology/types.js';
 import { type Form, formOf } from '../terminal/output.js';
 import { plain } from '../terminal/table.js';
 import type { Terminal } from '../terminal/terminal.js';
+import { adviceOn } from '../terminal/unreachable.js';
 import { lineOf, titlesOf } from './columns.js';
 import { type AnyObject, type Names, pathOf } from './names.js';
 import { type FieldFlags, filterOf, type ListFlags, withClient } from './objects.js';
@@ -21,12 +22,20 @@ export async function watchObjects(
     const only = texts.length === 0 ? undefined : await names.idOf(kind, texts[0]);
     const filter = await filterOf(kind, flags, names);
     const printer = new Printer(kind, formOf(flags), names, terminal);
+    const options = { signal: terminal.signal, onBreak: (error: Error | undefined) => noteBreak(error, terminal) };
     const events =
       only === undefined
-        ? client.collection(kind).watch({ filter, signal: terminal.signal })
-        : client.follow(pathOf(kind, only), {}, terminal.signal);
+        ? client.collection(kind).watch({ ...options, filter })
+        : client.follow(pathOf(kind, only), options);
     for await (const event of events) await printer.take(event as WatchEvent);
   });
+}
+
+/** Changes are not told for a while: whoever waits for one is to know. */
+function noteBreak(error: Error | undefined, terminal: Terminal): void {
+  terminal.note(`no changes can be told, trying again: ${error?.message ?? 'the server has ended the stream'}`);
+  const advice = error instanceof MidonetError ? adviceOn(error) : undefined;
+  if (advice !== undefined) terminal.note(`  → ${advice}`);
 }
 
 /** What one thing is that happened, as programs read it. */

@@ -1,7 +1,9 @@
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import test, { type ExecutionContext } from 'ava';
 import type { AnyObject } from '../../../src/cli/objects/names.js';
 import { until } from '../../agent/until.js';
-import { TestCli } from '../cli-test.js';
+import { runMidonet, TestCli } from '../cli-test.js';
 
 async function start(t: ExecutionContext): Promise<TestCli> {
   t.timeout(120_000);
@@ -71,4 +73,38 @@ test('one object is watched, or those with a value, for programs to read', async
     some.map((line) => told(line).split(' ')[1]),
     ['mine'],
   );
+});
+
+test('a server that cannot be reached is told of, once, while it is tried again', async (t) => {
+  t.timeout(120_000);
+  const stop = new AbortController();
+  let asked = 0;
+  const server = createServer((request) => {
+    if (++asked === 3) stop.abort();
+    request.socket.destroy();
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => server.close());
+  const address = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const { notes, error } = await runMidonet(['get', 'ports', '--watch'], { server: address, signal: stop.signal });
+  t.is(error, undefined);
+  t.regex(notes, /^no changes can be told, trying again: http:.* socket hang up\n.*https[^\n]*$/);
+});
+
+test('a stream that the server ends is told of each time', async (t) => {
+  t.timeout(120_000);
+  const stop = new AbortController();
+  const server = createServer((_request, response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' }).end('event: current\ndata: {}\n\n');
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => server.close());
+  const notes: string[] = [];
+  const onNote = (line: string) => {
+    if (notes.push(line) === 2) stop.abort();
+  };
+  const address = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  await runMidonet(['get', 'ports', '--watch'], { server: address, signal: stop.signal, onNote });
+  const note = 'no changes can be told, trying again: the server has ended the stream';
+  t.deepEqual(notes, [note, note]);
 });
