@@ -142,7 +142,7 @@ test.serial('each tenant has what its network promises, and nothing of the other
     }
     t.regex(
       await midonet('trace', '--tenant', 'red', '--from', 'clients/client1', '--packet', `tcp 10.0.0.11:5 > ${VIP}:80`),
-      /^✔ Delivered out of port server[12]/,
+      /^✔ Delivered out of port servers\/server[12]/,
     );
     t.notRegex(await midonet('apply', '-f', EXAMPLE, '--yes'), /^[+~-]/m);
   } finally {

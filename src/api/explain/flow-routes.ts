@@ -3,7 +3,6 @@ import * as z from 'zod';
 import { InvalidInputError, MidonetError } from '../../errors.js';
 import { knownHosts } from '../../nsdb/operations/alive-hosts.js';
 import { ObjectNotFoundError } from '../../nsdb/topology-errors.js';
-import { KINDS, type Kind } from '../../topology/types.js';
 import { BOUND_PORT_EXAMPLE } from '../description/examples.js';
 import type { OperationDescription } from '../description/operation.js';
 import type { ApiContext } from '../requests/context.js';
@@ -12,7 +11,7 @@ import { serve } from '../requests/serve.js';
 import type { Scope } from '../tenancy/tenancy.js';
 import { AgentLink, AgentRefusedError } from './agent-link.js';
 import { concealHosts } from './host-to-ask.js';
-import { TraceNames } from './trace-names.js';
+import { type Named, named, namedByTag, TraceNames } from './trace-names.js';
 
 /** Agents asked for their flows, at most; and so many at once. */
 const MAX_HOSTS = 256;
@@ -21,8 +20,6 @@ const MAX_LIMIT = 10_000;
 /** When so many flows are found no more agents are asked: an answer is made as a whole. */
 const MAX_FLOWS = 50_000;
 const DEFAULT_LIMIT = 1000;
-/** A tag or its part that names an object. */
-const NAMED = /\b([a-z]+(?:[ -][a-z]+)*) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/g;
 
 const flowSchema = z.object({
   /** The port where its packets come in; `tunnel`: from other hosts. */
@@ -124,7 +121,7 @@ export const FLOW_OPERATIONS: readonly OperationDescription[] = [
               },
             ],
             hostsLeft: 0,
-            names: { [PORT_EXAMPLE]: 'web' },
+            names: { [PORT_EXAMPLE]: 'near/web' },
           },
         },
       },
@@ -240,20 +237,16 @@ async function namesIn(
   hosts: FlowsAnswer['hosts'],
   signal: AbortSignal,
 ): Promise<Record<string, string>> {
-  const named = new Map<string, Kind>();
+  const spokenOf = new Map<string, Named>();
   for (const { flows } of hosts) {
-    for (const { tags } of flows) {
-      for (const tag of tags) {
-        for (const [, words, id] of tag.matchAll(NAMED)) {
-          const kind = KINDS.find((one) => words === one || words.endsWith(` ${one}`));
-          if (kind !== undefined) named.set(id, kind);
-        }
-      }
+    for (const { from, to, tags } of flows) {
+      for (const place of [from, ...to]) for (const one of named('port', place)) spokenOf.set(one.id, one);
+      for (const tag of tags) for (const one of namedByTag(tag)) spokenOf.set(one.id, one);
     }
   }
   const names = new TraceNames(scope, signal);
-  await names.load(Array.from(named, ([id, kind]) => ({ id, kind })));
-  return Object.fromEntries(Array.from(named, ([id, kind]) => [id, names.of(kind, id)]));
+  await names.loadFor([...spokenOf.values()]);
+  return names.record([...spokenOf.values()]);
 }
 
 async function connections(

@@ -1,7 +1,7 @@
 import { readAhead } from '../../nsdb/read-ahead.js';
 import type { PlainStep } from '../../simulation/explain.js';
 import { describeRule } from '../../topology/rule-text.js';
-import type { Kind, Port, Rule, TopologyTypes } from '../../topology/types.js';
+import { KINDS, type Kind, type Port, type Rule, type TopologyTypes } from '../../topology/types.js';
 import { unlessUnreadable } from '../requests/unreadable.js';
 import type { Scope } from '../tenancy/tenancy.js';
 
@@ -10,8 +10,12 @@ const MAX_OBJECTS = 500;
 /** Rules of longer chains are not counted. */
 const MAX_RULES_COUNTED = 200;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+/** The part of a tag that names an object. */
+const NAMED_BY_TAG = /\b([a-z]+(?:[ -][a-z]+)*) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/g;
+/** How a route to an address of the router's own at a port is called. */
+const LOCAL_ROUTE = /^(\S+) of port (\S+)$/;
 
-interface Named {
+export interface Named {
   readonly kind: Kind;
   readonly id: string;
 }
@@ -28,9 +32,9 @@ export class TraceNames {
     private readonly signal: AbortSignal,
   ) {}
 
-  /** Read what the steps speak of, and what is needed to name that. */
-  async loadFor(steps: readonly PlainStep[]): Promise<void> {
-    await this.load(steps.flatMap(namedIn));
+  /** Read the objects, and what is needed to name them. */
+  async loadFor(wanted: readonly Named[]): Promise<void> {
+    await this.load(wanted);
     const ports = this.all('port');
     await this.load([
       ...ports.flatMap(({ bridgeId, routerId, binding, peerId }) => [
@@ -53,7 +57,7 @@ export class TraceNames {
     await readAhead([...chains], this.signal, (id) => this.countRules(id));
   }
 
-  async load(wanted: readonly Named[]): Promise<void> {
+  private async load(wanted: readonly Named[]): Promise<void> {
     const missing = new Map(wanted.filter(({ id }) => !this.objects.has(id)).map((one) => [one.id, one]));
     const some = [...missing.values()].slice(0, Math.max(0, MAX_OBJECTS - this.objects.size));
     await readAhead(some, this.signal, async ({ kind, id }) => {
@@ -74,15 +78,18 @@ export class TraceNames {
     return found?.kind === kind ? (found.object as TopologyTypes[K]) : undefined;
   }
 
-  /** The name that it was given, or else what tells it from others. */
+  /** The name that it was given, of a port with its device's (`near/web`); or else what tells it from others. */
   readonly of = (kind: Kind, id: string): string => {
     const object = this.get(kind, id);
-    if (object !== undefined && 'name' in object && object.name !== undefined) return object.name;
-    if (kind === 'port') return this.portName(id);
-    return shortId(id);
+    const name = object !== undefined && 'name' in object ? object.name : undefined;
+    if (kind !== 'port') return name ?? shortId(id);
+    if (name === undefined) return this.portPlace(id);
+    const { bridgeId, routerId } = object as Port;
+    const device = this.get('bridge', bridgeId ?? '') ?? this.get('router', routerId ?? '');
+    return device === undefined ? name : `${device.name}/${name}`;
   };
 
-  private portName(id: string): string {
+  private portPlace(id: string): string {
     const port = this.get('port', id);
     if (port?.binding !== undefined) {
       const { hostId, interfaceName } = port.binding;
@@ -93,12 +100,18 @@ export class TraceNames {
     return device === undefined ? shortId(id) : `${shortId(id)} to ${device}`;
   }
 
-  /** `port web (eth0 on node1)`: with where it is, also if it has a name. */
+  /** `port near/web (eth0 on node1)`: with where it is, also if it has a name. */
   port(id: string): string {
     const port = this.get('port', id);
-    const isNamed = port !== undefined && 'name' in port && port.name !== undefined;
-    const place = isNamed && port?.binding !== undefined ? ` (${this.portName(id)})` : '';
+    const place = port?.name !== undefined && port.binding !== undefined ? ` (${this.portPlace(id)})` : '';
     return `port ${this.of('port', id)}${place}`;
+  }
+
+  /** Also with its device if it has no name that says so: `port eth0 on node1 of bridge near`. */
+  portOfDevice(id: string): string {
+    const port = this.get('port', id);
+    const device = port?.name === undefined ? port && this.deviceOf(port) : undefined;
+    return `${this.port(id)}${device === undefined ? '' : ` of ${device}`}`;
   }
 
   /** `bridge near`. */
@@ -130,6 +143,8 @@ export class TraceNames {
   /** `10.2.0.0/24 via 10.1.0.1`. */
   route(id: string): string {
     const route = this.get('route', id);
+    const [, subnet, portId] = LOCAL_ROUTE.exec(id) ?? [];
+    if (subnet !== undefined) return `${subnet} of ${this.port(portId)}`;
     if (route === undefined) return shortId(id);
     const { source, destination, gateway, weight } = route;
     const parts = [`to ${destination}`];
@@ -137,6 +152,11 @@ export class TraceNames {
     if (gateway !== undefined) parts.push(`via ${gateway}`);
     parts.push(`weight ${weight}`);
     return parts.join(' ');
+  }
+
+  /** What is to be called how, by identifier. */
+  record(named: readonly Named[]): Record<string, string> {
+    return Object.fromEntries(named.map(({ kind, id }) => [id, this.of(kind, id)]));
   }
 
   private all<K extends Kind>(kind: K): TopologyTypes[K][] {
@@ -149,7 +169,8 @@ function shortId(id: string): string {
   return UUID.test(id) ? id.slice(0, 8) : id;
 }
 
-function named(kind: Kind, id: string | null | undefined): Named[] {
+/** Nothing where it is no identifier. */
+export function named(kind: Kind, id: string | null | undefined): Named[] {
   return id === null || id === undefined || !UUID.test(id) ? [] : [{ kind, id }];
 }
 
@@ -169,6 +190,14 @@ function namedByRule(rule: Rule): Named[] {
     ...(condition.traversedBridgeIds ?? []).flatMap((id) => named('bridge', id)),
     ...(condition.traversedRouterIds ?? []).flatMap((id) => named('router', id)),
   ];
+}
+
+/** The objects that a flow's tag speaks of. */
+export function namedByTag(tag: string): Named[] {
+  return Array.from(tag.matchAll(NAMED_BY_TAG)).flatMap(([, words, id]) => {
+    const kind = KINDS.find((one) => words === one || words.endsWith(` ${one}`));
+    return kind === undefined ? [] : [{ kind, id }];
+  });
 }
 
 /** The objects that a step speaks of. */
@@ -191,7 +220,7 @@ export function namedIn(step: PlainStep): Named[] {
     case 'rule':
       return [...named('chain', step.chain), ...named('rule', step.rule)];
     case 'route':
-      return named('route', step.route);
+      return [...named('route', step.route), ...named('port', LOCAL_ROUTE.exec(step.route)?.[2])];
     case 'mirror':
     case 'mirrored':
       return named('mirror', step.id);

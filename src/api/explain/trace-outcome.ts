@@ -214,7 +214,7 @@ function deliveredText(found: Found, translated: string | undefined, names: Trac
   const ways = found.deliveries.map(({ port, tunnelTo }) => {
     if (port === undefined) return 'a port of somebody else';
     const through = tunnelTo === undefined ? '' : `, through the tunnel to ${tunnelTo}`;
-    return `${names.port(port)}${ofDevice(port, names)}${through}`;
+    return `${names.portOfDevice(port)}${through}`;
   });
   const more = ways.length > MAX_NAMED ? ` and ${ways.length - MAX_NAMED} more` : '';
   const changes = [...found.changes].map(([field, value]) => `with ${field} ${value}`);
@@ -268,7 +268,7 @@ function dropText(drop: Drop, packet: string, names: TraceNames): string {
   const { reason, device, route, nextHop } = drop;
   if (isByRule(drop)) {
     const { rule, chain, action } = drop.rule;
-    const at = drop.port === undefined ? '' : `, at ${names.port(drop.port)}${ofDevice(drop.port, names)}`;
+    const at = drop.port === undefined ? '' : `, at ${names.portOfDevice(drop.port)}`;
     return `by ${names.rule(rule)} of chain ${names.of('chain', chain)}${at}: ${names.ruleText(rule) ?? action}`;
   }
   const where = device === undefined ? 'the virtual network' : names.device(device.type, device.id);
@@ -327,12 +327,6 @@ const REASONS: Readonly<Record<DropReason, (at: Surroundings) => string>> = {
   'no-nat-port': () => 'no port of the address to translate to is free',
   'no-nat-connection': () => 'it answers no connection that was translated',
 };
-
-function ofDevice(portId: string, names: TraceNames): string {
-  const port = names.get('port', portId);
-  const device = port && names.deviceOf(port);
-  return device === undefined ? '' : ` of ${device}`;
-}
 
 /** The address, without a port. */
 function destinationOf(packet: string): string {

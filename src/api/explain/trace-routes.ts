@@ -12,7 +12,7 @@ import type { Scope } from '../tenancy/tenancy.js';
 import { AgentLink } from './agent-link.js';
 import { concealHosts, hostToAsk } from './host-to-ask.js';
 import { addressPacket } from './trace-macs.js';
-import { TraceNames } from './trace-names.js';
+import { namedByTag, namedIn, TraceNames } from './trace-names.js';
 import { traceOutcome } from './trace-outcome.js';
 import { forTenant, type ShownPass } from './trace-privacy.js';
 import { stepTexts } from './trace-text.js';
@@ -79,6 +79,8 @@ const traceAnswerSchema = z.object({
   assumed: texts,
   /** The simulations that it goes through: more than one where it comes back from the datapath with what rules ask for. */
   passes: z.array(tracedPassSchema).readonly(),
+  /** Names of the objects that tags of flows speak of, by id; tenants are not told. */
+  names: z.record(z.string(), z.string()).optional(),
 });
 
 /** The answer of POST /v1/trace. */
@@ -108,12 +110,12 @@ export const TRACE_OPERATIONS: readonly OperationDescription[] = [
           example: {
             outcome: {
               verdict: 'dropped',
-              text: 'Dropped by rule 1 no-web of chain firewall, at port web of bridge near: tcp, to port 80: drop.',
+              text: 'Dropped by rule 1 no-web of chain firewall, at port near/web: tcp, to port 80: drop.',
               portIds: [],
               ruleIds: ['5f0b7a11-52b7-4f0e-8a2d-1c9b7a3e5d10'],
               reason: 'filtered',
             },
-            port: { id: PORT_EXAMPLE, name: 'web' },
+            port: { id: PORT_EXAMPLE, name: 'near/web' },
             host: { id: '0d8e2c3a-6f1b-4a7d-9c55-3e2f1a0b4c5d', name: 'node-1' },
             packet: 'tcp 10.0.0.1:1234 > 10.0.0.2:80 from 02:00:00:00:00:01 to 02:00:00:00:00:02',
             assumed: ["from MAC 02:00:00:00:00:01: the port's own"],
@@ -121,12 +123,19 @@ export const TRACE_OPERATIONS: readonly OperationDescription[] = [
               {
                 packet: 'tcp 10.0.0.1:1234 > 10.0.0.2:80, ttl 64, 02:00:00:00:00:01 > 02:00:00:00:00:02',
                 steps: [
-                  { type: 'in', port: PORT_EXAMPLE, device: 'bridge', text: 'in at port web of bridge near', depth: 0 },
+                  {
+                    type: 'in',
+                    port: PORT_EXAMPLE,
+                    device: 'bridge',
+                    text: 'in at port near/web of bridge near',
+                    depth: 0,
+                  },
                   { type: 'drop', reason: 'filtered', text: 'dropped: filtered', depth: 1 },
                 ],
                 flow: { match: 'in_port=1 tp_dst=80', actions: 'drop', tags: [`port ${PORT_EXAMPLE}`] },
               },
             ],
+            names: { [PORT_EXAMPLE]: 'near/web' },
           },
         },
       },
@@ -156,11 +165,13 @@ async function trace(scope: Scope, body: TraceRequestBody, signal: AbortSignal):
   const query = new URLSearchParams({ port: portId, packet: text, connection, hash: String(hash), format: 'json' });
   const { hostId, passes } = await ask(scope, port, query, signal);
   const names = new TraceNames(scope, signal);
-  await names.load([
+  const tagged = scope.isAdmin ? passes.flatMap(({ tags = [] }) => tags.flatMap(namedByTag)) : [];
+  await names.loadFor([
     { kind: 'port', id: portId },
     { kind: 'host', id: hostId },
+    ...passes.flatMap(({ steps }) => steps.flatMap(namedIn)),
+    ...tagged,
   ]);
-  await names.loadFor(passes.flatMap(({ steps }) => steps));
   const shown = scope.isAdmin ? passes : forTenant(passes, names);
   const host = scope.isAdmin ? { id: hostId, name: names.of('host', hostId) } : undefined;
   const isElsewhere = host !== undefined && port.binding?.hostId !== hostId;
@@ -171,6 +182,7 @@ async function trace(scope: Scope, body: TraceRequestBody, signal: AbortSignal):
     packet: text,
     assumed: isElsewhere ? [...assumed, `asked ${host.name}: ${whyNotItsHost(port)}`] : assumed,
     passes: shown.map((pass) => tracedPass(pass, names)),
+    names: scope.isAdmin ? names.record(tagged) : undefined,
   };
 }
 

@@ -7,7 +7,15 @@ import type { NsdbStatus } from '../../nsdb/operations/status.js';
 import { readAhead } from '../../nsdb/read-ahead.js';
 import type { TopologyRepository } from '../../nsdb/repository/topology-repository.js';
 import { StoreUnavailableError } from '../../nsdb/store.js';
-import { type AddressPool, type Host, KINDS, type Kind, type Pool, type TopologyTypes } from '../../topology/types.js';
+import {
+  type AddressPool,
+  type Host,
+  KINDS,
+  type Kind,
+  type Pool,
+  type Port,
+  type TopologyTypes,
+} from '../../topology/types.js';
 import { AgentLink, AgentUnavailableError } from '../explain/agent-link.js';
 import { unlessUnreadable } from '../requests/unreadable.js';
 
@@ -238,12 +246,22 @@ class Look {
   private async inactivePort(host: Host, { id, interfaceName }: { id: string; interfaceName: string }): Promise<void> {
     const { repository, signal } = this.options;
     const port = await repository.get('port', id, signal).catch(unlessUnreadable);
-    const name = port?.object.name ?? id;
+    const name = port === undefined ? id : await this.portName(port.object);
     this.error(
       `bound to ${interfaceName} on ${host.name}, and not active: there is no such interface, or the datapath has not taken it`,
       `port ${name}`,
       `see \`ip link show ${interfaceName}\` on ${host.name} and the agent's log, or bind the port to another interface`,
     );
+  }
+
+  /** With that of its device: `near/web`. */
+  private async portName({ id, name, bridgeId, routerId }: Port): Promise<string> {
+    const { repository, signal } = this.options;
+    if (name === undefined) return id;
+    const [kind, deviceId] = bridgeId === undefined ? (['router', routerId] as const) : (['bridge', bridgeId] as const);
+    const device =
+      deviceId === undefined ? undefined : await repository.get(kind, deviceId, signal).catch(unlessUnreadable);
+    return device === undefined ? name : `${device.object.name}/${name}`;
   }
 
   private async lookAtTunnelZones(hosts: readonly Host[]): Promise<void> {

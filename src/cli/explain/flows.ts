@@ -80,7 +80,8 @@ function flowLines(
 
 const UUID = /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/g;
 
-function withNames(text: string, names: FlowsAnswer['names']): string {
+/** Identifiers are told by their names, or as short as may be. */
+export function withNames(text: string, names: FlowsAnswer['names']): string {
   return text.replaceAll(UUID, (id) => names[id] ?? shortId(id));
 }
 

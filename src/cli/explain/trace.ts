@@ -5,6 +5,7 @@ import { addClientOptions } from '../objects/object-commands.js';
 import { type ClientFlags, withClient } from '../objects/objects.js';
 import { formOf, printAs } from '../terminal/output.js';
 import type { Terminal } from '../terminal/terminal.js';
+import { withNames } from './flows.js';
 
 export interface TraceFlags extends ClientFlags {
   readonly from: string;
@@ -73,7 +74,7 @@ const MARKS: Readonly<Record<TraceAnswer['outcome']['verdict'], string>> = {
 
 /** What becomes of it comes first, then how, then the flows. @param wide with what the flows depend on */
 export function drawTrace(answer: TraceAnswer, wide: boolean): string {
-  const { outcome, packet, assumed, host, passes } = answer;
+  const { outcome, packet, assumed, host, passes, names } = answer;
   const lines = [`${MARKS[outcome.verdict]} ${outcome.text}`, '', `packet  ${packet}`];
   lines.push(...assumed.map((text) => `        ${text}`));
   if (host !== undefined) lines.push(`agent   ${host.name}`);
@@ -88,7 +89,7 @@ export function drawTrace(answer: TraceAnswer, wide: boolean): string {
       lines.push(`comes back ${asked.length === 1 ? 'once' : `${asked.length} times`} from the datapath`);
     lines.push(...drawTree(treeOf(pass)), '');
   }
-  lines.push(...passes.flatMap((pass) => flowLines(pass, wide)));
+  lines.push(...passes.flatMap((pass) => flowLines(pass, wide, names)));
   return lines.join('\n');
 }
 
@@ -133,10 +134,10 @@ function goesOnAt(lines: readonly Line[], at: number, level: number): boolean {
   return false;
 }
 
-function flowLines({ flow, packet, missing }: TracedPass, wide: boolean): string[] {
+function flowLines({ flow, packet, missing }: TracedPass, wide: boolean, names: TraceAnswer['names'] = {}): string[] {
   if (flow === undefined && missing === undefined) return [];
   if (flow === undefined) return [`no flow: nothing is decided for ${packet}`];
-  const tags = wide ? flow.tags.map((tag) => `        depends on ${tag}`) : [];
+  const tags = wide ? flow.tags.map((tag) => `        depends on ${withNames(tag, names)}`) : [];
   if (flow.match === undefined) return ['no flow: every such packet is looked at', ...tags];
   return [`flow    ${flow.match}`, `        ${flow.actions}`, ...tags];
 }

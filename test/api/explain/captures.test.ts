@@ -78,7 +78,9 @@ clusterTest(
       t.deepEqual(hosts.map(({ name }) => name).sort(), ['host-1', 'host-2']);
       t.is(hostsLeft, 0);
       t.true(hosts.some(({ flows }) => flows.some(({ from, to }) => from === a.id && to.includes('tunnel'))));
-      t.is(names[a.id], 'web');
+      t.like(names, { [a.id]: 'blue/web', [b.id]: `${b.interfaceName} on host-2` });
+      for (const { to } of hosts.flatMap(({ flows }) => flows))
+        for (const id of to) t.true(id === 'tunnel' || id in names);
       const one = (await client.request('GET', '/v1/flows', { query: { hostId: c.hosts[1].id, limit: 1 } })).body;
       t.like(one, { hosts: [{ name: 'host-2', more: true }] });
 

@@ -59,7 +59,7 @@ clusterTest('what becomes of a packet, in a sentence and step by step', { hosts:
     });
     const short = (text: string) => text.replaceAll(/[0-9a-f]{8} to/g, 'ID to').replaceAll(/ac:[0-9a-f:]+/g, 'MAC');
     t.deepEqual(there.passes[0].steps.map(({ text, depth }) => short(`${'  '.repeat(depth)}${text}`)).slice(0, -1), [
-      'in at port web (pod1 on host-1) of bridge near',
+      'in at port near/web (pod1 on host-1) of bridge near',
       '  chain firewall',
       '    rule 2 — from 10.1.0.0/16: accept',
       'bridge near',
@@ -79,14 +79,21 @@ clusterTest('what becomes of a packet, in a sentence and step by step', { hosts:
     ]);
     t.regex(there.passes[0].flow!.match!, /nw_dst=10\.2\.0\.2/);
     t.true(there.passes[0].flow!.tags.includes(`chain ${chainId}`));
+    t.like(there.names, { [a.id]: 'near/web', [chainId]: 'firewall' });
     t.is(there.assumed.length, 2);
-    t.like(there, { port: { id: a.id, name: 'web' }, host: { id: c.hosts[0].id, name: 'host-1' } });
+    t.like(there, { port: { id: a.id, name: 'near/web' }, host: { id: c.hosts[0].id, name: 'host-1' } });
+
+    const routed = await ask('icmp 10.1.0.1 > 10.1.0.254');
+    t.deepEqual(
+      routed.passes[0].steps.filter(({ type }) => type === 'route').map(({ text }) => short(text)),
+      ["route 10.1.0.254/16 of port ID to bridge near: the router's own address"],
+    );
 
     const outcomes: [packet: string, verdict: string, text: string][] = [
       [
         'tcp 10.1.0.1:999 > 10.2.0.2:22',
         'dropped',
-        'Dropped by rule 1 no-ssh of chain firewall, at port web (pod1 on host-1) of bridge near: tcp, to port 22: drop.',
+        'Dropped by rule 1 no-ssh of chain firewall, at port near/web (pod1 on host-1): tcp, to port 22: drop.',
       ],
       [
         'tcp 10.1.0.1:999 > 10.9.0.2:80',
@@ -106,7 +113,7 @@ clusterTest('what becomes of a packet, in a sentence and step by step', { hosts:
       [
         'arp 10.1.0.1 > 10.1.0.254',
         'answered',
-        'Answered by the virtual network out of port web (pod1 on host-1): it knows who has the address.',
+        'Answered by the virtual network out of port near/web (pod1 on host-1): it knows who has the address.',
       ],
       [
         'udp 10.1.0.1 > 10.1.0.9 to 02:00:00:00:00:99',
@@ -208,7 +215,7 @@ clusterTest('a tenant sees what its own devices do, and nothing of others', { ho
     const own = await ask('tcp 10.1.0.1:999 > 10.2.0.2:22');
     t.regex(
       own.outcome.text,
-      /^Dropped by rule 1 no-ssh of chain firewall, at port web .* of bridge near: tcp, to port 22/,
+      /^Dropped by rule 1 no-ssh of chain firewall, at port near\/web \(pod1\): tcp, to port 22/,
     );
     const sent = await ask('tcp 10.1.0.1:999 > 10.2.0.2:80');
     t.is(sent.outcome.text, 'Delivered out of a port of somebody else. It is let pass by rule 2 of chain firewall.');

@@ -85,7 +85,7 @@ clusterTest('what is wrong is said in words, with what to do about it', { hosts:
     const wanted: [severity: string, where: string, what: RegExp][] = [
       ['error', 'host dead', /^no agent runs there; 1 port is bound there$/],
       ['error', 'host dead', /^is in no tunnel zone/],
-      ['error', 'port lost', /^bound to gone0 on host-1, and not active/],
+      ['error', 'port blue/lost', /^bound to gone0 on host-1, and not active/],
       ['error', 'pool none', /^none of its members works: 10\.1\.1\.1 port 8080; connections/],
       ['error', 'address pool 10.8.0.0/30', /^all 1 blocks belong to hosts/],
       ['error', `chain ${broken.id}`, /^cannot be read/],

@@ -94,7 +94,7 @@ clusterTest('packets are printed, or written to a file, until there are enough',
       const { hosts } = JSON.parse(await shown({ server, json: true }));
       return hosts.every(({ error }: { error?: string }) => error === undefined);
     });
-    t.regex(await shown({ server, port: 'web' }), /^host-1, from port web$/m);
+    t.regex(await shown({ server, port: 'web' }), /^host-1, from port blue\/web$/m);
 
     const screen = terminal();
     const file = join(folder, 'web.pcapng');

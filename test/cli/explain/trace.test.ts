@@ -7,6 +7,7 @@ import { runMidonet } from '../cli-test.js';
 
 const step = (depth: number, text: string, type = 'rule') => ({ type, depth, text });
 
+const CHAIN = '0d8e2c3a-6f1b-4a7d-9c55-3e2f1a0b4c5d';
 const ANSWER: TraceAnswer = {
   outcome: { verdict: 'dropped', text: 'Dropped by rule 1 of chain firewall.', portIds: [], ruleIds: ['r'] },
   port: { id: 'p', name: 'web' },
@@ -31,9 +32,10 @@ const ANSWER: TraceAnswer = {
         step(0, 'bridge near', 'device'),
         step(1, 'dropped: filtered', 'drop'),
       ],
-      flow: { match: 'in_port=1 tp_dst=22', actions: 'drop', tags: ['chain firewall'] },
+      flow: { match: 'in_port=1 tp_dst=22', actions: 'drop', tags: [`chain ${CHAIN}`] },
     },
   ],
+  names: { [CHAIN]: 'firewall' },
 };
 
 test('what becomes of a packet is drawn with the outcome first', (t) => {
