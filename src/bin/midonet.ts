@@ -94,6 +94,9 @@ serviceCommand(
 ).addHelpText(
   'after',
   `
+The agent needs the kernel module openvswitch. Without it \`midonet nsdb serve\` and \`midonet cluster\` together serve all but
+what agents are asked for.
+
 Example:
   $ midonet standalone --config ./midonet.yaml`,
 );

@@ -85,13 +85,13 @@ export class KernelDatapath {
   }
 }
 
-/** @throws UnsupportedError if the kernel has no openvswitch */
+/** @throws UnsupportedError if the kernel has no openvswitch, saying how to load it */
 export async function resolveFamilies(socket: NetlinkSocket, signal: AbortSignal | undefined): Promise<Families> {
-  const [datapath, vport, flow, packet] = await getFamilies(
-    socket,
-    [DATAPATH_FAMILY, VPORT_FAMILY, FLOW_FAMILY, PACKET_FAMILY],
-    signal,
-  );
+  const needed = [DATAPATH_FAMILY, VPORT_FAMILY, FLOW_FAMILY, PACKET_FAMILY];
+  const [datapath, vport, flow, packet] = await getFamilies(socket, needed, signal).catch((error) => {
+    if (!(error instanceof UnsupportedError)) throw error;
+    throw new UnsupportedError('openvswitch', 'the kernel module is not loaded: `modprobe openvswitch` as root does it');
+  });
   const meter = await getFamilies(socket, [METER_FAMILY], signal).then(
     ([family]) => family,
     (error) => {
