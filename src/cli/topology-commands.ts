@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import type { Kind } from '../topology/types.js';
 import type { ApplyFlags } from './apply/apply.js';
+import type { ExportFlags } from './apply/export.js';
 import type { BindFlags, LinkFlags, UnbindFlags } from './objects/attaching.js';
 import { kindNamed } from './objects/kinds.js';
 import { listOf, MEMBER_LISTS } from './objects/member-lists.js';
@@ -56,9 +57,10 @@ Example:
 export function fillExport(command: Command, terminal: Terminal): void {
   command
     .option('--tenant <id>', 'only that of this tenant')
+    .option('--no-bindings', 'leave out which interfaces of which hosts ports are attached to')
     .option('--json', 'print JSON')
     .addHelpText('after', '\nExample:\n  $ midonet export --tenant blue > blue.yaml');
-  addConnectionOptions(command).action(async (flags: ClientFlags) =>
+  addConnectionOptions(command).action(async (flags: ExportFlags) =>
     (await import('./apply/export.js')).exportTopology(flags, terminal),
   );
 }

@@ -5,6 +5,7 @@ import { type Field, fieldsOf, hasTenant, type Shape } from '../objects/fields.j
 import { MEMBER_LISTS, membersOf } from '../objects/member-lists.js';
 import { type AnyObject, type Names, parentsOf } from '../objects/names.js';
 import { type ClientFlags, withClient } from '../objects/objects.js';
+import { formatValue, isRange } from '../objects/values.js';
 import type { Terminal } from '../terminal/terminal.js';
 import { derivedId, listWord, partsOf } from './topology-file.js';
 
@@ -16,6 +17,11 @@ const LEFT_OUT: Readonly<Partial<Record<Kind, readonly string[]>>> = {
   'pool-member': ['status'],
 };
 
+export interface ExportFlags extends ClientFlags {
+  /** False to leave out which interfaces of which hosts ports are attached to. */
+  readonly bindings?: boolean;
+}
+
 /** An object with its parts. */
 interface Node {
   readonly kind: Kind;
@@ -23,17 +29,18 @@ interface Node {
   readonly parts: Node[];
 }
 
-export async function exportTopology(flags: ClientFlags, terminal: Terminal): Promise<void> {
+export async function exportTopology(flags: ExportFlags, terminal: Terminal): Promise<void> {
   const { formatYaml } = await import('./yaml.js');
   await withClient(flags, terminal, async (client, names) => {
     const { roots, owned } = await read(client, flags.tenant, terminal.signal);
-    const writer = new Writer(client, names, roots, terminal.signal);
+    const writer = new Writer(client, names, roots, flags.bindings !== false, terminal.signal);
     const documents: Record<string, unknown>[] = [];
     for (const root of roots) documents.push({ kind: root.kind, ...(await writer.write(root)) });
     if (flags.json === true) terminal.print(JSON.stringify(documents, undefined, 2));
     else for (const document of documents) terminal.print(`---\n${formatYaml(document)}`);
     if (owned > 0) terminal.note(`left out: ${owned} ports that front ends such as CNI have made`);
     terminal.note('left out: hosts, which enter themselves');
+    for (const note of writer.notes) terminal.note(note);
   });
 }
 
@@ -88,11 +95,14 @@ class Writer {
   private readonly ambiguous = new Set<string>();
   /** Ports whose peer says that they are linked. */
   private readonly linked = new Set<string>();
+  /** What makes the file mean something else, or nothing, where it is applied. */
+  readonly notes = new Set<string>();
 
   constructor(
     private readonly client: MidonetClient,
     private readonly names: Names,
     roots: readonly Node[],
+    private readonly withBindings: boolean,
     private readonly signal: AbortSignal,
   ) {
     const taken = new Map<string, string>();
@@ -110,18 +120,18 @@ class Writer {
   }
 
   /** An object as a file has it. */
-  async write({ kind, object, parts }: Node, parentField?: string): Promise<Record<string, unknown>> {
+  async write({ kind, object, parts }: Node, parent?: Parent): Promise<Record<string, unknown>> {
     const { path, tenant } = this.places.get(object.id)!;
     const record: Record<string, unknown> = {};
     if (object.name !== undefined) record.name = object.name;
     if (object.name === undefined || object.id !== derivedId(kind, tenant, path)) record.id = object.id;
-    if (object.tenantId !== undefined) record.tenant = object.tenantId;
+    if (object.tenantId !== undefined && object.tenantId !== parent?.tenant) record.tenant = object.tenantId;
     for (const field of fieldsOf(kind)) {
       const value = object[field.name];
-      if (value === undefined || isImplied(kind, field, parentField)) continue;
-      if (kind === 'port' && field.name === 'peerId' && this.linked.has(object.id)) continue;
-      if (kind === 'port' && field.name === 'peerId') this.linked.add(value as string);
-      const written = await this.value(field.shape, value, tenant);
+      if (value === undefined || isImplied(kind, field, parent?.field)) continue;
+      if (kind === 'port' && field.name === 'peerId' && !this.takesLink(object, path, value as string)) continue;
+      if (kind === 'port' && field.name === 'binding' && !this.withBindings) continue;
+      const written = await this.value(field.shape, value, tenant, `${kind} ${path}`);
       if (!isEmpty(written)) record[field.word] = written;
     }
     const list = MEMBER_LISTS[kind];
@@ -136,27 +146,42 @@ class Writer {
       if (nodes.length === 0) continue;
       const { field } = parentsOf(part).find((parent) => parent.kind === kind)!;
       const written: Record<string, unknown>[] = [];
-      for (const node of nodes) written.push(await this.write(node, field));
+      for (const node of nodes) written.push(await this.write(node, { field, tenant }));
       record[listWord(part)] = written;
     }
     return record;
   }
 
-  /** A value with names in place of identifiers, where a name is enough for an object of this tenant. */
-  private async value(shape: Shape, value: unknown, tenant: string | undefined): Promise<unknown> {
+  /** Whether a port says that it is linked. A port that the file does not have may be there or not where it is applied. */
+  private takesLink({ id }: AnyObject, path: string, peerId: string): boolean {
+    if (this.linked.has(id)) return false;
+    this.linked.add(peerId);
+    const isThere = this.places.has(peerId);
+    if (!isThere) this.notes.add(`left out: the link of port ${path} to a port of others, ${peerId}`);
+    return isThere;
+  }
+
+  /**
+   * A value as people write it, with names in place of identifiers where a name is enough for an object of this tenant.
+   * @param at names the object that has it in notes
+   */
+  private async value(shape: Shape, value: unknown, tenant: string | undefined, at: string): Promise<unknown> {
     switch (shape.type) {
       case 'reference':
-        return this.reference(shape.kind, value as string, tenant);
+        return this.reference(shape.kind, value as string, tenant, at);
       case 'list':
-        return Promise.all((value as unknown[]).map((one) => this.value(shape.of, one, tenant)));
+        return Promise.all((value as unknown[]).map((one) => this.value(shape.of, one, tenant, at)));
+      case 'integer':
+        return wordOrNumber(shape, value);
       case 'object': {
+        if (isRange(shape.fields)) return wordOrNumber(shape, value);
         const record = value as Record<string, unknown>;
         const entries = shape.fields
           .filter(({ name }) => record[name] !== undefined && name !== 'tunnelKey')
           .map(
             async (field): Promise<[string, unknown]> => [
               field.word,
-              await this.value(field.shape, record[field.name], tenant),
+              await this.value(field.shape, record[field.name], tenant, at),
             ],
           );
         return Object.fromEntries(await Promise.all(entries));
@@ -166,12 +191,25 @@ class Writer {
     }
   }
 
-  private async reference(kind: Kind, id: string, tenant: string | undefined): Promise<string> {
+  private async reference(kind: Kind, id: string, tenant: string | undefined, at: string): Promise<string> {
     // A host has another identifier where the file is applied.
     if (kind === 'host') return this.names.nameOf(kind, id);
     const place = this.places.get(id);
+    if (place === undefined) this.notes.add(`${at} needs ${kind} ${id}, which is not in the file`);
     return place === undefined || place.tenant !== tenant || this.ambiguous.has(id) ? id : place.path;
   }
+}
+
+/** What an object is written below: the field of it that says so, and whose it is. */
+interface Parent {
+  readonly field: string;
+  readonly tenant: string | undefined;
+}
+
+/** `tcp`, `80` or `1024-65535`: names no object. */
+function wordOrNumber(shape: Shape, value: unknown): string | number {
+  const text = formatValue(shape, value, (_, id) => id);
+  return /^\d+$/.test(text) ? Number(text) : text;
 }
 
 /** Whether the place of the object in the file says it. */

@@ -103,7 +103,7 @@ function objectEntries(fields: readonly Field[], written: unknown, at: string): 
 }
 
 /** Whether an object is a stretch from one value to another, as ports and NAT targets are. */
-function isRange(fields: readonly Field[]): boolean {
+export function isRange(fields: readonly Field[]): boolean {
   return ['start', 'end'].every((name) => fields.some((field) => field.name === name));
 }
 

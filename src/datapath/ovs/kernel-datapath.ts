@@ -90,7 +90,10 @@ export async function resolveFamilies(socket: NetlinkSocket, signal: AbortSignal
   const needed = [DATAPATH_FAMILY, VPORT_FAMILY, FLOW_FAMILY, PACKET_FAMILY];
   const [datapath, vport, flow, packet] = await getFamilies(socket, needed, signal).catch((error) => {
     if (!(error instanceof UnsupportedError)) throw error;
-    throw new UnsupportedError('openvswitch', 'the kernel module is not loaded: `modprobe openvswitch` as root does it');
+    throw new UnsupportedError(
+      'openvswitch',
+      'the kernel module is not loaded: `modprobe openvswitch` as root does it',
+    );
   });
   const meter = await getFamilies(socket, [METER_FAMILY], signal).then(
     ([family]) => family,

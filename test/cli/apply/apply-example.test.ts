@@ -54,3 +54,32 @@ test('what was applied is exported as a file that changes nothing, and makes the
   await other.run(['apply', '-f', '-'], { input: exported });
   t.is(await other.midonet('export'), exported);
 });
+
+test("a tenant's file is applied elsewhere without what is others', of which the export tells", async (t) => {
+  const cli = await start(t);
+  await cli.midonet('apply', '-f', EXAMPLE);
+  const { out, notes } = await cli.run(['export', '--tenant', 'blue']);
+  t.regex(notes, /^left out: the link of port edge\/uplink to a port of others, [0-9a-f-]{36}$/m);
+  t.notRegex(out, /etherType: \d|protocol: \d|start:|^ .*tenant:/m);
+  t.is((await cli.run(['apply', '-f', '-'], { input: out })).out, 'nothing to change');
+
+  const other = await start(t);
+  t.is((await other.run(['apply', '-f', '-'], { input: out })).error, undefined);
+  t.is(await other.midonet('export'), out);
+});
+
+test('what ports are attached to is left out of a file for other hosts', async (t) => {
+  const cli = await start(t);
+  await cli.midonet('apply', '-f', EXAMPLE);
+  await cli.midonet('host', 'create', 'node-1');
+  await cli.midonet(
+    ...['port', 'bind', 'clients/client1', '--tenant', 'blue', '--host', 'node-1', '--interface', 'eth1'],
+  );
+  t.regex(await cli.midonet('export'), /host: node-1/);
+  const exported = await cli.midonet('export', '--no-bindings');
+  t.notRegex(exported, /binding/);
+  t.is((await cli.run(['apply', '-f', '-'], { input: exported })).out, 'nothing to change');
+
+  const other = await start(t);
+  t.is((await other.run(['apply', '-f', '-'], { input: exported })).error, undefined);
+});
