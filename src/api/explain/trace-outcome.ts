@@ -1,5 +1,5 @@
 import type { DropReason } from '../../simulation/decision.js';
-import type { PlainStep } from '../../simulation/explain.js';
+import type { PlainStep, Question } from '../../simulation/explain.js';
 import type { TraceNames } from './trace-names.js';
 import type { ShownPass } from './trace-privacy.js';
 
@@ -43,6 +43,8 @@ interface Found {
   /** The destination that nobody knows, so that it is flooded. */
   unknownMac: string | undefined;
   isMetered: boolean;
+  /** The datapath was asked for a destination translated back, and what it would be is not known here. */
+  isLeftTranslated: boolean;
 }
 
 /** A drop and where it was. */
@@ -55,8 +57,15 @@ interface Drop {
   readonly nextHop: Step<'next-hop'> | undefined;
 }
 
-/** @param passes with what the agent found; the first is of the packet as it comes in */
-export function traceOutcome(passes: readonly ShownPass[], names: TraceNames): TraceOutcome {
+/**
+ * @param passes with what the agent found; the first is of the packet as it comes in
+ * @param connection what the packet is taken to be to its connection
+ */
+export function traceOutcome(
+  passes: readonly ShownPass[],
+  names: TraceNames,
+  connection: Question['connection'] = 'new',
+): TraceOutcome {
   const found: Found = {
     deliveries: [],
     floodedHere: 0,
@@ -71,6 +80,7 @@ export function traceOutcome(passes: readonly ShownPass[], names: TraceNames): T
     changes: new Map(),
     unknownMac: undefined,
     isMetered: false,
+    isLeftTranslated: false,
   };
   // What comes back is followed from the beginning again: the last pass has the whole way.
   const goesOn = new Set(passes.map(({ from }) => from));
@@ -110,6 +120,10 @@ export function traceOutcome(passes: readonly ShownPass[], names: TraceNames): T
   }
   if (drop === undefined) {
     return { verdict: 'dropped', text: 'Dropped: there is nowhere for it to go.', portIds, ruleIds: [] };
+  }
+  if (connection === 'reply' && found.isLeftTranslated && !isByRule(drop)) {
+    const text = `Undecided: only the kernel knows what ${destinationOf(last)} is translated back to at ${placeOf(drop, names)}. Trace the reply to the address that it is for.`;
+    return { verdict: 'undecided', text, portIds, ruleIds: accepted };
   }
   const told = isError
     ? `, and its sender is told so (ICMP type ${tells.reply.icmpType} code ${tells.reply.icmpCode})`
@@ -178,6 +192,9 @@ function collect({ steps, missing }: ShownPass, found: Found): void {
         break;
       case 'set':
         if (step.field === 'source' || step.field === 'destination') found.changes.set(step.field, step.value);
+        break;
+      case 'translated':
+        if (step.kind === 'reverse' && !step.isMade) found.isLeftTranslated = true;
         break;
       case 'meter':
         found.isMetered = true;
@@ -265,13 +282,13 @@ function isByRule(drop: Drop): drop is Drop & { readonly rule: Step<'rule'> } {
 }
 
 function dropText(drop: Drop, packet: string, names: TraceNames): string {
-  const { reason, device, route, nextHop } = drop;
+  const { reason, route, nextHop } = drop;
   if (isByRule(drop)) {
     const { rule, chain, action } = drop.rule;
     const at = drop.port === undefined ? '' : `, at ${names.portOfDevice(drop.port)}`;
     return `by ${names.rule(rule)} of chain ${names.of('chain', chain)}${at}: ${names.ruleText(rule) ?? action}`;
   }
-  const where = device === undefined ? 'the virtual network' : names.device(device.type, device.id);
+  const where = placeOf(drop, names);
   const port = drop.port === undefined ? 'the port' : names.port(drop.port);
   if (route !== undefined && (reason === 'blackhole' || reason === 'rejected')) {
     return `by ${where}: its route ${names.route(route.route)} is a ${route.kind}`;
@@ -282,6 +299,10 @@ function dropText(drop: Drop, packet: string, names: TraceNames): string {
   // An agent of a later version may have other reasons.
   const why = Object.hasOwn(REASONS, reason) ? REASONS[reason]({ where, port, packet }) : reason;
   return `at ${where}: ${why}`;
+}
+
+function placeOf({ device }: Drop, names: TraceNames): string {
+  return device === undefined ? 'the virtual network' : names.device(device.type, device.id);
 }
 
 interface Surroundings {

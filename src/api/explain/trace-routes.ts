@@ -176,7 +176,7 @@ async function trace(scope: Scope, body: TraceRequestBody, signal: AbortSignal):
   const host = scope.isAdmin ? { id: hostId, name: names.of('host', hostId) } : undefined;
   const isElsewhere = host !== undefined && port.binding?.hostId !== hostId;
   return {
-    outcome: traceOutcome(shown, names),
+    outcome: traceOutcome(shown, names, connection),
     port: { id: portId, name: names.of('port', portId) },
     host,
     packet: text,

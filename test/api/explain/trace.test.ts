@@ -35,7 +35,7 @@ async function network(c: Cluster) {
   const a = c.pod(bridges[0]);
   const b = Object.assign(c.pod(bridges[1]), { ip: 0x0a02_0002 });
   await c.hosts[0].attach(a);
-  await c.hosts[1].attach(b);
+  await c.hosts.at(-1)!.attach(b);
   await c.published();
   await repository.modify('port', a.id, (port) => ({ ...port, inboundFilterId: chainId, name: 'web' }));
   return { a, b, chainId, bridges };
@@ -191,6 +191,37 @@ clusterTest('a packet that comes back from the datapath is followed to its end',
       t.deepEqual(outcome, expected.outcome, packet);
       t.regex(passes[0].flow!.match!, /^in_port=none /);
     }
+  } finally {
+    await api.close();
+  }
+});
+
+clusterTest('what a reply is translated back to is not made up', { hosts: 1 }, async (t, c) => {
+  const { a, b } = await network(c);
+  const { repository } = c;
+  const target = { start: '10.2.0.254', end: '10.2.0.254', ports: { start: 30000, end: 40000 } };
+  const outbound = await c.createChain([{ type: 'snat', action: 'accept', targets: [target] }]);
+  const inbound = await c.createChain([{ type: 'reverse-snat', action: 'accept' }]);
+  const [{ object: edge }] = (await repository.page({ kind: 'router', name: 'edge', limit: 1 })).items;
+  const filters = { inboundFilterId: inbound, outboundFilterId: outbound };
+  await repository.modify('router', edge.id, (router) => ({ ...router, ...filters }));
+  const api = await ExplainingApi.serve(c);
+  try {
+    let source = '';
+    await until('the agent translates', async () => {
+      const { outcome } = await api.trace({ portId: a.id, packet: 'tcp 10.1.0.1:999 > 10.2.0.2:80' });
+      source = /as tcp (10\.2\.0\.254:\d+) >/.exec(outcome.text)?.[1] ?? '';
+      return source !== '';
+    });
+    const reply = { portId: b.id, packet: `tcp 10.2.0.2:80 > ${source}`, connection: 'reply' };
+    t.like((await api.trace(reply)).outcome, {
+      verdict: 'undecided',
+      text: 'Undecided: only the kernel knows what 10.2.0.254 is translated back to at router edge. Trace the reply to the address that it is for.',
+    });
+    // Of a packet that is no reply the same is known for certain.
+    t.is((await api.trace({ ...reply, connection: 'new' })).outcome.verdict, 'dropped');
+    const known = { ...reply, packet: 'tcp 10.2.0.2:80 > 10.1.0.1:999' };
+    t.like((await api.trace(known)).outcome, { verdict: 'delivered', portIds: [a.id] });
   } finally {
     await api.close();
   }
