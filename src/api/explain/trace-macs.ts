@@ -37,6 +37,9 @@ export async function addressPacket(
     return mac;
   };
   const sourceMac = await found(packet.sourceMac, () => sender.source());
+  if (port.bridgeId !== undefined && port.mac !== undefined && sourceMac !== parseMac(port.mac)) {
+    assumed.push(`from MAC ${formatMac(sourceMac)}: not the port's own, which is ${port.mac}`);
+  }
   if (packet.protocol === 'arp') return { packet: { ...packet, sourceMac }, assumed };
   const destinationMac = await found(packet.destinationMac, () => sender.destination());
   return { packet: { ...packet, sourceMac, destinationMac }, assumed };
@@ -93,8 +96,10 @@ class Sender {
     if (router !== undefined) return found(macOf(router), `to MAC: ${via}, a router linked to the bridge`);
     const known = await this.onBridge(address);
     if (known !== undefined) return found(known, `to MAC: ${via}, by the bridge's IP table`);
+    const asks =
+      packet.source.family === 4 ? `with arp ${formatIp(packet.source)} > ${address}` : 'by neighbour discovery';
     throw this.unknown(
-      `\`to MAC\`, as nobody on the bridge is known to have ${address}: a machine would ask for it with arp ${formatIp(packet.source)} > ${address}`,
+      `\`to MAC\`, as nobody on the bridge is known to have ${address}: a machine would ask for it ${asks}`,
     );
   }
 

@@ -64,7 +64,10 @@ test('MAC addresses that nobody gave are those that the machine would use', asyn
   await new SharedTable(repository.store, NEIGHBOR_TABLE, uplink.id).put('10.9.0.9', { mac: '02:00:00:00:09:09' });
   t.regex(await textOf(uplink, 'tcp 10.9.0.9 > 10.1.0.12'), /from 02:00:00:00:09:09 to/);
   const given = 'tcp 10.1.0.11 > 10.1.0.99 from 02:00:00:00:00:07 to 02:00:00:00:00:08';
-  t.deepEqual(await fill(a, given), { text: given, assumed: [] });
+  const assumed = ["from MAC 02:00:00:00:00:07: not the port's own, which is 02:00:00:00:00:01"];
+  t.deepEqual(await fill(a, given), { text: given, assumed });
+  const own = given.replace(':07', ':01');
+  t.deepEqual(await fill(a, own), { text: own, assumed: [] });
 
   const routes = [{ destination: '10.9.0.0/16', gateway: '10.1.0.12' }];
   await repository.create('dhcp-subnet', { id: randomUUID(), bridgeId, cidr: '10.1.0.0/24', routes });
@@ -75,8 +78,10 @@ test('what nobody knows has to be said', async (t) => {
   const { a, unknown, fill } = await network(t);
   await t.throwsAsync(fill(a, 'tcp 10.1.0.11 > 10.1.0.99'), {
     instanceOf: InvalidInputError,
-    message: /expected `to MAC`, as nobody on the bridge is known to have 10\.1\.0\.99/,
+    message:
+      /expected `to MAC`, as nobody on the bridge is known to have 10\.1\.0\.99: .* with arp 10\.1\.0\.11 > 10\.1\.0\.99, got/,
   });
+  await t.throwsAsync(fill(a, 'tcp fd01::11 > fd01::99'), { message: /have fd01::99: .* by neighbour discovery, got/ });
   await t.throwsAsync(fill(unknown, 'tcp 10.1.0.77 > 10.1.0.11'), {
     instanceOf: InvalidInputError,
     message: /expected `from MAC`/,
