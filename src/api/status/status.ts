@@ -37,7 +37,7 @@ export interface ClusterStatus {
   readonly problems: readonly StatusProblem[];
   /** This, ports and flows are absent while the NSDB cannot be read. */
   readonly hosts?: { readonly known: number; readonly alive: number };
-  /** Of the hosts whose agents were asked. */
+  /** Of the hosts whose agents answered, and of those that have none, where no port is active. */
   readonly ports?: { readonly bound: number; readonly active: number };
   readonly flows?: number;
   /** Undefined where nobody can tell. */
@@ -179,11 +179,12 @@ class Look {
 
   private async deadHost({ id, name }: Host): Promise<void> {
     const ports = (await this.options.repository.portsOfHost(id, this.options.signal)).length;
+    this.counts.bound += ports;
     const bound = ports === 0 ? '' : `; ${ports} port${ports === 1 ? ' is' : 's are'} bound there`;
     this.error(
       `no agent runs there${bound}`,
       `host ${name}`,
-      'start `midonet agent` on it and look at its log; if the machine is gone for good, `midonet host delete` it',
+      'start `midonet agent` on it and look at its log; one that has only just been started again may need half a minute; if the machine is gone for good, `midonet host delete` it',
     );
   }
 
