@@ -38,7 +38,7 @@ export async function saveSupportBundle(file: string, flags: ConnectionFlags, te
       await rm(file);
       throw error;
     }
-    terminal.print(`saved ${file}; its manifest.json says what could not be got`);
+    terminal.print(`saved ${file}; its manifest.json lists what is in it, and what could not be got if there is such`);
   } finally {
     client.close();
   }
