@@ -50,11 +50,25 @@ async function createToken(name: string, flags: CreateFlags, terminal: Terminal)
   const { role, tenant: tenantId, expires: expiresInSeconds } = flags;
   await withClient(flags, terminal, async (client) => {
     const body = { name, role, tenantId, expiresInSeconds };
-    const answer = await client.request('POST', PATH, { body, signal: terminal.signal });
+    const answer = await client.request('POST', PATH, { body, signal: terminal.signal }).catch(inOptions);
     const made = answer.body as AccessToken & { readonly token: string };
     // Alone on its line, to be written to a file.
     await printAs(terminal, formOf(flags), made, () => made.token);
   });
+}
+
+/** What the command line calls what is sent. */
+const OPTIONS: Readonly<Record<string, string>> = {
+  role: '--role',
+  tenantId: '--tenant',
+  expiresInSeconds: '--expires',
+};
+
+/** @throws the error, about an option in place of a field */
+function inOptions(error: unknown): never {
+  if (!(error instanceof MidonetError)) throw error;
+  const message = error.message.replace(/^accessToken\.(\w+)/, (_, field: string) => OPTIONS[field] ?? field);
+  throw new MidonetError(error.code, message, { cause: error });
 }
 
 async function listTokens(flags: ClientFlags, terminal: Terminal): Promise<void> {

@@ -26,9 +26,11 @@ test('access tokens are made, listed and deleted on the command line', async (t)
   await cli.midonet('access-token', 'delete', 'ci', listed[1].id.slice(0, 12));
   t.is((await cli.run(['access-token', 'delete', 'ops'], { answer: false })).exitCode, 0);
   t.is((await cli.json<unknown[]>('access-token', 'list')).length, 1);
+  const tenant = await cli.run([...create, 'a', '--role', 'admin', '--tenant', 'blue']);
+  t.regex(tenant.error ?? '', /^--tenant: /);
   for (const expires of ['30', 'd', '0d', '-1d', '1.5h']) {
     const { error } = await cli.run([...create, 'a', '--role', 'admin', `--expires=${expires}`]);
     t.regex(error ?? '', /^--expires: expected a number and s, m, h or d/);
   }
-  t.regex((await cli.run([...create, 'a', '--role', 'tenant-reader'])).error ?? '', /tenantId: expected the tenant/);
+  t.regex((await cli.run([...create, 'a', '--role', 'tenant-reader'])).error ?? '', /^--tenant: expected the tenant/);
 });

@@ -187,11 +187,21 @@ export class Names {
     return this.tenantId !== undefined && hasTenant(kind) ? { tenantId: this.tenantId } : {};
   }
 
+  /** Whose an object is; a part is whose that is which it is a part of. */
+  private async tenantOf(kind: Kind, object: AnyObject): Promise<string | undefined> {
+    if (object.tenantId !== undefined) return object.tenantId as string;
+    const parent = parentsOf(kind).find(({ field }) => object[field] !== undefined);
+    if (parent === undefined) return undefined;
+    const found = await this.client.collection(parent.kind).get(object[parent.field] as string, this.signal);
+    return found === undefined ? undefined : this.tenantOf(parent.kind, found.object as AnyObject);
+  }
+
   private async choices(kind: Kind, found: readonly AnyObject[]): Promise<string> {
     const shown = await Promise.all(
       found.slice(0, 10).map(async (object) => {
-        const tenant = object.tenantId === undefined ? '' : ` of tenant ${object.tenantId}`;
-        return `${object.id} (${await this.nameOfObject(kind, object)}${tenant})`;
+        const tenant = await this.tenantOf(kind, object);
+        const whose = tenant === undefined ? '' : ` of tenant ${tenant}`;
+        return `${object.id} (${await this.nameOfObject(kind, object)}${whose})`;
       }),
     );
     return [...shown, ...(found.length > shown.length ? ['…'] : [])].join(', ');
@@ -200,9 +210,11 @@ export class Names {
   private async ambiguous(kind: Kind, text: string, found: readonly AnyObject[], at: string): Promise<MidonetError> {
     const of = at === kind ? '' : `${at}: `;
     const choices = await this.choices(kind, found);
+    // The name of a part alone is looked for whoever's it is.
+    const byTenant = this.tenantId === undefined && (hasTenant(kind) || text.includes('/')) ? ' or by --tenant' : '';
     return new MidonetError(
       'MN_INVALID_INPUT',
-      `${of}several are the ${kind} ${text}, say which by its id: ${choices}`,
+      `${of}several are the ${kind} ${text}, say which by its id${byTenant}: ${choices}`,
     );
   }
 

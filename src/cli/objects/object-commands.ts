@@ -25,7 +25,8 @@ import {
 
 /** `midonet KIND create|list|show|update|delete`, with an option for each field of the kind. */
 export function addObjectCommands(command: Command, kind: Kind, terminal: Terminal): void {
-  const named = hasName(kind) ? '[name]' : '';
+  const isNameRequired = fieldsOf(kind).some(({ name, required }) => name === 'name' && required);
+  const named = isNameRequired ? '<name>' : hasName(kind) ? '[name]' : '';
   const create = command
     .command(`create ${named}`.trim())
     .description(`make a ${kind}`)

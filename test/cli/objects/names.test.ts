@@ -32,7 +32,7 @@ test('a name of several objects is refused with their identifiers, and a tenant 
     ['red', 'blue'].map(async (tenant) => (await cli.json<AnyObject>('chain', 'create', 'fw', '--tenant', tenant)).id),
   );
   const { error } = await cli.run(['chain', 'show', 'fw']);
-  t.regex(error!, /several are the chain fw, say which by its id: /);
+  t.regex(error!, /several are the chain fw, say which by its id or by --tenant: /);
   for (const id of ids) t.true(error!.includes(id));
   t.regex(error!, /fw of tenant red/);
   t.like(await cli.json('chain', 'show', 'fw', '--tenant', 'blue'), { tenantId: 'blue' });
@@ -42,6 +42,17 @@ test('a name of several objects is refused with their identifiers, and a tenant 
     (await cli.run(['chain', 'show', 'other', '--tenant', 'blue'])).error!,
     /no chain called other of tenant blue;/,
   );
+
+  for (const tenant of ['red', 'blue']) {
+    await cli.midonet('bridge', 'create', 'web', '--tenant', tenant);
+    await cli.midonet('port', 'create', 'vm', '--bridge', 'web', '--tenant', tenant);
+  }
+  const part = await cli.run(['port', 'show', 'web/vm']);
+  t.regex(
+    part.error!,
+    /by its id or by --tenant: .*\(web\/vm of tenant (red|blue)\), .*\(web\/vm of tenant (red|blue)\)$/,
+  );
+  t.is((await cli.run(['port', 'show', 'web/vm', '--tenant', 'red'])).error, undefined);
 });
 
 test('a name that nothing has is answered with one that is near', async (t) => {
@@ -195,4 +206,25 @@ test('ports are linked, and bound to interfaces', async (t) => {
   });
   t.false('binding' in (await cli.json<AnyObject>('port', 'unbind', 'vm')));
   t.false('peerId' in (await cli.json<AnyObject>('port', 'show', 'vm')));
+});
+
+test('what cannot be without a name is not made without one', async (t) => {
+  const cli = await start(t);
+  t.regex((await cli.run(['bridge', 'create'])).error!, /missing required argument 'name'/);
+  t.regex(await cli.midonet('bridge', 'create', '--help'), /bridge create \[options\] <name>/);
+  t.regex(await cli.midonet('port', 'create', '--help'), /port create \[options\] \[name\]/);
+});
+
+test('files that are not there, or are there already, are told of in words', async (t) => {
+  const cli = await start(t);
+  t.is(
+    (await cli.run(['apply', '-f', '/none/such.yaml'])).error,
+    'file: expected one that is there, got "/none/such.yaml"',
+  );
+  const taken = import.meta.filename;
+  t.is((await cli.run(['support-bundle', taken])).error, `file: expected one that is not there yet, got "${taken}"`);
+  t.is(
+    (await cli.run(['support-bundle', '/none/such.tar.gz'])).error,
+    'file: expected one in a folder that is there, got "/none/such.tar.gz"',
+  );
 });
