@@ -4,7 +4,7 @@ import { uuid } from '../../topology/fields.js';
 import { KINDS, type Kind } from '../../topology/types.js';
 import type { OperationDescription } from '../description/operation.js';
 import { validateBody } from '../requests/error-fields.js';
-import { etagOf } from '../requests/etag.js';
+import { ENTITY_TAG_EXPECTED, ENTITY_TAG_LIST, etagOf } from '../requests/etag.js';
 import { refuseOthers } from '../requests/object-query.js';
 import { told } from '../requests/secrets.js';
 import { serve } from '../requests/serve.js';
@@ -15,7 +15,10 @@ const MAX_CHANGES = 500;
 
 const kind = z.enum(KINDS as [Kind, ...Kind[]]);
 const id = uuid;
-const ifMatch = z.string().optional();
+const ifMatch = z
+  .string()
+  .refine((tags) => ENTITY_TAG_LIST.test(tags), ENTITY_TAG_EXPECTED)
+  .optional();
 /** Also if it is a port that has an owner. Only an admin may say so. */
 const force = z.boolean().optional();
 const body = z.unknown();

@@ -1,9 +1,9 @@
-import { Router } from 'express';
+import { type Request, Router } from 'express';
 import { InvalidInputError } from '../../errors.js';
 import { ObjectConflictError } from '../../nsdb/topology-errors.js';
 import { KINDS, type Kind, type Rule } from '../../topology/types.js';
 import { NESTED, type NestedCollection, segmentOf } from '../description/resources.js';
-import { etagOf, ifMatchNames, ifNoneMatchNames } from '../requests/etag.js';
+import { checkEntityTags, etagOf, ifMatchNames, ifNoneMatchNames } from '../requests/etag.js';
 import { isRecord } from '../requests/merge-patch.js';
 import { matches, type ObjectQuery, parseId, parseObjectQuery, refuseOthers } from '../requests/object-query.js';
 import { told } from '../requests/secrets.js';
@@ -121,6 +121,13 @@ async function show(call: Call, kind: Kind): Promise<void> {
   else response.json(told(kind, object));
 }
 
+/** @throws InvalidInputError */
+function ifMatchOf(request: Request): string | undefined {
+  const ifMatch = request.get('if-match');
+  checkEntityTags('if-match', ifMatch);
+  return ifMatch;
+}
+
 async function put(call: Call, kind: Kind): Promise<void> {
   const { request, scope } = call;
   refuseOthers(request.query, changeParameters(kind));
@@ -129,7 +136,7 @@ async function put(call: Call, kind: Kind): Promise<void> {
   if (ifNoneMatch !== undefined && ifNoneMatch.trim() !== '*') {
     throw new InvalidInputError('if-none-match', ifNoneMatch, 'expected *');
   }
-  const ifMatch = request.get('if-match');
+  const ifMatch = ifMatchOf(request);
   const onlyNew = ifNoneMatch !== undefined;
   const force = isForced(scope, request.query);
   answer(call, await change(call, { op: 'replace', kind, id, body: request.body, ifMatch, onlyNew, force }));
@@ -139,7 +146,7 @@ async function patch(call: Call, kind: Kind): Promise<void> {
   const { request, scope } = call;
   refuseOthers(request.query, changeParameters(kind));
   const id = parseId('id', parameter(call, 'id'));
-  const ifMatch = request.get('if-match');
+  const ifMatch = ifMatchOf(request);
   const force = isForced(scope, request.query);
   answer(call, await change(call, { op: 'patch', kind, id, body: request.body, ifMatch, force }));
 }
@@ -149,7 +156,7 @@ async function remove(call: Call, kind: Kind): Promise<void> {
   const { request, response, scope, signal } = call;
   refuseOthers(request.query, changeParameters(kind));
   const id = parseId('id', parameter(call, 'id'));
-  const ifMatch = request.get('if-match');
+  const ifMatch = ifMatchOf(request);
   scope.requireWriter();
   const force = isForced(scope, request.query);
   for (let isChecked = false; !isChecked; ) {

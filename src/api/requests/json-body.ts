@@ -1,3 +1,4 @@
+import type { IncomingMessage } from 'node:http';
 import express, { type RequestHandler } from 'express';
 import { InvalidInputError } from '../../errors.js';
 import { MediaTypeError } from '../tenancy/request-errors.js';
@@ -10,9 +11,15 @@ const MAX_DEPTH = 64;
 
 /** Reads bodies of at most `limit`, such as '1mb', into `request.body`; undefined where there is none. */
 export function jsonBodies(limit: string): RequestHandler[] {
+  // Express takes nothing at all for an object without fields.
+  const empty = new WeakSet<IncomingMessage>();
+  const verify = (request: IncomingMessage, _response: unknown, content: Buffer) => {
+    if (content.length === 0) empty.add(request);
+  };
   return [
-    express.json({ limit, strict: false, type: JSON_TYPES }),
+    express.json({ limit, strict: false, type: JSON_TYPES, verify }),
     (request, _response, next) => {
+      if (empty.has(request)) request.body = undefined;
       // Null: there is no body. An empty one needs no type.
       const isEmpty = request.get('content-length') === '0';
       if (!isEmpty && request.is(JSON_TYPES) === false)

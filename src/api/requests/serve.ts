@@ -39,7 +39,8 @@ export function serve(router: IRouter, path: string, handlers: Handlers): void {
   const allowed = METHODS.filter((method) => handlers[method] !== undefined).map((method) => method.toUpperCase());
   route.all((request: Request, response: Response) => {
     response.set('Allow', ['OPTIONS', ...allowed, ...(handlers.get ? ['HEAD'] : [])].join(', '));
-    if (request.method !== 'OPTIONS') throw new MethodNotAllowedError(request.method, request.path, allowed);
+    if (request.method !== 'OPTIONS')
+      throw new MethodNotAllowedError(request.method, request.baseUrl + request.path, allowed);
     response.status(204).end();
   });
 }

@@ -139,10 +139,12 @@ async function linesOf(
         if (change.op === 'patch') lines.push('    moved');
         continue;
       }
-      const show = (value: unknown) =>
-        value === undefined ? '(none)' : formatField(field, { id: change.id, [field.name]: value }, names);
-      const text = change.op === 'create' ? await show(after) : `${await show(before)} → ${await show(after)}`;
-      lines.push(`    ${field.word}: ${text}`);
+      // Of lists and groups of fields that are empty there is nothing to show.
+      const show = async (value: unknown) =>
+        value === undefined ? '' : formatField(field, { id: change.id, [field.name]: value }, names);
+      const text = await show(after);
+      if (change.op === 'patch') lines.push(`    ${field.word}: ${(await show(before)) || NONE} → ${text || NONE}`);
+      else if (text !== '') lines.push(`    ${field.word}: ${text}`);
     }
   }
   for (const { op, kind, called, key, body } of members) {
@@ -153,6 +155,8 @@ async function linesOf(
   }
   return lines;
 }
+
+const NONE = '(none)';
 
 /** What the line above says already. */
 const HIDDEN: ReadonlySet<string> = new Set(['id', 'name']);

@@ -78,6 +78,7 @@ test('of a batch of which one part fails nothing happens, and the error names th
     [port({ peerId: nowhere }), 400, 'operations[2].body.peerId'],
     [{ op: 'patch', kind: 'router', id: nowhere, body: {} }, 400, 'operations[2].id'],
     [{ op: 'patch', kind: 'bridge', id: bridgeId, ifMatch: '"1"', body: {} }, 412, 'operations[2].ifMatch'],
+    [{ op: 'patch', kind: 'bridge', id: bridgeId, ifMatch: '260', body: {} }, 400, 'operations[2].ifMatch'],
     [{ op: 'create', kind: 'car', body: {} }, 400, 'operations[2].kind'],
     [{ op: 'patch', kind: 'port', body: {} }, 400, 'operations[2].id'],
     [{ op: 'delete', kind: 'host', id: bridgeId, extra: 1 }, 400, 'operations[2].extra'],

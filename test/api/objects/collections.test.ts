@@ -345,3 +345,27 @@ test('parameters and fields that begin with a slash are the fault of whoever sen
     t.like(body, { code: 'MN_INVALID_INPUT', field: '/x' });
   }
 });
+
+test('a version without its quotes, and a body that is not there, are refused as such', async (t) => {
+  const { admin, address } = api!;
+  const path = `/v1/bridges/${await make(admin, '/v1/bridges', { name: 'web' })}`;
+  for (const tag of ['260', '"260', '260, "1"']) {
+    const headers = { 'if-match': tag };
+    const refused = { status: 400, body: { code: 'MN_INVALID_INPUT', field: 'if-match', value: tag } };
+    t.like(await admin.patch(path, {}, headers), refused);
+    t.like(await admin.put(path, { name: 'web' }, headers), refused);
+    t.like(await admin.delete(path, headers), refused);
+  }
+  t.is((await admin.patch(path, {}, { 'if-match': '"1", W/"260"' })).status, 412);
+
+  const headers = { 'content-type': 'application/json' };
+  for (const [method, to] of [
+    ['PATCH', path],
+    ['POST', '/v1/chains'],
+  ]) {
+    const answer = await fetch(`${address}${to}`, { method, headers, body: '' });
+    t.like({ status: answer.status, body: await answer.json() }, { status: 400, body: { code: 'MN_INVALID_INPUT' } });
+  }
+  const wrongMethod = (await admin.patch('/v1/bridges', {})).body as { detail: string };
+  t.is(wrongMethod.detail, 'PATCH /v1/bridges: expected GET, POST');
+});

@@ -20,6 +20,7 @@ test('two tenants are applied with one command, and nothing is left to change', 
     /^\+ rule firewall\/ping-from-clients\n(.*\n)*? {4}condition: ether-type=ipv4,protocol=icmp,source=10.0.0.0\/24$/m,
   );
   t.regex(dry, /^\+ ip-address-group admins: address 10\.0\.0\.12$/m);
+  t.notRegex(dry, / $/m);
   t.regex(dry, /\d+ to make, 0 to change, 0 to delete$/);
   t.deepEqual(await cli.json('bridge', 'list'), []);
 
