@@ -29,7 +29,10 @@ clusterTest('a support bundle holds all that can be got, and says what could not
     const terminal = { env: {}, signal, print: (text: string) => printed.push(text) } as unknown as Terminal;
     await saveSupportBundle(file, { server: api.server }, terminal);
     t.is((await stat(file)).mode & 0o777, 0o600);
-    await t.throwsAsync(saveSupportBundle(file, { server: api.server }, terminal), { code: 'EEXIST' });
+    await t.throwsAsync(saveSupportBundle(file, { server: api.server }, terminal), {
+      code: 'MN_INVALID_INPUT',
+      message: /not there yet/,
+    });
     await run('tar', ['-xzf', file, '-C', folder, '--strip-components=1']);
     const manifest = JSON.parse(await readFile(join(folder, 'manifest.json'), 'utf8')) as {
       files: { name: string; bytes: number }[];
