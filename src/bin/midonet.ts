@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { pino } from 'pino';
 import { RecentWarnings } from '../agent/control/recent-warnings.js';
 import { addClientCommands } from '../cli/commands.js';
-import { printable } from '../cli/terminal/terminal.js';
+import { printable } from '../cli/terminal/printable.js';
 import { adviceOn } from '../cli/terminal/unreachable.js';
 import { MidonetError } from '../errors.js';
 import { type Config, loadConfig } from './config.js';

@@ -1,3 +1,4 @@
+import type { MidonetClient } from '../../api/client/client.js';
 import { InvalidInputError } from '../../errors.js';
 import type { Kind } from '../../topology/types.js';
 import { formOf, printAs } from '../terminal/output.js';
@@ -16,14 +17,9 @@ export async function addMembers(
   flags: ClientFlags,
   terminal: Terminal,
 ): Promise<void> {
-  const { one } = listOf(kind);
-  await withClient(flags, terminal, async (client, names) => {
-    const id = await names.idOf(kind, object);
-    for (const text of keys) {
-      const key = canonicalKey(kind, text, one);
-      await putMember(client, kind, id, { key, body }, terminal.signal);
-      terminal.print(`added ${one} ${key} to ${kind} ${object}`);
-    }
+  await changeEach(kind, object, keys, flags, terminal, async (client, id, key) => {
+    await putMember(client, kind, id, { key, body }, terminal.signal);
+    return `added ${listOf(kind).one} ${key} to ${kind} ${object}`;
   });
 }
 
@@ -52,14 +48,25 @@ export async function removeMembers(
   flags: ClientFlags,
   terminal: Terminal,
 ): Promise<void> {
+  await changeEach(kind, object, keys, flags, terminal, async (client, id, key) => {
+    await removeMember(client, kind, id, key, terminal.signal);
+    return `removed ${listOf(kind).one} ${key} from ${kind} ${object}`;
+  });
+}
+
+/** One after the other, each told when it is done. @param change returns what is said of it */
+async function changeEach(
+  kind: Kind,
+  object: string,
+  keys: readonly string[],
+  flags: ClientFlags,
+  terminal: Terminal,
+  change: (client: MidonetClient, id: string, key: string) => Promise<string>,
+): Promise<void> {
   const { one } = listOf(kind);
   await withClient(flags, terminal, async (client, names) => {
     const id = await names.idOf(kind, object);
-    for (const text of keys) {
-      const key = canonicalKey(kind, text, one);
-      await removeMember(client, kind, id, key, terminal.signal);
-      terminal.print(`removed ${one} ${key} from ${kind} ${object}`);
-    }
+    for (const text of keys) terminal.print(await change(client, id, canonicalKey(kind, text, one)));
   });
 }
 

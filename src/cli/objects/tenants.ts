@@ -1,7 +1,7 @@
 import type { MidonetClient } from '../../api/client/client.js';
 import type { Caller } from '../../api/tenancy/caller.js';
 import { formOf, printAs } from '../terminal/output.js';
-import { plain } from '../terminal/table.js';
+import { plain } from '../terminal/printable.js';
 import type { Terminal } from '../terminal/terminal.js';
 import { type ClientFlags, withClient } from './objects.js';
 

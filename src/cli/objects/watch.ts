@@ -2,7 +2,7 @@ import type { WatchEvent } from '../../api/client/client.js';
 import { InvalidInputError, MidonetError } from '../../errors.js';
 import type { Kind } from '../../topology/types.js';
 import { type Form, formOf } from '../terminal/output.js';
-import { plain } from '../terminal/table.js';
+import { plain } from '../terminal/printable.js';
 import type { Terminal } from '../terminal/terminal.js';
 import { adviceOn } from '../terminal/unreachable.js';
 import { lineOf, titlesOf } from './columns.js';

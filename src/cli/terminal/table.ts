@@ -1,7 +1,4 @@
-/** Text in which nothing moves the cursor or ends a line: what others have written must not pass for something else. */
-export function plain(text: string): string {
-  return text.replaceAll(/\p{Cc}/gu, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, '0')}`);
-}
+import { plain } from './printable.js';
 
 /** Rows below titles, in columns as wide as what is in them. Columns that are empty in every row are left out. */
 export function formatTable(titles: readonly string[], cells: readonly (readonly string[])[]): string {

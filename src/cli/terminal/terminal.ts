@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createInterface } from 'node:readline/promises';
 import { text } from 'node:stream/consumers';
+import { printable } from './printable.js';
 
 /** Where a command writes, and who can be asked: the process's own streams, or a test's. */
 export interface Terminal {
@@ -19,15 +20,6 @@ export interface Terminal {
   input(): Promise<string>;
   /** What the program ends with when the command comes to its end. */
   setExitCode(code: number): void;
-}
-
-/** Control characters but for tabs and ends of lines: those of ASCII, and those of ISO 8859 that come after them. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it is about
-const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f-\x9f]/g;
-
-/** Text that tells a terminal nothing but what to show: what tenants have written does not move the cursor of whoever reads it. */
-export function printable(text: string): string {
-  return text.replace(CONTROLS, (control) => `\\u${control.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
 /** The terminal of this process. */
