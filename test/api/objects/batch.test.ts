@@ -1,19 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import test from 'ava';
-import { EmbeddedNsdb } from '../../nsdb/embedded-nsdb.js';
 import { etagIn, itemsOf, type Reply, TestApi, tenantAdmin } from '../api-test.js';
+import { sharedApi } from '../shared-api.js';
 
-let nsdb: EmbeddedNsdb | undefined;
-let api: TestApi | undefined;
-
-test.before(async () => {
-  nsdb = await EmbeddedNsdb.start();
-  api = await TestApi.start(nsdb.store());
-});
-test.after.always(async () => {
-  await api?.close();
-  await nsdb?.close();
-});
+const shared = sharedApi();
 
 interface Result {
   readonly kind: string;
@@ -26,7 +16,7 @@ interface Result {
 const resultsOf = ({ body }: Reply) => (body as { results: Result[] }).results;
 
 test('objects that name each other are made, changed and deleted together', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const [bridgeId, routerId, left, right] = [randomUUID(), randomUUID(), randomUUID(), randomUUID()];
   const made = await admin.post('/v1/batch', {
     operations: [
@@ -60,7 +50,7 @@ test('objects that name each other are made, changed and deleted together', asyn
 });
 
 test('of a batch of which one part fails nothing happens, and the error names the part', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const [bridgeId, nowhere, mac] = [randomUUID(), randomUUID(), '02:00:00:00:00:01'];
   await admin.post('/v1/bridges', { id: bridgeId, name: 'web' });
   await admin.post('/v1/ports', { bridgeId, mac });
@@ -93,7 +83,7 @@ test('of a batch of which one part fails nothing happens, and the error names th
 });
 
 test('an object cannot be deleted and made anew in one batch, as its ports would go over to the other', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const bridgeId = randomUUID();
   await admin.post('/v1/bridges', { id: bridgeId, name: 'old' });
   const portId = ((await admin.post('/v1/ports', { bridgeId })).body as { id: string }).id;
@@ -110,7 +100,7 @@ test('an object cannot be deleted and made anew in one batch, as its ports would
 });
 
 test('a batch may be sent again: what is there already stays as it is', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const [bridgeId, portId] = [randomUUID(), randomUUID()];
   const batch = {
     operations: [
@@ -127,7 +117,7 @@ test('a batch may be sent again: what is there already stays as it is', async (t
 });
 
 test('rules of a batch stand in its order, behind those that were there', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const chainId = randomUUID();
   await admin.post('/v1/chains', { id: chainId, name: 'chain' });
   const ids = Array.from({ length: 12 }, () => randomUUID());
@@ -143,7 +133,7 @@ test('rules of a batch stand in its order, behind those that were there', async 
 
 test('the rules of a chain are read once for all that a batch puts behind them', async (t) => {
   let reads = 0;
-  const store = nsdb!.store();
+  const store = shared.nsdb.store();
   const get = store.get.bind(store);
   store.get = (path, options) => {
     reads++;
@@ -165,7 +155,7 @@ test('the rules of a chain are read once for all that a batch puts behind them',
 });
 
 test('a tenant may use in a batch what it makes there', async (t) => {
-  const client = api!.as(tenantAdmin('orange'));
+  const client = shared.api.as(tenantAdmin('orange'));
   const bridgeId = randomUUID();
   const port = { op: 'create', kind: 'port', body: { bridgeId } };
   const bridge = { op: 'create', kind: 'bridge', id: bridgeId, body: { name: 'own' } };
@@ -179,11 +169,11 @@ test('a tenant may use in a batch what it makes there', async (t) => {
 
 test('what does not fit in one transaction is refused', async (t) => {
   const operations = Array.from({ length: 501 }, () => ({ op: 'create', kind: 'chain', body: { name: 'c' } }));
-  t.like(await api!.admin.post('/v1/batch', { operations }), { status: 400, body: { field: 'operations' } });
+  t.like(await shared.api.admin.post('/v1/batch', { operations }), { status: 400, body: { field: 'operations' } });
   const named = operations.slice(0, 500).map((one) => ({ ...one, body: { name: 'c', tenantId: 'many' } }));
-  t.like(await api!.admin.post('/v1/batch', { operations: named }), {
+  t.like(await shared.api.admin.post('/v1/batch', { operations: named }), {
     status: 413,
     body: { code: 'MN_TOO_LARGE' },
   });
-  t.deepEqual(itemsOf(await api!.admin.get('/v1/chains?tenantId=many')), []);
+  t.deepEqual(itemsOf(await shared.api.admin.get('/v1/chains?tenantId=many')), []);
 });

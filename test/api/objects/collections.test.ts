@@ -6,20 +6,10 @@ import { exampleOf } from '../../../src/api/description/examples.js';
 import { NESTED, segmentOf } from '../../../src/api/description/resources.js';
 import { objectPath } from '../../../src/nsdb/layout.js';
 import { StoreUnavailableError } from '../../../src/nsdb/store.js';
-import { EmbeddedNsdb } from '../../nsdb/embedded-nsdb.js';
 import { type Client, etagIn, itemsOf, TestApi, tenantAdmin } from '../api-test.js';
+import { sharedApi } from '../shared-api.js';
 
-let nsdb: EmbeddedNsdb | undefined;
-let api: TestApi | undefined;
-
-test.before(async () => {
-  nsdb = await EmbeddedNsdb.start();
-  api = await TestApi.start(nsdb.store());
-});
-test.after.always(async () => {
-  await api?.close();
-  await nsdb?.close();
-});
+const shared = sharedApi();
 
 /** Every item of a collection, and how many pages it took. */
 async function allOf(client: Client, path: string): Promise<{ items: Record<string, unknown>[]; pages: number }> {
@@ -43,7 +33,7 @@ async function make(client: Client, path: string, body: object): Promise<string>
 }
 
 test('pages hold each object that is there all the time once, while others come and go', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const bridgeId = await make(admin, '/v1/bridges', { name: 'busy' });
   const path = `/v1/bridges/${bridgeId}/ports`;
   const lasting = await Promise.all(Array.from({ length: 25 }, () => make(admin, path, {})));
@@ -64,12 +54,12 @@ test('pages hold each object that is there all the time once, while others come 
 });
 
 test('of large objects a page has only so many that a server can hold them', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const routerId = await make(admin, '/v1/routers', { name: 'edge', tenantId: 'large' });
   const attributes = 'x'.repeat(90_000);
   const route = { routerId, type: 'blackhole', destination: '10.0.0.0/8', attributes };
   const made = await Promise.all(Array.from({ length: 70 }, () => make(admin, '/v1/routes', route)));
-  for (const client of [admin, api!.as(tenantAdmin('large'))]) {
+  for (const client of [admin, shared.api.as(tenantAdmin('large'))]) {
     for (const path of ['/v1/routes', `/v1/routers/${routerId}/routes`]) {
       const { items, pages } = await allOf(client, `${path}?limit=1000`);
       t.deepEqual(
@@ -85,7 +75,7 @@ test('of large objects a page has only so many that a server can hold them', asy
 });
 
 test('a collection is narrowed by fields with plain values and by references', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const [tenantId, name] = [randomUUID(), `name-${randomUUID()}`];
   const bridgeId = await make(admin, '/v1/bridges', { name, tenantId });
   const other = await make(admin, '/v1/bridges', { name, adminStateUp: false });
@@ -112,7 +102,7 @@ test('a collection is narrowed by fields with plain values and by references', a
 });
 
 test('a parameter that means nothing is refused by its name', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const wrong: [string, string][] = [
     ['bridges?colour=blue', 'colour'],
     ['bridges?adminStateUp=maybe', 'adminStateUp'],
@@ -134,7 +124,7 @@ test('a parameter that means nothing is refused by its name', async (t) => {
 });
 
 test('what goes with an object is found and made below it', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   for (const { parent, segment, row } of NESTED) {
     const examples = exampleOf(row.kind);
     const { object } = examples.at(-1)! as { object: Record<string, unknown> };
@@ -158,7 +148,7 @@ test('what goes with an object is found and made below it', async (t) => {
 });
 
 test('a rule is put in front of another, behind it, in front of all or behind all', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const chainId = await make(admin, '/v1/chains', { name: 'ordered' });
   const path = `/v1/chains/${chainId}/rules`;
   const rule = (query = '') => make(admin, `${path}${query}`, { type: 'accept' });
@@ -190,7 +180,7 @@ test('a rule is put in front of another, behind it, in front of all or behind al
 });
 
 test('rules that are put behind the others at the same time have places of their own', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const chainId = await make(admin, '/v1/chains', { name: 'busy' });
   const path = `/v1/chains/${chainId}/rules`;
   await Promise.all(Array.from({ length: 8 }, () => make(admin, path, { type: 'accept' })));
@@ -204,7 +194,7 @@ test('rules that are put behind the others at the same time have places of their
 });
 
 test('requests that are not in order are told why', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const put = await admin.put('/v1/bridges', {});
   t.is(put.status, 405);
   t.is(put.headers.get('allow'), 'OPTIONS, GET, POST, HEAD');
@@ -234,7 +224,7 @@ test('requests that are not in order are told why', async (t) => {
 });
 
 test('a patch takes fields away, and leaves alone what others change at the same time', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const id = await make(admin, '/v1/chains', { name: 'chain', metadata: { a: '1', b: '2' } });
   const path = `/v1/chains/${id}`;
   const merged = await admin.patch(
@@ -252,7 +242,7 @@ test('a patch takes fields away, and leaves alone what others change at the same
 });
 
 test('a port keeps its tunnel key while it stays where it is, and leaves it behind when it moves', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const bridgeId = await make(admin, '/v1/bridges', { name: 'bridge' });
   const hosts = [await make(admin, '/v1/hosts', { name: 'one' }), await make(admin, '/v1/hosts', { name: 'other' })];
   const binding = { hostId: hosts[0], interfaceName: 'eth1' };
@@ -264,7 +254,7 @@ test('a port keeps its tunnel key while it stays where it is, and leaves it behi
 });
 
 test('what cannot be read in the NSDB is no fault of the request', async (t) => {
-  const { admin, store } = api!;
+  const { admin, store } = shared.api;
   const chainId = await make(admin, '/v1/chains', { name: 'damaged' });
   const ruleId = await make(admin, `/v1/chains/${chainId}/rules`, { type: 'accept' });
   await store.set(objectPath('rule', ruleId), new TextEncoder().encode('{"type": 7}'));
@@ -279,7 +269,7 @@ test('what cannot be read in the NSDB is no fault of the request', async (t) => 
 test('the log says why the server could not do something, and nothing of clients that did not wait', async (t) => {
   const logged: string[] = [];
   const log = pino({ level: 'error' }, { write: (line) => logged.push(line) });
-  const store = nsdb!.store();
+  const store = shared.nsdb.store();
   const own = await TestApi.start(store, { log });
   t.teardown(() => own.close());
   const bridgeId = await make(own.admin, '/v1/bridges', { name: 'damaged' });
@@ -311,7 +301,7 @@ test('the log says why the server could not do something, and nothing of clients
 });
 
 test('who is not told what a change has made, as the NSDB goes away just then, is told that it was made', async (t) => {
-  const store = nsdb!.store();
+  const store = shared.nsdb.store();
   const own = await TestApi.start(store);
   t.teardown(() => own.close());
   const [get, multi] = [store.get.bind(store), store.multi.bind(store)];
@@ -329,7 +319,7 @@ test('who is not told what a change has made, as the NSDB goes away just then, i
 });
 
 test('what others need cannot be deleted, and the answer says what that is', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const loadBalancerId = await make(admin, '/v1/load-balancers', {});
   const routerId = await make(admin, '/v1/routers', { name: 'router', loadBalancerId });
   const answer = await admin.delete(`/v1/routers/${routerId}`);
@@ -338,7 +328,7 @@ test('what others need cannot be deleted, and the answer says what that is', asy
 });
 
 test('parameters and fields that begin with a slash are the fault of whoever sends them', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const asked = [await admin.get('/v1/bridges?%2Fx=1'), await admin.post('/v1/bridges', { name: 'a', '/x': 1 })];
   for (const { status, body } of asked) {
     t.is(status, 400);
@@ -347,7 +337,7 @@ test('parameters and fields that begin with a slash are the fault of whoever sen
 });
 
 test('a version without its quotes, and a body that is not there, are refused as such', async (t) => {
-  const { admin, address } = api!;
+  const { admin, address } = shared.api;
   const path = `/v1/bridges/${await make(admin, '/v1/bridges', { name: 'web' })}`;
   for (const tag of ['260', '"260', '260, "1"']) {
     const headers = { 'if-match': tag };

@@ -4,22 +4,12 @@ import { hostAlivePath } from '../../../src/nsdb/layout.js';
 import { SharedTable } from '../../../src/nsdb/tables/shared-table.js';
 import { LEARNED_ROUTE_TABLE, MAC_TABLE } from '../../../src/nsdb/tables/tables.js';
 import { requireMac } from '../../../src/packet/address.js';
-import { EmbeddedNsdb } from '../../nsdb/embedded-nsdb.js';
-import { type Client, itemsOf, problemIn, TestApi } from '../api-test.js';
+import { type Client, itemsOf, problemIn } from '../api-test.js';
+import { sharedApi } from '../shared-api.js';
 
 /** Members of objects, entries of tables, links: what is below an object and is no object itself. */
 
-let nsdb: EmbeddedNsdb | undefined;
-let api: TestApi | undefined;
-
-test.before(async () => {
-  nsdb = await EmbeddedNsdb.start();
-  api = await TestApi.start(nsdb.store());
-});
-test.after.always(async () => {
-  await api?.close();
-  await nsdb?.close();
-});
+const shared = sharedApi();
 
 async function make(client: Client, path: string, body: object): Promise<string> {
   const answer = await client.post(path, body);
@@ -28,7 +18,7 @@ async function make(client: Client, path: string, body: object): Promise<string>
 }
 
 test('addresses join a group and leave it, in canonical text', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const id = await make(admin, '/v1/ip-address-groups', { name: 'offices' });
   const path = `/v1/ip-address-groups/${id}/addresses`;
   t.like(await admin.put(`${path}/FD00::0:1`, undefined), { status: 201, body: { address: 'fd00::1' } });
@@ -53,7 +43,7 @@ test('addresses join a group and leave it, in canonical text', async (t) => {
 });
 
 test('machines of DHCP subnets are kept by MAC address and by client identifier', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const bridgeId = await make(admin, '/v1/bridges', { name: 'lan' });
   const v4 = await make(admin, '/v1/dhcp-subnets', { bridgeId, cidr: '10.0.0.0/24' });
   const host = { mac: '02:00:00:00:00:0a', address: '10.0.0.5', name: 'printer' };
@@ -71,7 +61,7 @@ test('machines of DHCP subnets are kept by MAC address and by client identifier'
 });
 
 test('entries of a bridge are seen, put and deleted, but for those of its ports and those that hosts learned', async (t) => {
-  const { admin, store } = api!;
+  const { admin, store } = shared.api;
   const bridgeId = await make(admin, '/v1/bridges', { name: 'lan' });
   const own = await make(admin, '/v1/ports', { bridgeId, mac: '02:00:00:00:00:01', addresses: ['10.0.0.1'] });
   const portId = await make(admin, '/v1/ports', { bridgeId });
@@ -111,7 +101,7 @@ test('entries of a bridge are seen, put and deleted, but for those of its ports 
 });
 
 test('neighbors of a router are put and deleted, and routes that it was told are seen', async (t) => {
-  const { admin, store } = api!;
+  const { admin, store } = shared.api;
   const routerId = await make(admin, '/v1/routers', { name: 'router' });
   const portId = await make(admin, '/v1/ports', { routerId, subnets: ['10.0.0.1/24'] });
   const neighbors = `/v1/ports/${portId}/neighbors`;
@@ -129,7 +119,7 @@ test('neighbors of a router are put and deleted, and routes that it was told are
 });
 
 test('ports are linked and unlinked from either end', async (t) => {
-  const { admin } = api!;
+  const { admin } = shared.api;
   const bridgeId = await make(admin, '/v1/bridges', { name: 'lan' });
   const [one, other, third] = await Promise.all([1, 2, 3].map(() => make(admin, '/v1/ports', { bridgeId })));
   t.is((await admin.get(`/v1/ports/${one}/link`)).status, 404);
@@ -149,7 +139,7 @@ test('ports are linked and unlinked from either end', async (t) => {
 });
 
 test('a host is alive while its agent runs, and tenants are those that have something', async (t) => {
-  const { admin, store } = api!;
+  const { admin, store } = shared.api;
   const hostId = await make(admin, '/v1/hosts', { name: 'node-1' });
   t.deepEqual((await admin.get(`/v1/hosts/${hostId}/status`)).body, { id: hostId, alive: false });
   const other = await make(admin, '/v1/hosts', { name: 'node-2' });

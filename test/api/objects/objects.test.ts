@@ -4,21 +4,11 @@ import { segmentOf } from '../../../src/api/description/resources.js';
 import { ZookeeperStore } from '../../../src/nsdb/zookeeper/client.js';
 import { KINDS, type Kind } from '../../../src/topology/types.js';
 import { ApacheZookeeper } from '../../nsdb/apache-zookeeper.js';
-import { EmbeddedNsdb } from '../../nsdb/embedded-nsdb.js';
 import { type Client, etagIn, itemsOf, TestApi } from '../api-test.js';
+import { sharedApi } from '../shared-api.js';
 
 /** One for all tests, which leave nothing behind. */
-let nsdb: EmbeddedNsdb | undefined;
-let api: TestApi | undefined;
-
-test.before(async () => {
-  nsdb = await EmbeddedNsdb.start();
-  api = await TestApi.start(nsdb.store());
-});
-test.after.always(async () => {
-  await api?.close();
-  await nsdb?.close();
-});
+const shared = sharedApi();
 
 /** From create to delete, with all that there is to it. */
 async function lifeOfAnObject(t: ExecutionContext<unknown>, client: Client, kind: Kind): Promise<void> {
@@ -80,7 +70,7 @@ async function lifeOfAnObject(t: ExecutionContext<unknown>, client: Client, kind
 
 for (const kind of KINDS) {
   test.serial(`a ${kind} is made, read, changed, replaced and deleted`, async (t) => {
-    await lifeOfAnObject(t, api!.admin, kind);
+    await lifeOfAnObject(t, shared.api.admin, kind);
   });
 }
 

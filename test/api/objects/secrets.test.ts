@@ -1,39 +1,29 @@
 import { randomUUID } from 'node:crypto';
 import test from 'ava';
-import { EmbeddedNsdb } from '../../nsdb/embedded-nsdb.js';
-import { problemIn, TestApi, tenantReader } from '../api-test.js';
+import { problemIn, tenantReader } from '../api-test.js';
+import { sharedApi } from '../shared-api.js';
 
-let nsdb: EmbeddedNsdb | undefined;
-let api: TestApi | undefined;
-
-test.before(async () => {
-  nsdb = await EmbeddedNsdb.start();
-  api = await TestApi.start(nsdb.store());
-});
-test.after.always(async () => {
-  await api?.close();
-  await nsdb?.close();
-});
+const shared = sharedApi();
 
 const password = 'hunter2';
 
 /** A router of tenant acme, and a neighbour that has a password. */
 async function makePeer(): Promise<{ id: string; routerId: string; address: string; asNumber: number }> {
   const routerId = randomUUID();
-  await api!.repository.create('router', { id: routerId, name: 'edge', tenantId: 'acme', asNumber: 64_512 });
+  await shared.api.repository.create('router', { id: routerId, name: 'edge', tenantId: 'acme', asNumber: 64_512 });
   const peer = { id: randomUUID(), routerId, address: '192.0.2.1', asNumber: 64_513 };
-  await api!.repository.create('bgp-peer', { ...peer, password });
+  await shared.api.repository.create('bgp-peer', { ...peer, password });
   return peer;
 }
 
 async function passwordOf(id: string): Promise<string | undefined> {
-  return (await api!.repository.get('bgp-peer', id))?.object.password;
+  return (await shared.api.repository.get('bgp-peer', id))?.object.password;
 }
 
 /** What a stream tells until it has told all that there is. */
 async function watched(path: string): Promise<string> {
   const end = new AbortController();
-  const { body } = await fetch(`${api!.address}${path}`, {
+  const { body } = await fetch(`${shared.api.address}${path}`, {
     headers: { accept: 'text/event-stream' },
     signal: end.signal,
   });
@@ -49,7 +39,7 @@ async function watched(path: string): Promise<string> {
 test('the password of a BGP peer is told to nobody', async (t) => {
   const { id, routerId } = await makePeer();
   const path = `/v1/bgp-peers/${id}`;
-  for (const client of [api!.admin, api!.as(tenantReader('acme'))]) {
+  for (const client of [shared.api.admin, shared.api.as(tenantReader('acme'))]) {
     const object = await client.get(path);
     t.like(object.body, { id, password: '***' });
     const lists = [await client.get('/v1/bgp-peers'), await client.get(`/v1/routers/${routerId}/bgp-peers`)];
@@ -57,9 +47,9 @@ test('the password of a BGP peer is told to nobody', async (t) => {
   }
   const patch = { op: 'patch', kind: 'bgp-peer', id, body: { name: 'upstream' } };
   const changes = [
-    await api!.admin.patch(path, { keepAlive: 30 }),
-    await api!.admin.patch(path, { password }),
-    await api!.admin.post('/v1/batch', { operations: [patch] }),
+    await shared.api.admin.patch(path, { keepAlive: 30 }),
+    await shared.api.admin.patch(path, { password }),
+    await shared.api.admin.post('/v1/batch', { operations: [patch] }),
   ];
   for (const { status, body } of changes) {
     t.is(status, 200, JSON.stringify(body));
@@ -74,7 +64,7 @@ test('the password of a BGP peer is told to nobody', async (t) => {
 });
 
 test('nobody can guess at a password by asking for those who have it', async (t) => {
-  const { status, body } = await api!.admin.get(`/v1/bgp-peers?password=${password}`);
+  const { status, body } = await shared.api.admin.get(`/v1/bgp-peers?password=${password}`);
   t.is(status, 400);
   t.is(problemIn({ body } as never).field, 'password');
 });
@@ -82,23 +72,23 @@ test('nobody can guess at a password by asking for those who have it', async (t)
 test('a password is as it was when what was told in its place is sent back, and as another is sent', async (t) => {
   const { id, ...peer } = await makePeer();
   const path = `/v1/bgp-peers/${id}`;
-  const { body } = await api!.admin.get(path);
-  t.is((await api!.admin.put(path, { ...(body as object), holdTime: 90 })).status, 200);
+  const { body } = await shared.api.admin.get(path);
+  t.is((await shared.api.admin.put(path, { ...(body as object), holdTime: 90 })).status, 200);
   t.is(await passwordOf(id), password);
-  t.is((await api!.admin.patch(path, { password: '***', holdTime: 60 })).status, 200);
+  t.is((await shared.api.admin.patch(path, { password: '***', holdTime: 60 })).status, 200);
   t.is(await passwordOf(id), password);
-  t.is((await api!.admin.post('/v1/bgp-peers', { ...(body as object), holdTime: 60 })).status, 200);
-  t.is((await api!.admin.patch(path, { password: 'swordfish' })).status, 200);
+  t.is((await shared.api.admin.post('/v1/bgp-peers', { ...(body as object), holdTime: 60 })).status, 200);
+  t.is((await shared.api.admin.patch(path, { password: 'swordfish' })).status, 200);
   t.is(await passwordOf(id), 'swordfish');
-  t.is((await api!.admin.put(path, peer)).status, 200);
+  t.is((await shared.api.admin.put(path, peer)).status, 200);
   t.is(await passwordOf(id), undefined);
 });
 
 test('what is told in the place of a password is not taken for one', async (t) => {
   const { id, ...peer } = await makePeer();
-  const another = await api!.admin.post('/v1/bgp-peers', { ...peer, address: '192.0.2.2', password: '***' });
+  const another = await shared.api.admin.post('/v1/bgp-peers', { ...peer, address: '192.0.2.2', password: '***' });
   t.is(another.status, 400);
   t.is(problemIn(another).field, 'password');
-  await api!.admin.patch(`/v1/bgp-peers/${id}`, { password: null });
-  t.is((await api!.admin.patch(`/v1/bgp-peers/${id}`, { password: '***' })).status, 400);
+  await shared.api.admin.patch(`/v1/bgp-peers/${id}`, { password: null });
+  t.is((await shared.api.admin.patch(`/v1/bgp-peers/${id}`, { password: '***' })).status, 400);
 });
